@@ -1,0 +1,1 @@
+"""What one job may use: sites, clusters, nodes, devices, NICs and links."""

@@ -1,0 +1,90 @@
+"""Layout and the wishes that a plan was made under."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Sharding = Literal["none", "optimizer", "gradients", "parameters", "hybrid", "three-level"]
+Order = Literal["cluster", "launch", "scattered"]
+TransportRule = Literal["per-group", "common"]
+PartitionRule = Literal["exact", "proportional", "even"]
+ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "looped-bfs"]
+Recompute = Literal["none", "selective", "full"]
+Overlap = bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Degrees of the axes. Logical rank = ((pp * dp) + dp_index) * tp + tp_index:
+    tensor fastest, then data, then pipeline."""
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    cp: int = 1
+    ep: int = 1
+
+    @property
+    def devices(self) -> int:
+        return self.tp * self.pp * self.dp * self.cp
+
+    def rank(self, pipeline: int, data: int, tensor: int = 0) -> int:
+        """The logical rank at these coordinates."""
+        return (pipeline * self.dp + data) * self.tp + tensor
+
+    def coordinates(self, rank: int) -> tuple[int, int, int]:
+        """(pipeline, data, tensor) of a logical rank."""
+        rest, tensor = divmod(rank, self.tp)
+        pipeline, data = divmod(rest, self.dp)
+        return pipeline, data, tensor
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user fixed; None means the planner chooses.
+
+    ``rank_map`` forces the placement of every logical rank.
+    """
+
+    tensor: int | None = None
+    pipeline: int | None = None
+    data: int | None = None
+    context: int | None = None
+    expert: int | None = None
+    sharding: Sharding | None = None
+    schedule: ScheduleName | None = None
+    virtual_stages: int | None = None
+    extra_warmup: int | None = None
+    recompute: Recompute | None = None
+    order: Order | None = None
+    transport: TransportRule | None = None
+    partition: PartitionRule | None = None
+    overlap: bool | None = None
+    rank_map: tuple[int, ...] | None = None
+    bucket_mb: float | None = None
+
+
+BUNDLES: dict[str, dict[str, object]] = {
+    "holmes": {
+        "order": "cluster",
+        "transport": "per-group",
+        "partition": "exact",
+        "overlap": True,
+    },
+    "megatron": {
+        "order": "launch",
+        "transport": "common",
+        "partition": "even",
+        "overlap": False,
+        "extra_warmup": 0,
+    },
+    "scattered": {
+        "order": "scattered",
+        "transport": "per-group",
+        "partition": "even",
+        "overlap": False,
+        "extra_warmup": 0,
+    },
+}
+"""`--placement NAME`: named settings of order, transport, partition and overlap."""

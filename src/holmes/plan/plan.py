@@ -1,0 +1,170 @@
+"""Plan: a frozen, self-contained, serialisable value. The runtime decides nothing beyond it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from holmes.hardware.site import Fabric, Site
+from holmes.plan.layout import (
+    Layout,
+    Order,
+    PartitionRule,
+    Recompute,
+    ScheduleName,
+    Sharding,
+    TransportRule,
+)
+from holmes.schedule.instruction import Bucket
+from holmes.workload.workload import Workload
+
+SCHEMA_VERSION = 1
+Axis = Literal["tensor", "pipeline", "data", "context", "expert", "tied", "world"]
+
+
+@dataclass(frozen=True)
+class Transport:
+    """What a process group uses.
+
+    ``fabric`` is the NIC kind, or None when all members share one node (then
+    device links or loopback carry it). ``net_name`` is the NCCL network module
+    (``IB`` serves InfiniBand and RoCE verbs, ``Socket`` TCP).
+    """
+
+    fabric: Fabric | None
+
+    @property
+    def name(self) -> str:
+        return "intra-node" if self.fabric is None else self.fabric.value
+
+    @property
+    def net_name(self) -> str | None:
+        if self.fabric is None:
+            return None
+        return "Socket" if self.fabric is Fabric.ETHERNET else "IB"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A process group: members in rank order, transport, NIC names per node.
+
+    ``bytes_per_step`` is the payload that all members together send per step.
+    Names: ``data.s<stage>`` (``data.s<stage>.t<tensor>`` with tensor ranks),
+    ``pipeline.<a>-<b>`` for the pair of ranks at a cut, ``tied.<data index>``,
+    ``tensor.<first rank>``, ``world``.
+    """
+
+    name: str
+    axis: Axis
+    ranks: tuple[int, ...]
+    transport: Transport
+    interfaces: dict[str, tuple[str, ...]]
+    bytes_per_step: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One virtual pipeline stage: half-open range of blocks, its ranks and cluster(s)."""
+
+    stage: int
+    blocks: tuple[int, int]
+    layout: Layout
+    ranks: tuple[int, ...]
+    cluster: str
+    buckets: tuple[Bucket, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScheduleChoice:
+    """Schedule by name: instruction lists are regenerated from it and checked by digest."""
+
+    name: ScheduleName
+    microbatches: int
+    virtual_stages: int
+    extra_warmup: int
+    digest: str
+    extra_warmup_per_cut: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the cost model and the simulator say of this plan.
+
+    ``low`` and ``high`` bound the step time; ``source`` names the calibration.
+    ``bytes_per_step`` is payload sent per NIC kind, summed over all nodes.
+    """
+
+    step_seconds: float
+    low: float
+    high: float
+    tflops_per_device: float
+    samples_per_second: float
+    memory_bytes: dict[int, int]
+    bytes_per_step: dict[str, int] = field(default_factory=dict)
+    bubble_fraction: float = 0.0
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class SearchSummary:
+    """How the plan was found."""
+
+    enumerated: int = 0
+    pruned: int = 0
+    evaluated: int = 0
+    feasible: int = 0
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A layout that lost, and why."""
+
+    layout: str
+    reason: str
+    step_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples per step over all replicas, and per micro-batch and replica."""
+
+    global_: int
+    micro: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rank map, groups with their transport, stages, schedule, and the reasons."""
+
+    name: str
+    site: Site
+    workload: Workload
+    batch: Batch
+    layout: Layout
+    sharding: Sharding
+    recompute: Recompute
+    rank_map: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    groups: tuple[Group, ...]
+    schedule: ScheduleChoice
+    order: Order
+    transport: TransportRule
+    partition: PartitionRule
+    overlap: bool
+    predicted: Predicted
+    search: SearchSummary = SearchSummary()
+    rejected: tuple[Rejected, ...] = ()
+    explain: tuple[str, ...] = ()
+    placement_name: str = "planned"
+    calibration: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @cached_property
+    def group_by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    @property
+    def world_size(self) -> int:
+        return len(self.rank_map)

@@ -1,0 +1,70 @@
+"""Regenerate the instruction lists of a Plan; the only door to them for simulator and runtime."""
+
+from __future__ import annotations
+
+from holmes.errors import DataError
+from holmes.plan.plan import Plan, Stage
+from holmes.schedule.gpipe import gpipe
+from holmes.schedule.instruction import Schedule, StageShape
+from holmes.schedule.lower import Program, lower
+from holmes.schedule.one_f_one_b import one_f_one_b
+
+
+def schedule_of(plan: Plan) -> Schedule:
+    """The schedule a plan names, regenerated."""
+    choice = plan.schedule
+    if choice.name == "gpipe":
+        return gpipe(plan.layout.pp, choice.microbatches)
+    extra = choice.extra_warmup_per_cut or choice.extra_warmup
+    return one_f_one_b(plan.layout.pp, choice.microbatches, extra)
+
+
+def stage_shape(plan: Plan, stage: Stage) -> StageShape:
+    """The shape of one stage: boundary bytes, buckets and the names of its groups."""
+    blocks = plan.workload.blocks
+    start, stop = stage.blocks
+    micro = plan.batch.micro
+    index = stage.stage
+    previous = plan.stages[index - 1].ranks if index > 0 else ()
+    following = plan.stages[index + 1].ranks if index + 1 < len(plan.stages) else ()
+    pairs_in = tuple(f"pipeline.{a}-{b}" for a, b in zip(previous, stage.ranks, strict=False))
+    pairs_out = tuple(f"pipeline.{a}-{b}" for a, b in zip(stage.ranks, following, strict=False))
+    tied = any(bucket.tied for bucket in stage.buckets)
+    return StageShape(
+        stage=index,
+        blocks=stage.blocks,
+        ranks=stage.ranks,
+        buckets=stage.buckets,
+        input_bytes=int(blocks[start - 1].output_bytes * micro) if start > 0 else 0,
+        output_bytes=int(blocks[stop - 1].output_bytes * micro) if stop < len(blocks) else 0,
+        data_group=f"data.s{index}" if len(stage.ranks) > 1 else None,
+        input_groups=pairs_in,
+        output_groups=pairs_out,
+        tied_group=tuple(f"tied.{d}" for d in range(len(stage.ranks))) if tied else (),
+    )
+
+
+def program_of(plan: Plan, *, check: bool = True) -> Program:
+    """The instruction lists of one step.
+
+    Raises:
+        DataError: when the digest in the plan does not match, so the plan was
+            made by a version whose schedules differ.
+    """
+    shapes = tuple(stage_shape(plan, stage) for stage in plan.stages)
+    program = lower(
+        schedule_of(plan),
+        shapes,
+        overlap=plan.overlap,
+        norm_tensors=sum(block.tensors for block in plan.workload.blocks),
+        gradient_bytes=plan.workload.gradient_bytes,
+        parameter_bytes=plan.workload.parameter_bytes,
+    )
+    if check and program.digest != plan.schedule.digest:
+        raise DataError(
+            "the plan's schedule digest does not match the instructions it generates",
+            where=f"schedule.digest: {plan.schedule.digest}, generated {program.digest}",
+            why="the plan was edited, or made by another version of holmes",
+            next_step="plan again with `holmes plan`",
+        )
+    return program

@@ -1,0 +1,41 @@
+"""GPipe: all forwards, then all backwards in reverse order (Huang et al. 2019)."""
+
+from __future__ import annotations
+
+from holmes.errors import ConfigError
+from holmes.schedule.instruction import Action, Op, Schedule
+
+
+def gpipe(stages: int, microbatches: int) -> Schedule:
+    """The GPipe order; bubble fraction (p-1)/(m+p-1), m micro-batches in flight.
+
+    Args:
+        stages: number of pipeline stages p, at least 1.
+        microbatches: micro-batches per step and replica m, at least 1.
+
+    Raises:
+        ConfigError: when either is below 1.
+    """
+    check_counts(stages, microbatches)
+    forward = list(range(microbatches))
+    actions = tuple(
+        tuple(Action(Op.FORWARD, stage, m) for m in forward)
+        + tuple(Action(Op.BACKWARD, stage, m) for m in reversed(forward))
+        for stage in range(stages)
+    )
+    return Schedule("gpipe", stages, microbatches, actions, (microbatches,) * stages)
+
+
+def check_counts(stages: int, microbatches: int) -> None:
+    """Refuse empty pipelines.
+
+    Raises:
+        ConfigError: when ``stages`` or ``microbatches`` is below 1.
+    """
+    if stages < 1 or microbatches < 1:
+        raise ConfigError(
+            f"a schedule needs at least one stage and one micro-batch, "
+            f"got {stages} stages and {microbatches} micro-batches",
+            where="parallel.pipeline, batch",
+            next_step="raise batch.global, or lower batch.micro or parallel.data",
+        )

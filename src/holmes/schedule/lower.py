@@ -1,0 +1,333 @@
+"""From a schedule and stage shapes to one instruction list per logical rank.
+
+The rules, once, for simulator and runtime:
+
+* A receive is listed some actions before the action that needs it (two, and two
+  more per extra warm-up forward), so that the transfer starts while the stage
+  still computes and a sender never waits for a receiver that waits for it.
+* With overlap, the parameters of each bucket are gathered at the head of the
+  step and the first forward of a stage is split at bucket borders, each part
+  waiting for its own gather; the last backward is split the same way and each
+  part is followed by the reduce-scatter of its bucket.
+* Without overlap, all reductions follow the last backward, and the gathers
+  follow the optimiser step.
+* The squared norms of the gradients (one fp64 per parameter tensor) are summed
+  over all ranks before the step, so that clipping by global norm is exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from holmes.schedule.instruction import (
+    Action,
+    Bucket,
+    Instruction,
+    Op,
+    PeerSlice,
+    Schedule,
+    StageShape,
+)
+
+WORLD_GROUP = "world"
+
+
+@dataclass(frozen=True)
+class Program:
+    """The instruction lists of one step, by logical rank."""
+
+    ranks: tuple[tuple[Instruction, ...], ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all instructions; a Plan carries it, the runtime checks it."""
+        hasher = hashlib.sha256()
+        for instructions in self.ranks:
+            for ins in instructions:
+                hasher.update(repr(ins).encode())
+        return hasher.hexdigest()[:16]
+
+
+@dataclass
+class _Rank:
+    """Builds the list of one rank."""
+
+    next_id: int
+    data_index: int
+    shapes: dict[int, StageShape]
+    world: int
+    norm_bytes: int
+    gradient_bytes: int
+    parameter_bytes: int
+    out: list[Instruction] = field(default_factory=list)
+    received: dict[tuple[Op, int, int], int] = field(default_factory=dict)
+    reduced: list[int] = field(default_factory=list)
+
+    def add(self, op: Op, lane: str, stage: int, blocks: tuple[int, int], **rest: object) -> int:
+        """Append an instruction and return its id."""
+        ins = Instruction(self.next_id, op, lane, stage, blocks=blocks, **rest)  # type: ignore[arg-type]
+        self.out.append(ins)
+        self.next_id += 1
+        return ins.id
+
+
+def lower(
+    schedule: Schedule,
+    shapes: tuple[StageShape, ...],
+    *,
+    overlap: bool,
+    norm_tensors: int,
+    gradient_bytes: int = 4,
+    parameter_bytes: int = 4,
+) -> Program:
+    """Expand a schedule into the instruction list of every logical rank.
+
+    Args:
+        schedule: actions per pipeline rank; stage ``s`` belongs to pipeline rank
+            ``s % schedule.stages``.
+        shapes: one shape per virtual stage, in stage order.
+        overlap: reduce under backward and gather under the first forward.
+        norm_tensors: parameter tensors of the model, the length of the norm vector.
+        gradient_bytes: bytes per gradient element on the wire.
+        parameter_bytes: bytes per gathered parameter element.
+    """
+    by_rank: dict[int, tuple[Instruction, ...]] = {}
+    world = sum(len(shape.ranks) for shape in shapes[: schedule.stages])
+    receive_ahead = 2 * (1 + max(schedule.extra_warmup, default=0))
+    next_id = 0
+    for pipeline_rank, actions in enumerate(schedule.actions):
+        mine = {s.stage: s for s in shapes if s.stage % schedule.stages == pipeline_rank}
+        for data_index, rank in enumerate(next(iter(mine.values())).ranks):
+            builder = _Rank(
+                next_id, data_index, mine, world, norm_tensors * 8, gradient_bytes, parameter_bytes
+            )
+            _lower_rank(builder, actions, len(shapes), overlap, receive_ahead)
+            by_rank[rank] = tuple(builder.out)
+            next_id = builder.next_id
+    return Program(tuple(by_rank[rank] for rank in sorted(by_rank)))
+
+
+def _lower_rank(
+    rank: _Rank, actions: tuple[Action, ...], stages: int, overlap: bool, receive_ahead: int
+) -> None:
+    gathers = _gather_all(rank, ()) if overlap else {}
+    first = {(a.op, a.stage): i for i, a in reversed(list(enumerate(actions)))}
+    last = {(a.op, a.stage): i for i, a in enumerate(actions)}
+    posted = 0
+    for i, action in enumerate(actions):
+        for ahead in actions[posted : i + 1 + receive_ahead]:
+            _receive(rank, ahead, stages)
+        posted = max(posted, i + 1 + receive_ahead)
+        shape = rank.shapes[action.stage]
+        if action.op is Op.FORWARD:
+            split = first[Op.FORWARD, action.stage] == i and bool(gathers)
+            _forward(rank, action, shape, gathers if split else {}, stages)
+        else:
+            split = last[Op.BACKWARD, action.stage] == i and overlap
+            _backward(rank, action, shape, split)
+    _finish(rank, overlap)
+
+
+def _gather_all(rank: _Rank, waits: tuple[int, ...]) -> dict[tuple[int, int], int]:
+    """Gathers of every bucket in model order; {(stage, bucket): id}."""
+    ids: dict[tuple[int, int], int] = {}
+    for shape in rank.shapes.values():
+        if shape.data_group is None:
+            continue
+        for bucket in shape.buckets:
+            ids[shape.stage, bucket.index] = rank.add(
+                Op.ALL_GATHER,
+                f"comm:{shape.data_group}",
+                shape.stage,
+                bucket.blocks,
+                microbatch=None,
+                group=shape.data_group,
+                buffer=f"parameters.{bucket.index}",
+                bytes=bucket.elements * rank.parameter_bytes,
+                waits=waits,
+            )
+    return ids
+
+
+def _receive(rank: _Rank, action: Action, stages: int) -> None:
+    """List the receive that feeds an action, if it is fed by another stage."""
+    shape = rank.shapes[action.stage]
+    if action.op is Op.FORWARD and action.stage > 0:
+        group, peer_of, size, what = shape.input_groups, "down", shape.input_bytes, "input"
+    elif action.op is Op.BACKWARD and action.stage < stages - 1:
+        group, peer_of, size, what = (
+            shape.output_groups,
+            "up",
+            shape.output_bytes,
+            "output_gradient",
+        )
+    else:
+        return
+    name = group[rank.data_index]
+    rank.received[action.op, action.stage, action.microbatch] = rank.add(
+        Op.RECEIVE,
+        f"comm:{name}.{peer_of}",
+        action.stage,
+        shape.blocks,
+        microbatch=action.microbatch,
+        peer=(_peer(name, shape.ranks[rank.data_index], size),),
+        group=name,
+        buffer=f"{what}.s{action.stage}.m{action.microbatch}",
+        bytes=size,
+    )
+
+
+def _peer(group: str, me: int, size: int) -> PeerSlice:
+    """The other rank of a pipeline pair group, whose name is ``pipeline.<a>-<b>``."""
+    ends = [int(end) for end in group.removeprefix("pipeline.").split("-")]
+    return PeerSlice(next(end for end in ends if end != me), 0, size)
+
+
+def _forward(
+    rank: _Rank,
+    action: Action,
+    shape: StageShape,
+    gathers: dict[tuple[int, int], int],
+    stages: int,
+) -> None:
+    fed = rank.received.get((Op.FORWARD, action.stage, action.microbatch))
+    waits = () if fed is None else (fed,)
+    parts = [
+        (b.blocks, (gathers[shape.stage, b.index],))
+        for b in shape.buckets
+        if (shape.stage, b.index) in gathers
+    ] or [(shape.blocks, ())]
+    done = -1
+    for blocks, gathered in parts:
+        done = rank.add(
+            Op.FORWARD,
+            "compute",
+            shape.stage,
+            blocks,
+            microbatch=action.microbatch,
+            buffer=f"output.s{shape.stage}.m{action.microbatch}.b{blocks[1]}",
+            waits=waits + gathered,
+        )
+        waits = ()
+    if action.stage < stages - 1:
+        name = shape.output_groups[rank.data_index]
+        rank.add(
+            Op.SEND,
+            f"comm:{name}.down",
+            shape.stage,
+            shape.blocks,
+            microbatch=action.microbatch,
+            peer=(_peer(name, shape.ranks[rank.data_index], shape.output_bytes),),
+            group=name,
+            buffer=f"output.s{shape.stage}.m{action.microbatch}.b{shape.blocks[1]}",
+            bytes=shape.output_bytes,
+            waits=(done,),
+        )
+
+
+def _backward(rank: _Rank, action: Action, shape: StageShape, split: bool) -> None:
+    fed = rank.received.get((Op.BACKWARD, action.stage, action.microbatch))
+    waits = () if fed is None else (fed,)
+    parts: list[tuple[tuple[int, int], Bucket | None]] = [(shape.blocks, None)]
+    if split and shape.data_group is not None:
+        parts = [(b.blocks, b) for b in reversed(shape.buckets)]
+    done = -1
+    for blocks, bucket in parts:
+        done = rank.add(
+            Op.BACKWARD,
+            "compute",
+            shape.stage,
+            blocks,
+            microbatch=action.microbatch,
+            buffer=f"input_gradient.s{shape.stage}.m{action.microbatch}.b{blocks[0]}",
+            waits=waits,
+        )
+        waits = ()
+        if bucket is not None and not bucket.tied:
+            _reduce(rank, shape, bucket, (done,))
+    if action.stage > 0:
+        name = shape.input_groups[rank.data_index]
+        rank.add(
+            Op.SEND,
+            f"comm:{name}.up",
+            shape.stage,
+            shape.blocks,
+            microbatch=action.microbatch,
+            peer=(_peer(name, shape.ranks[rank.data_index], shape.input_bytes),),
+            group=name,
+            buffer=f"input_gradient.s{shape.stage}.m{action.microbatch}.b{shape.blocks[0]}",
+            bytes=shape.input_bytes,
+            waits=(done,),
+        )
+
+
+def _reduce(rank: _Rank, shape: StageShape, bucket: Bucket, waits: tuple[int, ...]) -> None:
+    if shape.data_group is None:
+        return
+    rank.reduced.append(
+        rank.add(
+            Op.REDUCE_SCATTER,
+            f"comm:{shape.data_group}",
+            shape.stage,
+            bucket.blocks,
+            microbatch=None,
+            group=shape.data_group,
+            buffer=f"gradients.{bucket.index}",
+            bytes=bucket.elements * rank.gradient_bytes,
+            waits=waits,
+        )
+    )
+
+
+def _finish(rank: _Rank, overlap: bool) -> None:
+    """What follows the last backward: leftover reductions, norm, step, gathers."""
+    last = rank.out[-1].id
+    for ins in reversed(rank.out):
+        if ins.op is Op.BACKWARD:
+            last = ins.id
+            break
+    for shape in rank.shapes.values():
+        for bucket in reversed(shape.buckets):
+            summed: tuple[int, ...] = (last,)
+            if bucket.tied:
+                name = shape.tied_group[rank.data_index]
+                summed = (
+                    rank.add(
+                        Op.ALL_REDUCE,
+                        f"comm:{name}",
+                        shape.stage,
+                        bucket.blocks,
+                        microbatch=None,
+                        group=name,
+                        buffer=f"tied.{bucket.index}",
+                        bytes=bucket.elements * rank.gradient_bytes,
+                        waits=(last,),
+                    ),
+                )
+                if shape.data_group is None:
+                    rank.reduced += summed
+            if bucket.tied or not overlap:
+                _reduce(rank, shape, bucket, summed)
+    everything = next(iter(rank.shapes.values()))
+    stage, blocks = everything.stage, everything.blocks
+    ready = (*rank.reduced, last)
+    if rank.world > 1:
+        ready = (
+            rank.add(
+                Op.ALL_REDUCE,
+                f"comm:{WORLD_GROUP}",
+                stage,
+                blocks,
+                microbatch=None,
+                group=WORLD_GROUP,
+                buffer="norms",
+                bytes=rank.norm_bytes,
+                waits=ready,
+            ),
+        )
+    stepped = rank.add(
+        Op.STEP, "compute", stage, blocks, microbatch=None, buffer="shard", waits=ready
+    )
+    if not overlap:
+        _gather_all(rank, (stepped,))

@@ -1,0 +1,222 @@
+"""Prove that instruction lists are sound before anything runs.
+
+The proof is by execution under the strictest semantics the runtime may show: a
+receive is posted and goes on, every other communication blocks its rank until
+its partners have reached theirs. A program that finishes under these rules
+finishes under any weaker ones.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from holmes.errors import HolmesError
+from holmes.schedule.instruction import COLLECTIVE_OPS, COMPUTE_OPS, Instruction, Op, Schedule
+from holmes.schedule.lower import Program
+
+
+class ScheduleError(HolmesError):
+    """An instruction list that must not run; a bug in a schedule generator."""
+
+
+def validate(program: Program, schedule: Schedule | None = None) -> None:
+    """Check a program: pairing, deadlock, one writer, group order, activation bound.
+
+    Raises:
+        ScheduleError: naming the rank and the instruction that breaks the rule.
+    """
+    _check_ids_and_waits(program)
+    _check_one_writer(program)
+    _check_pairs(program)
+    _check_group_order(program)
+    if schedule is not None:
+        _check_in_flight(program, schedule)
+    _check_no_deadlock(program)
+
+
+def _check_ids_and_waits(program: Program) -> None:
+    seen: set[int] = set()
+    for rank, instructions in enumerate(program.ranks):
+        before: set[int] = set()
+        for ins in instructions:
+            if ins.id in seen:
+                raise ScheduleError(f"instruction id {ins.id} is used twice", where=f"rank {rank}")
+            missing = [wait for wait in ins.waits if wait not in before]
+            if missing:
+                raise ScheduleError(
+                    f"{ins.op} {ins.id} waits for {missing}, which do not come before it",
+                    where=f"rank {rank}",
+                )
+            before.add(ins.id)
+            seen.add(ins.id)
+
+
+def _check_one_writer(program: Program) -> None:
+    for rank, instructions in enumerate(program.ranks):
+        writers = Counter(
+            ins.buffer for ins in instructions if ins.op is not Op.SEND and ins.buffer
+        )
+        twice = [name for name, count in writers.items() if count > 1]
+        if twice:
+            raise ScheduleError(f"buffer {twice[0]!r} has several writers", where=f"rank {rank}")
+
+
+def _channel(ins: Instruction, rank: int, peer: int) -> tuple[str, int, int]:
+    sender, receiver = (rank, peer) if ins.op is Op.SEND else (peer, rank)
+    return ins.lane, sender, receiver
+
+
+def _check_pairs(program: Program) -> None:
+    sends: dict[tuple[str, int, int], list[tuple[int | None, int]]] = defaultdict(list)
+    receives: dict[tuple[str, int, int], list[tuple[int | None, int]]] = defaultdict(list)
+    for rank, instructions in enumerate(program.ranks):
+        for ins in instructions:
+            if ins.op in (Op.SEND, Op.RECEIVE):
+                book = sends if ins.op is Op.SEND else receives
+                for part in ins.peer:
+                    entry = (ins.microbatch, part.stop - part.start)
+                    book[_channel(ins, rank, part.rank)].append(entry)
+    for channel in sorted(set(sends) | set(receives)):
+        if sends[channel] != receives[channel]:
+            lane, sender, receiver = channel
+            raise ScheduleError(
+                f"sends and receives from rank {sender} to rank {receiver} do not match",
+                where=lane,
+                why=f"sent {sends[channel][:4]}..., expected {receives[channel][:4]}...",
+            )
+
+
+def _check_group_order(program: Program) -> None:
+    orders: dict[str, dict[int, list[tuple[Op, str, int]]]] = defaultdict(lambda: defaultdict(list))
+    for rank, instructions in enumerate(program.ranks):
+        for ins in instructions:
+            if ins.op in COLLECTIVE_OPS and ins.group is not None:
+                # A tied weight sits in different buckets on its two stages: compare sizes only.
+                orders[ins.group][rank].append((ins.op, ins.buffer.split(".")[0], ins.bytes))
+    for group, by_rank in orders.items():
+        first_rank, first = next(iter(by_rank.items()))
+        for rank, order in by_rank.items():
+            if order != first:
+                raise ScheduleError(
+                    f"members of group {group} issue its operations in different order",
+                    where=f"ranks {first_rank} and {rank}",
+                )
+
+
+def _check_in_flight(program: Program, schedule: Schedule) -> None:
+    for rank, instructions in enumerate(program.ranks):
+        held: dict[int, set[int | None]] = defaultdict(set)
+        for ins in instructions:
+            if ins.op is Op.FORWARD:
+                held[ins.stage].add(ins.microbatch)
+                bound = schedule.in_flight[ins.stage]
+                if len(held[ins.stage]) > bound:
+                    raise ScheduleError(
+                        f"stage {ins.stage} holds {len(held[ins.stage])} micro-batches, "
+                        f"more than its bound {bound}",
+                        where=f"rank {rank}, instruction {ins.id}",
+                    )
+            elif ins.op is Op.BACKWARD and ins.blocks[0] <= min(
+                other.blocks[0]
+                for other in instructions
+                if other.op is Op.BACKWARD and other.stage == ins.stage
+            ):
+                if ins.microbatch not in held[ins.stage]:
+                    raise ScheduleError(
+                        f"backward of micro-batch {ins.microbatch} before its forward",
+                        where=f"rank {rank}, instruction {ins.id}",
+                    )
+                held[ins.stage].discard(ins.microbatch)
+
+
+def _check_no_deadlock(program: Program) -> None:
+    """Execute with rendezvous semantics; raise when nobody can move."""
+    position = [0] * len(program.ranks)
+    posted: dict[tuple[str, int, int], int] = defaultdict(int)
+    sent: dict[tuple[str, int, int], int] = defaultdict(int)
+    members = _members(program)
+    moved = True
+    while moved:
+        moved = False
+        for rank, instructions in enumerate(program.ranks):
+            while position[rank] < len(instructions):
+                ins = instructions[position[rank]]
+                if ins.op in COMPUTE_OPS:
+                    arrived = _receives_done(ins, instructions, rank, sent)
+                    if not arrived:
+                        break
+                elif ins.op is Op.RECEIVE:
+                    for part in ins.peer:
+                        posted[_channel(ins, rank, part.rank)] += 1
+                elif ins.op is Op.SEND:
+                    channels = [_channel(ins, rank, part.rank) for part in ins.peer]
+                    if any(posted[c] <= sent[c] for c in channels):
+                        break
+                    for channel in channels:
+                        sent[channel] += 1
+                elif not _advance_collective(program, position, members, rank, ins):
+                    break
+                else:
+                    moved = True
+                    continue
+                position[rank] += 1
+                moved = True
+    stuck = [rank for rank, pos in enumerate(position) if pos < len(program.ranks[rank])]
+    if stuck:
+        rank = stuck[0]
+        ins = program.ranks[rank][position[rank]]
+        raise ScheduleError(
+            f"deadlock: ranks {stuck} wait for each other",
+            where=f"rank {rank} at {ins.op} {ins.buffer or ins.lane} (instruction {ins.id})",
+        )
+
+
+def _members(program: Program) -> dict[str, set[int]]:
+    members: dict[str, set[int]] = defaultdict(set)
+    for rank, instructions in enumerate(program.ranks):
+        for ins in instructions:
+            if ins.op in COLLECTIVE_OPS and ins.group is not None:
+                members[ins.group].add(rank)
+    return members
+
+
+def _receives_done(
+    ins: Instruction,
+    instructions: tuple[Instruction, ...],
+    rank: int,
+    sent: dict[tuple[str, int, int], int],
+) -> bool:
+    """Whether every receive that a compute instruction waits for has been sent to."""
+    waited = set(ins.waits)
+    count: dict[tuple[str, int, int], int] = defaultdict(int)
+    for other in instructions:
+        if other.op is Op.RECEIVE:
+            for part in other.peer:
+                channel = _channel(other, rank, part.rank)
+                count[channel] += 1
+                if other.id in waited and sent[channel] < count[channel]:
+                    return False
+        if other.id == ins.id:
+            break
+    return True
+
+
+def _advance_collective(
+    program: Program,
+    position: list[int],
+    members: dict[str, set[int]],
+    rank: int,
+    ins: Instruction,
+) -> bool:
+    """Move all members of a collective past it when all have reached it."""
+    assert ins.group is not None
+    for member in members[ins.group]:
+        pos = position[member]
+        if pos >= len(program.ranks[member]):
+            return False
+        other = program.ranks[member][pos]
+        if other.group != ins.group or other.op is not ins.op or other.op is Op.RECEIVE:
+            return False
+    for member in members[ins.group]:
+        position[member] += 1
+    return True
