@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from holmes.errors import DataError
 from holmes.plan.plan import Plan, Stage
 from holmes.schedule.gpipe import gpipe
-from holmes.schedule.instruction import Schedule, StageShape
+from holmes.schedule.instruction import Bucket, Schedule, StageShape
 from holmes.schedule.lower import Program, lower
 from holmes.schedule.one_f_one_b import one_f_one_b
 
@@ -30,17 +32,36 @@ def stage_shape(plan: Plan, stage: Stage) -> StageShape:
     pairs_in = tuple(f"pipeline.{a}-{b}" for a, b in zip(previous, stage.ranks, strict=False))
     pairs_out = tuple(f"pipeline.{a}-{b}" for a, b in zip(stage.ranks, following, strict=False))
     tied = any(bucket.tied for bucket in stage.buckets)
+    tp = stage.layout.tp
+    has_data = stage.layout.dp > 1
+    data_groups = tuple(f"data.s{index}.t{i % tp}" for i in range(len(stage.ranks)))
     return StageShape(
         stage=index,
         blocks=stage.blocks,
         ranks=stage.ranks,
-        buckets=stage.buckets,
-        input_bytes=int(blocks[start - 1].output_bytes * micro) if start > 0 else 0,
-        output_bytes=int(blocks[stop - 1].output_bytes * micro) if stop < len(blocks) else 0,
-        data_group=f"data.s{index}" if len(stage.ranks) > 1 else None,
+        buckets=tuple(_tensor_share(bucket, tp) for bucket in stage.buckets),
+        input_bytes=int(blocks[start - 1].output_bytes * micro) // tp if start > 0 else 0,
+        output_bytes=int(blocks[stop - 1].output_bytes * micro) // tp if stop < len(blocks) else 0,
+        data_group=f"data.s{index}" if has_data else None,
         input_groups=pairs_in,
         output_groups=pairs_out,
         tied_group=tuple(f"tied.{d}" for d in range(len(stage.ranks))) if tied else (),
+        data_groups=data_groups if has_data and tp > 1 else (),
+    )
+
+
+def _tensor_share(bucket: Bucket, tp: int) -> Bucket:
+    """The part of a bucket that one of ``tp`` tensor ranks holds.
+
+    A boundary is likewise sent as 1/tp by each tensor rank (the scatter/gather
+    of Megatron-LM, SC21 section 4.1).
+    """
+    if tp == 1:
+        return bucket
+    return replace(
+        bucket,
+        elements=-(-bucket.elements // tp),
+        tied_elements=-(-bucket.tied_elements // tp),
     )
 
 

@@ -102,13 +102,15 @@ class Bucket:
     """A range of blocks whose gradients are reduced together.
 
     ``elements`` counts parameters, ``tied`` marks the bucket of a shared weight,
-    which is first summed with its twin on another stage.
+    which is first summed with its twin on another stage; ``tied_elements`` is
+    the size of that weight, where the block holds other parameters too.
     """
 
     index: int
     blocks: tuple[int, int]
     elements: int
     tied: bool = False
+    tied_elements: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ class StageShape:
 
     ``input_bytes`` and ``output_bytes`` are boundary activations of one
     micro-batch (zero at the ends of the chain). ``buckets`` are in model order.
-    ``ranks`` are the data-parallel logical ranks of the stage, in data order.
+    ``ranks`` are the logical ranks of the stage in rank order: data-parallel
+    ranks, each with its tensor-parallel neighbours. With tensor ranks,
+    ``data_groups`` names the data group of each entry of ``ranks``.
     """
 
     stage: int
@@ -130,3 +134,4 @@ class StageShape:
     input_groups: tuple[str, ...] = ()
     output_groups: tuple[str, ...] = ()
     tied_group: tuple[str, ...] = ()
+    data_groups: tuple[str, ...] = ()

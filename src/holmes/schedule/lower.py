@@ -18,7 +18,7 @@ The rules, once, for simulator and runtime:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from holmes.schedule.instruction import (
     Action,
@@ -99,13 +99,21 @@ def lower(
     for pipeline_rank, actions in enumerate(schedule.actions):
         mine = {s.stage: s for s in shapes if s.stage % schedule.stages == pipeline_rank}
         for data_index, rank in enumerate(next(iter(mine.values())).ranks):
+            own = {stage: _own_groups(shape, data_index) for stage, shape in mine.items()}
             builder = _Rank(
-                next_id, data_index, mine, world, norm_tensors * 8, gradient_bytes, parameter_bytes
+                next_id, data_index, own, world, norm_tensors * 8, gradient_bytes, parameter_bytes
             )
             _lower_rank(builder, actions, len(shapes), overlap, receive_ahead)
             by_rank[rank] = tuple(builder.out)
             next_id = builder.next_id
     return Program(tuple(by_rank[rank] for rank in sorted(by_rank)))
+
+
+def _own_groups(shape: StageShape, position: int) -> StageShape:
+    """The shape as one rank sees it: with tensor ranks, each has its own data group."""
+    if not shape.data_groups:
+        return shape
+    return replace(shape, data_group=shape.data_groups[position])
 
 
 def _lower_rank(
@@ -301,7 +309,7 @@ def _finish(rank: _Rank, overlap: bool) -> None:
                         microbatch=None,
                         group=name,
                         buffer=f"tied.{bucket.index}",
-                        bytes=bucket.elements * rank.gradient_bytes,
+                        bytes=(bucket.tied_elements or bucket.elements) * rank.gradient_bytes,
                         waits=(last,),
                     ),
                 )
