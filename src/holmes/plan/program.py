@@ -33,7 +33,7 @@ def stage_shape(plan: Plan, stage: Stage) -> StageShape:
     pairs_out = tuple(f"pipeline.{a}-{b}" for a, b in zip(stage.ranks, following, strict=False))
     tied = any(bucket.tied for bucket in stage.buckets)
     tp = stage.layout.tp
-    has_data = stage.layout.dp > 1
+    has_data = len(stage.ranks) > tp
     data_groups = tuple(f"data.s{index}.t{i % tp}" for i in range(len(stage.ranks)))
     return StageShape(
         stage=index,

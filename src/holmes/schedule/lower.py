@@ -201,7 +201,7 @@ def _forward(
 ) -> None:
     fed = rank.received.get((Op.FORWARD, action.stage, action.microbatch))
     waits = () if fed is None else (fed,)
-    parts = [
+    parts: list[tuple[tuple[int, int], tuple[int, ...]]] = [
         (b.blocks, (gathers[shape.stage, b.index],))
         for b in shape.buckets
         if (shape.stage, b.index) in gathers
