@@ -7,12 +7,22 @@ the flat view (nodes and devices in file order) that the planner works on.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0, le=100_000)]
+
+def no_boolean(value: Any) -> Any:
+    """Refuse ``true`` where a number is meant; Python would read it as 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"it should be a number, not {str(value).lower()}")
+    return value
+
+
+Number = BeforeValidator(no_boolean)
+Positive = Annotated[float, Number, Field(ge=1e-9, le=1e9, allow_inf_nan=False)]
+Price = Annotated[float, Number, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Count = Annotated[int, Number, Field(gt=0, le=100_000)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -67,7 +77,7 @@ class NodeGroup(Frozen):
     nics: tuple[Nic, ...] = Field(min_length=1)
     memory_gb: Positive | None = None
     disks: tuple[dict[str, str | float], ...] = ()
-    price_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    price_per_hour: Price | None = None
 
     @model_validator(mode="after")
     def _one_entry_per_fabric(self) -> NodeGroup:
@@ -91,7 +101,7 @@ class Cluster(Frozen):
     nics: tuple[Nic, ...] = ()
     memory_gb: Positive | None = None
     disks: tuple[dict[str, str | float], ...] = ()
-    price_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    price_per_hour: Price | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Cluster:
