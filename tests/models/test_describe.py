@@ -1,0 +1,222 @@
+"""The description of a GPT against the torch model and against published formulas."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from holmes.errors import ConfigError
+from holmes.models.gpt.config import GptConfig
+from holmes.models.gpt.describe import (
+    PRESETS,
+    Precision,
+    config_from,
+    parameter_count,
+    workload,
+)
+from holmes.models.gpt.model import Gpt, autocast, build_blocks, loss
+from holmes.models.registry import describe, family_of, model_module
+from holmes.workload import Collective
+
+
+def billions(name: str) -> float:
+    size = name.removeprefix("gpt-")
+    return float(size[:-1]) * {"m": 1e6, "b": 1e9, "t": 1e12}[size[-1]]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_the_size_of_their_name(name: str) -> None:
+    assert parameter_count(PRESETS[name]) == pytest.approx(billions(name), rel=0.075)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "hidden", "heads", "params"),
+    [
+        ("gpt-1.7b", 24, 2304, 24, 1.7),
+        ("gpt-3.6b", 30, 3072, 32, 3.6),
+        ("gpt-7.5b", 36, 4096, 32, 7.5),
+        ("gpt-18b", 40, 6144, 48, 18.4),
+        ("gpt-39b", 48, 8192, 64, 39.1),
+        ("gpt-76b", 60, 10240, 80, 76.1),
+        ("gpt-145b", 80, 12288, 96, 145.6),
+        ("gpt-310b", 96, 16384, 128, 310.1),
+        ("gpt-530b", 105, 20480, 128, 529.6),
+        ("gpt-1t", 128, 25600, 160, 1008.0),
+    ],
+)
+def test_megatron_presets_equal_table_1(
+    name: str, layers: int, hidden: int, heads: int, params: float
+) -> None:
+    config = PRESETS[name]
+    assert (config.layers, config.hidden, config.heads) == (layers, hidden, heads)
+    assert round(parameter_count(config) / 1e9, 1) == params
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if billions(n) > 1.5e9])
+def test_flops_equal_the_closed_form_of_sc21(name: str) -> None:
+    """96 B s l h^2 (1 + s/6h + V/16lh) counts forward, backward and a second forward of layers."""
+    config = PRESETS[name]
+    s, n, h, v = config.sequence, config.layers, config.hidden, config.vocabulary
+    formula = 96 * s * n * h * h * (1 + s / (6 * h) + v / (16 * n * h))
+    work = workload(config, "mixed")
+    again = sum(b.flops_forward for b in work.blocks if b.kind == "transformer")
+    assert work.flops_per_sample() + again == pytest.approx(formula, rel=1e-9)
+
+
+SHAPES = [
+    GptConfig(2, 64, 4, 32, 101, mlp=mlp, positions=positions, tied=tied)
+    for mlp, positions, tied in itertools.product(
+        ("gelu", "swiglu"), ("learned", "rotary"), (True, False)
+    )
+]
+
+
+@pytest.mark.parametrize("config", [*SHAPES, PRESETS["gpt-125m"], PRESETS["gpt-1.7b"]], ids=str)
+def test_flops_equal_what_torch_counts(config: GptConfig) -> None:
+    model = Gpt(config, device="meta")
+    ids = torch.zeros(2, config.sequence, dtype=torch.long, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        value = loss(model(ids), ids)
+    work = workload(config)
+    forward = 2 * sum(block.flops_forward for block in work.blocks)
+    assert counter.get_total_flops() == pytest.approx(forward, rel=0.01)
+    with FlopCounterMode(display=False) as counter:
+        value.backward()
+    backward = 2 * sum(block.flops_backward for block in work.blocks)
+    assert counter.get_total_flops() == pytest.approx(backward, rel=0.01)
+
+
+def kept_bytes(config: GptConfig, index: int, samples: int, precision: str) -> int:
+    """Bytes of distinct storages that autograd keeps for one block, parameters left out."""
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    block = build_blocks(config, index, index + 1, dtype=dtype)[0]
+    # Whatever belongs to the block and not to the sample: parameters, tables of angles.
+    own = {t.untyped_storage().data_ptr() for t in (*block.parameters(), *block.buffers())}
+    weights = {tuple(p.shape) for p in block.parameters() if p.dim() > 1}
+    weights |= {shape[::-1] for shape in weights}
+    ids = torch.zeros(samples, config.sequence, dtype=torch.long)
+    stream = torch.randn(samples, config.sequence, config.hidden, dtype=dtype, requires_grad=True)
+    seen: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own and tuple(tensor.shape) not in weights:
+            seen[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), autocast(precision):
+        value = block(ids if index == 0 else stream)
+        if index == config.blocks - 1:
+            value = loss(value, ids)
+    assert value.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64", "bf16"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        GptConfig(2, 64, 4, 32, 101),
+        GptConfig(2, 64, 2, 64, 203, mlp="swiglu", positions="rotary", norm="layernorm"),
+        GptConfig(1, 128, 8, 48, 77, mlp="swiglu", bias=False),
+        GptConfig(1, 96, 4, 40, 333, ffn=200),
+    ],
+    ids=str,
+)
+def test_activation_bytes_equal_what_autograd_keeps(
+    config: GptConfig, precision: Precision
+) -> None:
+    samples = 3
+    work = workload(config, precision)
+    for index in (1, config.blocks - 1):
+        described = samples * work.blocks[index].activation_bytes["none"]
+        kept = kept_bytes(config, index, samples, precision)
+        assert kept == pytest.approx(described, rel=0.03), work.blocks[index].name
+
+
+def test_mixed_activations_equal_korthikanti() -> None:
+    config = PRESETS["gpt-175b"]
+    s, h, a = config.sequence, config.hidden, config.heads
+    layer = workload(config, "mixed").blocks[1].activation_bytes
+    assert layer["none"] == s * h * (34 + 5 * a * s / h)
+    assert layer["selective"] == 34 * s * h
+    assert layer["full"] == 2 * s * h
+
+
+def test_states_and_boundaries_by_precision() -> None:
+    config = PRESETS["gpt-1m"]
+    boundary = config.sequence * config.hidden
+    for precision, stream, states in (("fp32", 4, 16), ("fp64", 8, 32), ("mixed", 2, 18)):
+        work = workload(config, precision)  # type: ignore[arg-type]
+        total = work.parameter_bytes + work.gradient_bytes + work.optimizer_bytes
+        assert total == states
+        for block in work.blocks[:-1]:
+            assert block.output_bytes == stream * boundary
+    assert workload(config).name == "gpt-1m"
+    assert workload(config).tied == (0, config.blocks - 1)
+
+
+def test_two_tensor_collectives_per_layer_and_direction() -> None:
+    config = PRESETS["gpt-3.6b"]
+    layer = workload(config, "mixed").blocks[1]
+    found = [part for part in layer.inner if isinstance(part, Collective)]
+    assert [c.direction for c in found].count("forward") == 2
+    assert [c.direction for c in found].count("backward") == 2
+    assert all(c.bytes_ == 2 * config.sequence * config.hidden for c in found)
+
+
+@pytest.mark.parametrize(
+    ("spec", "where", "says"),
+    [
+        ({"preset": "gpt-1n"}, "model.preset", "gpt-1m"),
+        ({"preset": 3}, "model.preset", "must be a name"),
+        ({"preset": "gpt-1m", "layer": 3}, "model.layer", "'layers'"),
+        ({"preset": "gpt-1m", "heads": 3}, "model.heads", "do not divide"),
+        ({"preset": "gpt-1m", "heads": 0}, "model.heads", "between 1"),
+        ({"preset": "gpt-1m", "layers": -2}, "model.layers", "between 1"),
+        ({"preset": "gpt-1m", "layers": 2.5}, "model.layers", "whole number"),
+        ({"preset": "gpt-1m", "layers": True}, "model.layers", "whole number"),
+        ({"preset": "gpt-1m", "sequence": float("nan")}, "model.sequence", "whole number"),
+        ({"preset": "gpt-1m", "vocabulary": 10**12}, "model.vocabulary", "between 1"),
+        ({"preset": "gpt-1m", "mlp": "swigluu"}, "model.mlp", "'swiglu'"),
+        ({"preset": "gpt-1m", "positions": None}, "model.positions", "one of"),
+        ({"preset": "gpt-1m", "norm": ["layernorm"]}, "model.norm", "one of"),
+        ({"preset": "gpt-1m", "tied": "yes"}, "model.tied", "true or false"),
+        ({"preset": "gpt-1m", "heads": 128, "positions": "rotary"}, "model.heads", "even"),
+        ({"layers": 2, "hidden": 8}, "model", "heads, sequence, vocabulary"),
+        ({}, "model", "preset"),
+    ],
+)
+def test_a_bad_model_is_one_clear_error(spec: dict[str, object], where: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_from(spec)
+    assert caught.value.where == where
+    assert says in str(caught.value)
+
+
+def test_a_preset_may_be_overridden_or_left_out() -> None:
+    assert config_from("gpt-1m") == PRESETS["gpt-1m"]
+    assert config_from({"family": "gpt", "preset": "GPT-1M", "layers": 7}).layers == 7
+    sizes = {"layers": 2, "hidden": 8, "heads": 2, "sequence": 4, "vocabulary": 300}
+    assert config_from(sizes).inner == 32
+
+
+def test_registry_knows_the_family_and_suggests() -> None:
+    assert family_of({}) == "gpt"
+    assert describe("gpt").config_from("gpt-1m") == PRESETS["gpt-1m"]
+    assert model_module("gpt").Gpt is Gpt
+    with pytest.raises(ConfigError, match="gpt"):
+        family_of({"family": "gtp"})
+
+
+def test_describing_imports_no_torch() -> None:
+    code = (
+        "import sys, holmes.models.registry as r; d = r.describe('gpt'); "
+        "d.workload(d.PRESETS['gpt-1t'], 'mixed'); import holmes.models.gpt.sharding; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
