@@ -1,0 +1,214 @@
+"""Builds a :class:`~holmes.lab.wiring.Wiring` with rtnetlink, inside the switch process.
+
+Nothing here may run in the namespace Holmes was started in: the caller has
+moved into its own first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from holmes.lab import namespace
+from holmes.lab.wiring import PREFIX_LENGTH, Interface, Trunk, Wiring
+
+MTU = 9000
+"""Jumbo frames on every fabric: headers stay below 1 % of the bytes."""
+SEGMENT_SECONDS = 0.00025
+LARGEST_SEGMENT = 65_536
+BURST_SECONDS = 0.001
+LEAST_BURST = 2 * MTU
+
+BRIDGE_FAMILY = 7  # AF_BRIDGE
+FDB_OF_BRIDGE = 4  # NTF_MASTER: the entry belongs to the bridge, not to the port's driver
+FDB_STATIC = 0x40  # NUD_NOARP
+ROOT, CLASS = 0x1_0000, 0x1_0001
+
+
+class BuildError(Exception):
+    """The kernel refused one step; the message names the step."""
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    """Name the step in the error when the kernel refuses it."""
+    try:
+        yield
+    except (NetlinkError, OSError) as error:
+        number = getattr(error, "code", None) or getattr(error, "errno", None) or 0
+        raise BuildError(f"cannot {what}: {os.strerror(number)}") from error
+
+
+def segment_bytes(gbit_s: float) -> int:
+    """Largest packet handed to the shaper: a quarter millisecond of the rate.
+
+    A shaper lets a whole packet go at once, so large ones blur short transfers
+    on a slow link; small ones cost processor time on a fast link.
+    """
+    return int(min(LARGEST_SEGMENT, max(MTU, gbit_s * 1e9 / 8 * SEGMENT_SECONDS)))
+
+
+def burst_bytes(gbit_s: float) -> int:
+    """What an idle link may send at once: one millisecond, at least two frames.
+
+    Less than the shaper's wake-up delay on a busy machine loses rate; more
+    lets short transfers beat the rate.
+    """
+    return int(max(LEAST_BURST, gbit_s * 1e9 / 8 * BURST_SECONDS))
+
+
+class Network:
+    """The switch's side of the lab: bridges, cables and their shapers.
+
+    ``holders`` are the process ids whose network namespaces are the hosts, in
+    node order. ``shaped`` is False when the kernel has no htb; ``reason`` says so.
+    """
+
+    def __init__(self, wiring: Wiring, holders: Sequence[int]) -> None:
+        self.wiring = wiring
+        self.holders = holders
+        self.reason = ""
+        self._switch = IPRoute()
+        self._index: dict[str, int] = {}
+
+    @property
+    def shaped(self) -> bool:
+        return not self.reason
+
+    def build(self) -> None:
+        """Make everything. Raises BuildError naming the first step that failed."""
+        for name in self.wiring.bridges:
+            with _step("make a bridge"):
+                self._switch.link("add", ifname=name, kind="bridge", br_forward_delay=0)
+                self._index[name] = self._find(self._switch, name)
+                self._switch.link("set", index=self._index[name], mtu=MTU, state="up")
+        for trunk in self.wiring.trunks:
+            self._join(trunk)
+        for host, interfaces in enumerate(self.wiring.hosts):
+            self._connect(host, interfaces)
+        for port, mac in self.wiring.forwards:
+            with _step("add a forwarding entry"):
+                self._switch.fdb(
+                    "add",
+                    ifindex=self._index[port],
+                    lladdr=mac,
+                    flags=FDB_OF_BRIDGE,
+                    state=FDB_STATIC,
+                )
+
+    def set_nic_rate(self, host: int, interface: str, gbit_s: float) -> None:
+        """Change the rate of a card, both directions."""
+        cable = self._cable(host, interface)
+        with self._inside(host) as ipr:
+            _shape(ipr, self._find(ipr, interface), gbit_s, "change-class")
+        _shape(self._switch, self._index[cable.port], gbit_s, "change-class")
+
+    def set_link_rate(self, link: int, gbit_s: float) -> None:
+        """Change the rate of a site link, both directions."""
+        for trunk in self.wiring.trunks:
+            if trunk.link == link:
+                for port in trunk.ports:
+                    _shape(self._switch, self._index[port], gbit_s, "change-class")
+
+    def set_nic_state(self, host: int, interface: str, *, up: bool) -> None:
+        """Plug or unplug the cable of a card: the host sees its carrier go."""
+        port = self._cable(host, interface).port
+        with _step(f"change the state of {port}"):
+            self._switch.link("set", index=self._index[port], state="up" if up else "down")
+
+    def _cable(self, host: int, interface: str) -> Interface:
+        return next(one for one in self.wiring.hosts[host] if one.name == interface)
+
+    def _join(self, trunk: Trunk) -> None:
+        here, there = trunk.ports
+        with _step("make a cable between two bridges"):
+            self._switch.link("add", ifname=here, kind="veth", peer=there)
+        for port, bridge in zip(trunk.ports, trunk.bridges, strict=True):
+            self._index[port] = self._find(self._switch, port)
+            self._plug(port, bridge, trunk.gbit_s)
+
+    def _connect(self, host: int, interfaces: Sequence[Interface]) -> None:
+        """Cable, address, neighbours and shaper of every card of one host."""
+        with _namespace_of(self.holders[host]) as inside, self._inside(host) as ipr:
+            with _step("bring up loopback"):
+                ipr.link("set", index=1, state="up")
+            for card in interfaces:
+                with _step("make a cable to a host"):
+                    peer = {"ifname": card.name, "net_ns_fd": inside, "address": card.mac}
+                    self._switch.link("add", ifname=card.port, kind="veth", peer=peer)
+                self._index[card.port] = self._find(self._switch, card.port)
+                self._plug(card.port, card.bridge, card.gbit_s)
+                self._configure(ipr, card)
+
+    def _configure(self, ipr: IPRoute, card: Interface) -> None:
+        with _step(f"configure {card.name}"):
+            index = self._find(ipr, card.name)
+            segment = segment_bytes(card.gbit_s)
+            ipr.link("set", index=index, mtu=MTU, gso_max_size=segment, state="up")
+            ipr.addr("add", index=index, address=card.address, prefixlen=PREFIX_LENGTH)
+            for address, mac in card.neighbours:
+                ipr.neigh("add", dst=address, lladdr=mac, ifindex=index, state="permanent")
+        self._limit(ipr, index, card.gbit_s)
+
+    def _plug(self, port: str, bridge: str, gbit_s: float) -> None:
+        """Attach a port to its bridge: no learning, no flooding, shaped towards the cable."""
+        index = self._index[port]
+        with _step("attach a port to a bridge"):
+            self._switch.link("set", index=index, mtu=MTU, master=self._index[bridge])
+            self._switch.brport(
+                "set", index=index, learning=0, unicast_flood=0, mcast_flood=0, bcast_flood=0
+            )
+            self._switch.link("set", index=index, state="up")
+        self._limit(self._switch, index, gbit_s)
+
+    def _limit(self, ipr: IPRoute, index: int, gbit_s: float) -> None:
+        """Add the shaper; a kernel without htb leaves the lab unshaped, with the reason."""
+        if not self.shaped:
+            return
+        try:
+            with _step("add an htb shaper"):
+                ipr.tc("add", "htb", index, ROOT, default=CLASS & 0xFFFF)
+            _shape(ipr, index, gbit_s, "add-class")
+        except BuildError as error:
+            self.reason = str(error)
+
+    @contextmanager
+    def _inside(self, host: int) -> Iterator[IPRoute]:
+        """A netlink socket in a host's namespace; a socket stays where it was made."""
+        with _step("enter a host"):
+            namespace.enter(f"/proc/{self.holders[host]}/ns/net", namespace.CLONE_NEWNET)
+            try:
+                ipr = IPRoute()
+            finally:
+                namespace.enter(f"/proc/{os.getpid()}/ns/net", namespace.CLONE_NEWNET)
+        try:
+            yield ipr
+        finally:
+            ipr.close()
+
+    @staticmethod
+    def _find(ipr: IPRoute, name: str) -> int:
+        found: Sequence[int] = ipr.link_lookup(ifname=name)
+        return found[0]
+
+
+@contextmanager
+def _namespace_of(pid: int) -> Iterator[int]:
+    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _shape(ipr: IPRoute, index: int, gbit_s: float, command: str) -> None:
+    rate = int(gbit_s * 1e9 / 8)
+    burst = burst_bytes(gbit_s)
+    shape: Mapping[str, Any] = {"rate": rate, "ceil": rate, "burst": burst, "cburst": burst}
+    with _step("set the rate of a link"):
+        ipr.tc(command, "htb", index, CLASS, parent=ROOT, quantum=LARGEST_SEGMENT, **shape)
