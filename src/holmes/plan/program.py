@@ -11,6 +11,9 @@ from holmes.schedule.instruction import Bucket, Schedule, StageShape
 from holmes.schedule.lower import Program, lower
 from holmes.schedule.one_f_one_b import one_f_one_b
 
+LOSS_SLOTS = 1
+"""The loss rides behind the squared norms, so that all ranks know it and agree on the step."""
+
 
 def schedule_of(plan: Plan) -> Schedule:
     """The schedule a plan names, regenerated."""
@@ -77,7 +80,7 @@ def program_of(plan: Plan, *, check: bool = True) -> Program:
         schedule_of(plan),
         shapes,
         overlap=plan.overlap,
-        norm_tensors=sum(block.tensors for block in plan.workload.blocks),
+        norm_tensors=sum(block.tensors for block in plan.workload.blocks) + LOSS_SLOTS,
         gradient_bytes=plan.workload.gradient_bytes,
         parameter_bytes=plan.workload.parameter_bytes,
     )
