@@ -121,7 +121,7 @@ def kept_bytes(config: GptConfig, index: int, samples: int, precision: str) -> i
     "config",
     [
         GptConfig(2, 64, 4, 32, 101),
-        GptConfig(2, 64, 2, 64, 203, mlp="swiglu", positions="rotary", norm="layernorm"),
+        GptConfig(2, 64, 2, 56, 203, mlp="swiglu", positions="rotary", norm="layernorm"),
         GptConfig(1, 128, 8, 48, 77, mlp="swiglu", bias=False),
         GptConfig(1, 96, 4, 40, 333, ffn=200),
     ],
