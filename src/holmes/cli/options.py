@@ -34,7 +34,8 @@ MicroBatchOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 PrintConfigOption = Annotated[
-    bool, typer.Option("--print-config", help="Show the resolved job with the origin of each value.")
+    bool,
+    typer.Option("--print-config", help="Show the resolved job with the origin of each value."),
 ]
 PlacementOption = Annotated[
     str | None,

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The trainer, the plain reference run, and the comparison of the two."""
