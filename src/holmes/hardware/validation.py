@@ -13,6 +13,15 @@ from holmes.errors import ConfigError, suggestion
 from holmes.hardware.yaml_reader import KeyPath, dotted
 
 Model = TypeVar("Model", bound=BaseModel)
+_PLAIN = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "keys and values"),
+    "string_type": "text",
+    "finite_number": "a finite number",
+}
 _QUOTED = re.compile(r"'([^']*)'")
 
 
@@ -80,7 +89,7 @@ def _config_error(
     others = len({other for other, _ in problems} - {place})
     if others:
         why += f" (and {others} more {'problem' if others == 1 else 'problems'})"
-    name = f"`{dotted(place)}`" if place else f"the {what}"
+    name = f"`{dotted(place, data)}`" if place else f"the {what}"
     return ConfigError(f"bad {what}: {name} is wrong", where=where(place), why=why, next_step=hint)
 
 
@@ -96,9 +105,7 @@ def _place(location: tuple[str | int, ...], data: Any) -> KeyPath:
     place: list[str | int] = []
     here = data
     for position, part in enumerate(location):
-        if isinstance(here, Mapping) and part in here:
-            here = here[part]
-        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+        if _holds(here, part):
             here = here[part]
         elif isinstance(here, Mapping) and position == len(location) - 1:
             here = None
@@ -108,6 +115,12 @@ def _place(location: tuple[str | int, ...], data: Any) -> KeyPath:
     if place and place[-1] == "[key]":
         place.pop()
     return tuple(place)
+
+
+def _holds(here: Any, part: str | int) -> bool:
+    if isinstance(here, list):
+        return isinstance(part, int) and part < len(here)
+    return isinstance(here, Mapping) and part in here
 
 
 def _explain(
@@ -124,6 +137,8 @@ def _explain(
         return "this key is needed and is not there", f"add `{dotted(place)}`"
     if kind == "value_error":
         return str(context.get("error", detail["msg"])), None
+    if kind in _PLAIN:
+        return f"it should be {_PLAIN[kind]}, not {_shown(given)}", None
     message = detail["msg"].replace("Input should be", "it should be", 1)
     if kind in ("literal_error", "enum"):
         choices = _QUOTED.findall(str(context.get("expected", "")))

@@ -52,12 +52,36 @@ class Document:
             known = known[:-1]
         line = self.lines.get(known)
         place = self.path if line is None else f"{self.path}:{line}"
-        return f"{place}: {dotted(key)}" if key else place
+        return f"{place}: {dotted(key, self.data)}" if key else place
 
 
-def dotted(key: KeyPath) -> str:
-    """A key path as people write it: ``clusters.0.nodes``."""
-    return ".".join(str(part) for part in key)
+def dotted(key: KeyPath, data: Any = None) -> str:
+    """A key path as people write it; with ``data``, list items go by their name."""
+    words: list[str] = []
+    for part in key:
+        item = part_of(data, part)
+        words.append(item_name(item, part) if isinstance(part, int) else part)
+        data = item
+    return ".".join(words)
+
+
+def part_of(data: Any, part: str | int) -> Any:
+    """The value under a key or index, or None."""
+    if isinstance(data, list):
+        return data[part] if isinstance(part, int) and part < len(data) else None
+    return data.get(part) if isinstance(data, Mapping) else None
+
+
+def item_name(item: Any, index: int) -> str:
+    """How a list item is addressed: its name, its kind, the ends it joins, or its index."""
+    if isinstance(item, Mapping):
+        ends = item.get("between")
+        if isinstance(ends, list | tuple):
+            return "-".join(str(end) for end in ends)
+        for key in ("name", "kind"):
+            if isinstance(item.get(key), str):
+                return str(item[key])
+    return str(index)
 
 
 def scalar(text: str) -> Any:

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Job: schema, defaults, overrides with their origin."""

@@ -1,0 +1,97 @@
+"""Job: what to train, on what, how long. One YAML file, or the options of a command."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from holmes.hardware.site import Name
+from holmes.job.sections import (
+    Batch,
+    Data,
+    Optimizer,
+    Parallel,
+    RehearsalOptions,
+    Section,
+    Text,
+    Train,
+)
+from holmes.plan.layout import BUNDLES, Wishes
+
+PlacementName = Literal["holmes", "megatron", "scattered"]
+ModelValue = bool | int | float | str | None
+NO_WISH = frozenset({"context_algorithm", "scatter_gather"})
+"""Keys that Parallel refuses, so they never become wishes."""
+
+
+def _preset(value: Any) -> Any:
+    """``model: gpt-3.6b`` means the preset of that name."""
+    return {"preset": value} if isinstance(value, str) else value
+
+
+def _auto(value: Any) -> Any:
+    """``parallel: auto`` means that nothing is fixed."""
+    return {} if value is None or value == "auto" else value
+
+
+class Job(Section):
+    """One training job.
+
+    ``model`` holds ``family`` (default gpt) and ``preset`` or sizes; the model
+    family checks the sizes. ``site`` is a path, a catalogue name or a whole site.
+    """
+
+    name: Name = "run"
+    site: Text | dict[str, Any]
+    model: Annotated[dict[str, ModelValue], BeforeValidator(_preset), Field(min_length=1)]
+    data: Data = Data()
+    batch: Batch
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train()
+    parallel: Annotated[Parallel, BeforeValidator(_auto)] = Parallel()
+    placement: PlacementName | None = None
+    """Named settings of order, transport, partition and overlap; keys of `parallel` win."""
+    rehearsal: RehearsalOptions = RehearsalOptions()
+    output: Text = "runs"
+    """Folder in which the run's folder is made."""
+
+    @field_validator("model")
+    @classmethod
+    def _bounded(cls, model: dict[str, ModelValue]) -> dict[str, ModelValue]:
+        for key, value in model.items():
+            if len(key) > 64 or (isinstance(value, str) and len(value) > 4096):
+                raise ValueError(f"`{key[:64]}` is too long")
+            if isinstance(value, int | float) and not (abs(value) <= 1e15):
+                raise ValueError(f"`{key}` should be a number of at most 1e15")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"`{key}` should be finite")
+        return {"family": "gpt", **model}
+
+    @property
+    def family(self) -> str:
+        """The model family, a folder of ``models/``."""
+        return str(self.model["family"])
+
+    def wishes(self) -> Wishes:
+        """What the user fixed: the placement's bundle, with keys of `parallel` over it."""
+        bundle = BUNDLES[self.placement] if self.placement else {}
+        fixed = {
+            key: value
+            for key, value in self.parallel.model_dump(exclude=set(NO_WISH)).items()
+            if value is not None
+        }
+        settings: dict[str, Any] = {**bundle, **fixed}
+        return Wishes(**settings)
+
+
+def job_schema() -> dict[str, Any]:
+    """JSON schema of the job file, for editors."""
+    schema = Job.model_json_schema(by_alias=True)
+    properties = schema["properties"]
+    properties["model"] = {"anyOf": [{"type": "string"}, properties["model"]]}
+    properties["parallel"] = {"anyOf": [{"const": "auto"}, properties["parallel"]]}
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "Holmes job"
+    return schema

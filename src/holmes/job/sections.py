@@ -1,0 +1,173 @@
+"""The sections of a job file: data, batch, optimizer, train, parallel, rehearsal."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from holmes.hardware.site import Number
+from holmes.plan.layout import (
+    Order,
+    PartitionRule,
+    Recompute,
+    ScheduleName,
+    Sharding,
+    TransportRule,
+)
+
+Degree = Annotated[int, Number, Field(ge=1, le=100_000)]
+Steps = Annotated[int, Number, Field(ge=0, le=1_000_000_000)]
+Seed = Annotated[int, Number, Field(ge=0, le=2**32 - 1)]
+Fraction = Annotated[float, Number, Field(ge=0, lt=1, allow_inf_nan=False)]
+Rate = Annotated[float, Number, Field(ge=0, le=1e3, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+
+
+class Section(BaseModel):
+    """Immutable, unknown keys refused, keys with a Python name accepted by alias."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Data(Section):
+    """Where the text comes from and how it becomes tokens."""
+
+    source: Text = "shakespeare"
+    """``shakespeare``, or a .txt or .jsonl file, or a folder of them."""
+    vocabulary: Annotated[int, Number, Field(ge=257, le=1_000_000)] = 2048
+    """Size of the byte-pair vocabulary that is trained on the text."""
+    validation_fraction: Annotated[float, Number, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.05
+    cache: Text | None = None
+    """Folder of tokenised text; None means the user's cache folder."""
+    seed: Seed = 0
+    """Order of the samples and choice of the held-out documents."""
+
+
+class Batch(Section):
+    """Samples of one step over all replicas, and of one micro-batch of one replica."""
+
+    global_: Annotated[int, Number, Field(ge=1, le=100_000_000)] = Field(alias="global")
+    micro: Annotated[int, Number, Field(ge=1, le=1_000_000)] | None = None
+    """None: the planner chooses."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Batch:
+        if self.micro is not None and self.global_ % self.micro:
+            raise ValueError(f"micro {self.micro} does not divide global {self.global_}")
+        return self
+
+
+class Optimizer(Section):
+    """AdamW with a learning-rate schedule. ``clip`` bounds the global norm; None: no clipping."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: Rate = 1e-3
+    min_lr: Rate = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    eps: Annotated[float, Number, Field(gt=0, le=1, allow_inf_nan=False)] = 1e-8
+    weight_decay: Annotated[float, Number, Field(ge=0, le=10, allow_inf_nan=False)] = 0.1
+    clip: Annotated[float, Number, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = 1.0
+    warmup_steps: Steps = 0
+    decay: Literal["cosine", "constant"] = "cosine"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Optimizer:
+        if self.decay == "cosine" and self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        return self
+
+
+class Train(Section):
+    """How long, how exactly, and what is written on the way; 0 in `*_every` means never."""
+
+    steps: Annotated[int, Number, Field(ge=1, le=1_000_000_000)] = 100
+    seed: Seed = 0
+    """Initial parameters."""
+    precision: Literal["fp32", "fp64", "bf16"] = "fp32"
+    evaluate_every: Steps = 0
+    """Steps between evaluations; the last step is always followed by one."""
+    evaluate_batches: Annotated[int, Number, Field(ge=0, le=1_000_000)] = 4
+    """Validation batches of one evaluation; 0 means no evaluation at all."""
+    checkpoint_every: Steps = 0
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: Annotated[int, Number, Field(ge=1, le=100_000)] = 2
+    tensorboard: bool = False
+    threads: Annotated[int, Number, Field(ge=1, le=1024)] = 1
+    """Compute threads of one rank."""
+    deadline_seconds: Annotated[float, Number, Field(gt=0, le=86_400, allow_inf_nan=False)] = 60.0
+    """Longest wait of one operation on a peer before the run counts as stuck."""
+    trace_steps: Annotated[int, Number, Field(ge=0, le=1_000_000)] = 3
+    """Steps whose spans are written to the trace."""
+
+
+def _rank_list(value: Any) -> Any:
+    """``0,2,3,1`` as a list; anything else as it is."""
+    if isinstance(value, str) and value.strip():
+        return [part.strip() for part in value.split(",")]
+    return value
+
+
+class Parallel(Section):
+    """What the user fixes of the layout; what is left out is planned."""
+
+    tensor: Degree | None = None
+    pipeline: Degree | None = None
+    data: Degree | None = None
+    context: Degree | None = None
+    expert: Degree | None = None
+    sharding: Sharding | None = None
+    schedule: ScheduleName | None = None
+    virtual_stages: Degree | None = None
+    extra_warmup: Annotated[int, Number, Field(ge=0, le=100_000)] | None = None
+    context_algorithm: Literal["rsa", "ring", "ulysses"] | None = None
+    scatter_gather: bool | None = None
+    recompute: Recompute | None = None
+    order: Order | None = None
+    transport: TransportRule | None = None
+    partition: PartitionRule | None = None
+    overlap: bool | None = None
+    rank_map: (
+        Annotated[
+            tuple[Annotated[int, Number, Field(ge=0, le=1_000_000)], ...],
+            BeforeValidator(_rank_list),
+            Field(min_length=1, max_length=100_000),
+        ]
+        | None
+    ) = None
+    bucket_mb: Annotated[float, Number, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _usable(self) -> Parallel:
+        for name in ("context_algorithm", "scatter_gather"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"`{name}` would have no effect: no plan of this version uses it")
+        if self.rank_map is not None and len(set(self.rank_map)) != len(self.rank_map):
+            raise ValueError("rank_map names a device twice; each rank needs its own")
+        return self
+
+
+class RehearsalOptions(Section):
+    """How ranks compute in a rehearsal.
+
+    ``real`` computes; ``virtual`` sleeps ``forward_ms`` and ``backward_ms`` for
+    each transformer block of a micro-batch while the network carries real bytes.
+    """
+
+    devices: Literal["real", "virtual"] = "real"
+    forward_ms: Annotated[float, Number, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    backward_ms: Annotated[float, Number, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    cpu_quota: (
+        Literal["auto"] | Annotated[float, Number, Field(gt=0, le=1024, allow_inf_nan=False)]
+    ) = "auto"
+    """Cores of one rank; auto is cores / ranks, at most one, for ranks that compute."""
+
+    @model_validator(mode="after")
+    def _effective(self) -> RehearsalOptions:
+        times = {"forward_ms": self.forward_ms, "backward_ms": self.backward_ms}
+        for name, value in times.items():
+            if self.devices == "real" and value is not None:
+                raise ValueError(f"`{name}` has no effect when devices are real")
+            if self.devices == "virtual" and value is None:
+                raise ValueError(f"`{name}` is needed when devices are virtual")
+        return self
