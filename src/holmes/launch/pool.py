@@ -1,0 +1,295 @@
+"""Pool: ranks that stay warm between tasks and can be replaced in milliseconds.
+
+    with Pool(4, log_dir=folder) as pool:
+        results = pool.run("package.module:function", {"steps": 3}, deadline_seconds=60)
+
+Each rank calls ``function(context, **args)`` and answers with a JSON-able dict.
+After any failure all ranks of the task are replaced: an exception in the middle
+of a collective leaves threads and sockets that no later task should inherit.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from holmes.errors import ConfigError, HolmesError, RankDiedError
+from holmes.launch.failures import RankKilledError, RankSilentError, Standing, carried
+from holmes.launch.forker import Forker, Member, Seat
+from holmes.launch.process import state_of
+from holmes.launch.watch import Deadlines, Watch
+from holmes.launch.wire import Channel, Message
+
+Args = Mapping[str, Any]
+OnProgress = Callable[[int, Mapping[str, Any]], None]
+T = TypeVar("T")
+LOOPBACK = "127.0.0.1"
+ANSWER_SECONDS = 10.0
+LONGEST_WAIT_SECONDS = 600.0
+STACK_SECONDS = 0.3
+
+
+class Pool:
+    """``size`` seats; the ranks in them are forked from one warm zygote.
+
+    Args:
+        size: number of seats. A seat is a launch rank: in a rehearsal seat i is
+            device i of the site.
+        enter: per seat, the namespace files of its host (``/proc/<pid>/ns/user``
+            first where there is one, then ``.../net``); None leaves all on loopback.
+        environment: variables, one mapping for all or one per seat.
+        addresses: per seat, where the other ranks reach it; loopback when left out.
+        log_dir: gets ``rank-<n>.log`` and ``zygote.log``.
+        threads: tensor threads per rank.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        enter: Sequence[Sequence[str]] | None = None,
+        environment: Sequence[Mapping[str, str]] | Mapping[str, str] | None = None,
+        addresses: Sequence[str] | None = None,
+        log_dir: Path,
+        threads: int = 1,
+    ) -> None:
+        self.size = size
+        self.log_dir = Path(log_dir).absolute()
+        self._enter = _per_seat("enter", enter, size, ())
+        self._addresses = _per_seat("addresses", addresses, size, LOOPBACK)
+        common = environment if isinstance(environment, Mapping) else {}
+        listed = None if isinstance(environment, Mapping) else environment
+        self._environment = _per_seat("environment", listed, size, common)
+        self._threads = threads
+        self._forker = Forker(self.log_dir / "zygote.log")
+        self._members: dict[int, Member] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the living ranks, by seat. A failure replaces ranks, so call
+        :meth:`start` and read this again before a run that needs CPU quotas."""
+        return tuple(self._members[seat].pid for seat in sorted(self._members))
+
+    def start(self) -> None:
+        """Fill every empty seat; :meth:`run` does it too.
+
+        Raises:
+            UnavailableError: torch is missing or a host cannot be entered.
+        """
+        self._drop_the_dead()
+        if not self._forker.alive:
+            self._forker.close()
+            self._forker = Forker(self.log_dir / "zygote.log")
+            self._members.clear()
+            self._forker.start()
+        empty = [self._seat(i) for i in range(self.size) if i not in self._members]
+        for member in self._forker.spawn(empty):
+            self._members[member.seat] = member
+
+    def run(
+        self,
+        call: str,
+        args: Args | Sequence[Args],
+        *,
+        deadline_seconds: float,
+        silence_seconds: float | None = None,
+        on_progress: OnProgress | None = None,
+        ranks: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Run a function on the first ``ranks`` seats (all by default); results by rank.
+
+        ``args`` is one mapping for all or one per rank. ``deadline_seconds`` bounds
+        the whole task, ``silence_seconds`` the time between two reports of a rank.
+
+        Raises:
+            RankKilledError: a rank's process ended; the first death is the cause.
+            RankSilentError: a deadline passed; names the ranks, the stopped ones first.
+            RankFailedError: an unexpected exception in a rank.
+            HolmesError: the error a rank raised, with the rank in ``where``.
+        """
+        world = self.size if ranks is None else ranks
+        if not 1 <= world <= self.size:
+            raise ConfigError(f"{world} ranks asked of a pool of {self.size}")
+        per_rank = [args] * world if isinstance(args, Mapping) else list(args)
+        if len(per_rank) != world:
+            raise ConfigError(f"{len(per_rank)} sets of arguments for {world} ranks")
+        limits = Deadlines(deadline_seconds, silence_seconds)
+        self.start()
+        clean = False
+        try:
+            watch = self._send_out(call, per_rank, limits)
+            failure = self._attend(call, watch, on_progress)
+            clean = failure is None
+        finally:
+            if not clean:  # also after Ctrl-C or an error in on_progress
+                self._retire(range(world))
+        if failure is not None:
+            raise failure
+        return [dict(watch.results[rank]) for rank in range(world)]
+
+    def move_logs(self, folder: Path) -> None:
+        """Write the logs of later tasks to another folder."""
+        self.log_dir = Path(folder).absolute()
+
+    def close(self) -> None:
+        """End all ranks and the zygote; nothing is left running. Idempotent."""
+        for member in self._members.values():
+            member.channel.close()
+        self._members.clear()
+        self._forker.close()
+
+    def _seat(self, number: int) -> Seat:
+        return Seat(
+            number,
+            tuple(self._enter[number]),
+            self._environment[number],
+            self._log(number),
+            self._threads,
+        )
+
+    def _log(self, rank: int) -> Path:
+        return self.log_dir / f"rank-{rank}.log"
+
+    def _send_out(self, call: str, per_rank: Sequence[Args], limits: Deadlines) -> Watch:
+        world = len(per_rank)
+        port = self._port()
+        watch = Watch(limits, time.monotonic(), set(range(world)))
+        for rank, args in enumerate(per_rank):
+            context = {
+                "rank": rank,
+                "world_size": world,
+                "local_rank": self._enter[:rank].count(self._enter[rank]),
+                "node_name": self._environment[rank].get("HOLMES_NODE"),
+                "master_address": self._addresses[0],
+                "master_port": port,
+                "hosts_store": rank == 0,
+            }
+            message = {"op": "run", "call": call, "args": dict(args), "context": context}
+            with suppress(OSError):  # a rank that does not read is found dead or silent below
+                self._members[rank].channel.send(
+                    {**message, "log": str(self._log(rank))}, timeout=ANSWER_SECONDS
+                )
+        return watch
+
+    def _port(self) -> int:
+        """A free port on the host of seat 0, found by the rank that sits there."""
+        member = self._members[0]
+        messages: list[Message] = []
+        with suppress(OSError):
+            member.channel.send({"op": "port", "address": self._addresses[0]}, ANSWER_SECONDS)
+            select.select([member.channel], [], [], ANSWER_SECONDS)
+            messages, _ = member.channel.drain()
+        if not messages:
+            raise RankSilentError("choosing a port", ANSWER_SECONDS, [self._standing(0, None)])
+        if messages[0]["kind"] == "error":
+            raise carried("choosing a port", self._standing(0, None), messages[0])
+        return int(messages[0]["port"])
+
+    def _attend(
+        self, call: str, watch: Watch, on_progress: OnProgress | None
+    ) -> HolmesError | None:
+        """Listen until the task is over; None when every rank answered."""
+        while not watch.over(now := time.monotonic()):
+            listening = {self._members[rank].channel: rank for rank in watch.pending}
+            wait = min(max(0.0, watch.next_check(now) - now), LONGEST_WAIT_SECONDS)
+            sources: list[Channel | Forker] = [*listening, self._forker]
+            for source in select.select(sources, [], [], wait)[0]:
+                if isinstance(source, Channel):
+                    self._listen(listening[source], watch, on_progress)
+                    continue
+                source.poll()
+                if not source.alive:
+                    return _zygote_lost(call)
+        return self._judge(call, watch)
+
+    def _listen(self, rank: int, watch: Watch, on_progress: OnProgress | None) -> None:
+        messages, gone = self._members[rank].channel.drain()
+        now = time.monotonic()
+        for message in messages:
+            watch.hear(rank, message, now)
+            if message["kind"] == "progress" and on_progress is not None:
+                on_progress(rank, message["value"])
+        if gone and rank in watch.pending:
+            watch.lose(rank, now)
+
+    def _judge(self, call: str, watch: Watch) -> HolmesError | None:
+        if watch.dead:
+            rank = self._first_dead(watch.dead)
+            status = self._forker.status(self._members[rank].pid)
+            return RankKilledError(call, self._standing(rank, watch), status)
+        if cause := watch.cause():
+            rank, payload = cause
+            return carried(call, self._standing(rank, watch), payload)
+        if watch.pending:
+            seconds, late = watch.silent(time.monotonic())
+            pids = [self._members[rank].pid for rank in late]
+            standings = [self._standing(rank, watch) for rank in late]
+            self._forker.signal(pids, signal.SIGUSR1)  # each writes its stacks to its log
+            time.sleep(STACK_SECONDS)
+            return RankSilentError(call, seconds, standings)
+        return None
+
+    def _first_dead(self, dead: Sequence[int]) -> int:
+        """Of ranks that died nearly together, the one whose end the kernel told first."""
+        self._forker.status(self._members[dead[0]].pid)
+        rank_of = {self._members[rank].pid: rank for rank in self._members}
+        return next((rank_of[pid] for pid in self._forker.statuses if pid in rank_of), dead[0])
+
+    def _standing(self, rank: int, watch: Watch | None) -> Standing:
+        pid = self._members[rank].pid
+        last = watch.last.get(rank) if watch else None
+        return Standing(rank, pid, str(self._log(rank)), last, state_of(pid))
+
+    def _drop_the_dead(self) -> None:
+        """Empty the seats of ranks that ended between tasks."""
+        if self._forker.alive:
+            self._forker.poll()
+        for seat, member in list(self._members.items()):
+            if member.pid in self._forker.statuses:
+                member.channel.close()
+                del self._members[seat]
+
+    def _retire(self, seats: Sequence[int]) -> None:
+        """End the ranks in these seats; the next start fills them again."""
+        leaving = [self._members.pop(seat) for seat in seats if seat in self._members]
+        for member in leaving:
+            member.channel.close()
+        self._forker.end([member.pid for member in leaving])
+
+
+def _per_seat(name: str, given: Sequence[T] | None, size: int, default: T) -> list[T]:
+    if given is None:
+        return [default] * size
+    if len(given) != size:
+        raise ConfigError(f"{name} has {len(given)} entries for {size} ranks")
+    return list(given)
+
+
+def _zygote_lost(call: str) -> RankDiedError:
+    return RankDiedError(
+        "the process that starts ranks ended, and every rank with it",
+        where=call,
+        why="it was killed from outside, or the machine ran out of memory",
+    )
