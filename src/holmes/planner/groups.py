@@ -1,0 +1,140 @@
+"""All process groups of a plan: members, transport, interfaces, bytes per step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from holmes.hardware.topology import Node, Topology
+from holmes.plan.layout import Layout, TransportRule
+from holmes.plan.plan import Axis, Group, Plan, Stage, Transport
+from holmes.planner.transport import choose_transport, distinct, interfaces
+from holmes.schedule.instruction import COLLECTIVE_OPS, Op
+from holmes.schedule.lower import WORLD_GROUP, Program
+from holmes.workload.workload import Collective
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A group before its transport is chosen."""
+
+    name: str
+    axis: Axis
+    ranks: tuple[int, ...]
+
+
+def memberships(layout: Layout, stages: Sequence[Stage]) -> tuple[Membership, ...]:
+    """Every group of a layout, in the order in which all ranks open them."""
+    found = [Membership(WORLD_GROUP, "world", tuple(range(layout.devices)))]
+    tp = layout.tp
+    if tp > 1:
+        found += [
+            Membership(f"tensor.{first}", "tensor", tuple(range(first, first + tp)))
+            for first in range(0, layout.devices, tp)
+        ]
+    if layout.dp > 1:
+        for stage in stages:
+            for tensor in range(tp):
+                name = f"data.s{stage.stage}" + (f".t{tensor}" if tp > 1 else "")
+                found.append(Membership(name, "data", stage.ranks[tensor::tp]))
+    for before, after in pairwise(stages):
+        for a, b in zip(before.ranks, after.ranks, strict=True):
+            found.append(Membership(f"pipeline.{a}-{b}", "pipeline", (a, b)))
+    ties = [stage for stage in stages if any(bucket.tied for bucket in stage.buckets)]
+    if ties:
+        for position, ends in enumerate(zip(*(stage.ranks for stage in ties), strict=True)):
+            found.append(Membership(f"tied.{position}", "tied", ends))
+    return tuple(member for member in found if len(member.ranks) > 1)
+
+
+def open_groups(
+    found: Iterable[Membership],
+    rank_map: Sequence[int],
+    topology: Topology,
+    rule: TransportRule,
+) -> tuple[Group, ...]:
+    """The groups with their transport; bytes are filled in by :func:`with_bytes`.
+
+    Raises:
+        ConfigError: when no network joins the members of a group.
+    """
+    chosen: dict[tuple[int, ...], tuple[Transport, dict[str, tuple[str, ...]]]] = {}
+    groups: list[Group] = []
+    for member in found:
+        nodes = distinct(nodes_of(member.ranks, rank_map, topology))
+        key = tuple(node.index for node in nodes)
+        if key not in chosen:
+            transport = choose_transport(nodes, topology, rule)
+            chosen[key] = (transport, interfaces(nodes, transport))
+        transport, names = chosen[key]
+        groups.append(Group(member.name, member.axis, member.ranks, transport, names, 0))
+    return tuple(groups)
+
+
+def with_bytes(groups: Sequence[Group], program: Program, plan: Plan) -> tuple[Group, ...]:
+    """The groups with the payload that all their members send per step, read off
+    the instruction lists; tensor groups, whose work is inside the blocks, from the
+    workload.
+
+    A reduce-scatter or all-gather of S bytes over n members sends (n-1) S in all,
+    an all-reduce 2 (n-1) S, a transfer its bytes.
+    """
+    sent: Counter[str] = Counter()
+    size = {group.name: len(group.ranks) for group in groups}
+    first = {group.name: group.ranks[0] for group in groups}
+    for rank, instructions in enumerate(program.ranks):
+        for ins in instructions:
+            if ins.group is None or ins.group not in size:
+                continue
+            if ins.op is Op.SEND:
+                sent[ins.group] += ins.bytes
+            elif ins.op in COLLECTIVE_OPS and first[ins.group] == rank:
+                rounds = 2 if ins.op is Op.ALL_REDUCE else 1
+                sent[ins.group] += rounds * (size[ins.group] - 1) * ins.bytes
+    for group in groups:
+        if group.axis == "tensor":
+            sent[group.name] = _tensor_bytes(group, plan)
+    return tuple(replace(group, bytes_per_step=sent[group.name]) for group in groups)
+
+
+def bytes_by_nic(groups: Sequence[Group], plan: Plan, topology: Topology) -> dict[str, int]:
+    """Payload per step and NIC kind, summed over the nodes: what the counters should read.
+
+    Members of a group that share a node exchange their part without a NIC. In
+    direct exchanges every pair of members carries the same; in a ring every hop does.
+    """
+    total: Counter[str] = Counter()
+    for group in groups:
+        if group.transport.fabric is None:
+            continue
+        places = [node.index for node in nodes_of(group.ranks, plan.rank_map, topology)]
+        members = len(places)
+        if group.axis == "data":
+            pairs = sum(a != b for a in places for b in places)
+            share = pairs / (members * (members - 1))
+        else:
+            share = sum(places[i - 1] != places[i] for i in range(members)) / members
+        total[group.transport.name] += round(group.bytes_per_step * share)
+    return dict(sorted(total.items()))
+
+
+def nodes_of(ranks: Sequence[int], rank_map: Sequence[int], topology: Topology) -> list[Node]:
+    """The node of each member, in rank order."""
+    return [topology.devices[rank_map[rank]].node for rank in ranks]
+
+
+def _tensor_bytes(group: Group, plan: Plan) -> int:
+    """All-reduces inside the blocks of one tensor group over a step; a recomputed
+    block runs its forward ones twice."""
+    stage = next(stage for stage in plan.stages if group.ranks[0] in stage.ranks)
+    forwards = 2 if plan.recompute == "full" else 1
+    per_sample = 0.0
+    for block in plan.workload.blocks[slice(*stage.blocks)]:
+        for part in block.inner:
+            if isinstance(part, Collective) and part.axis == "tensor":
+                times = forwards if part.direction == "forward" else 1
+                rounds = 2 if part.op == "all_reduce" else 1
+                per_sample += times * rounds * (len(group.ranks) - 1) * part.bytes_
+    return round(per_sample * plan.batch.micro * plan.schedule.microbatches)

@@ -1,0 +1,267 @@
+"""How many blocks each pipeline stage holds: exact, proportional and even.
+
+``exact`` minimises, over all ways to cut the chain, the step time of a
+pipeline that never waits for its cuts::
+
+    sum_s t_s  +  (m - 1) max_s t_s  +  max_s (e_s - sum_{k<s} b_k, 0)
+
+with t_s = f_s + b_s the forward and backward seconds of a micro-batch on stage
+s, and e_s the per-step seconds of stage s that nothing hides (its gradient
+exchange on its own NIC). Stage s ends its last backward sum_{k<s} b_k before
+stage 0 does, which is the time it has for e_s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+from holmes.errors import ConfigError
+from holmes.workload.workload import Block
+
+Borders = tuple[tuple[int, int], ...]
+PROPORTIONAL_ALPHA = 1.05
+"""Holmes (arXiv 2312.03549): stages but the last take alpha times their share."""
+
+
+@dataclass(frozen=True)
+class StageCosts:
+    """What the partition search knows of each (stage, block).
+
+    Attributes:
+        forward, backward: seconds of one micro-batch, ``[stage][block]``.
+        microbatches: m, per step and replica.
+        exposed: (stage, start, stop) -> per-step seconds that nothing hides.
+        fits: (stage, start, stop) -> whether the stage's memory holds the range;
+            a range that does not fit stays too large when it grows.
+    """
+
+    forward: tuple[tuple[float, ...], ...]
+    backward: tuple[tuple[float, ...], ...]
+    microbatches: int
+    exposed: Callable[[int, int, int], float]
+    fits: Callable[[int, int, int], bool]
+
+    @property
+    def stages(self) -> int:
+        return len(self.forward)
+
+    @property
+    def blocks(self) -> int:
+        return len(self.forward[0])
+
+    @cached_property
+    def _forward_sums(self) -> tuple[tuple[float, ...], ...]:
+        return tuple((0.0, *accumulate(row)) for row in self.forward)
+
+    @cached_property
+    def _backward_sums(self) -> tuple[tuple[float, ...], ...]:
+        return tuple((0.0, *accumulate(row)) for row in self.backward)
+
+    def forward_seconds(self, stage: int, start: int, stop: int) -> float:
+        """Forward of one micro-batch over a range of blocks."""
+        return self._forward_sums[stage][stop] - self._forward_sums[stage][start]
+
+    def backward_seconds(self, stage: int, start: int, stop: int) -> float:
+        """Backward of one micro-batch over a range of blocks."""
+        return self._backward_sums[stage][stop] - self._backward_sums[stage][start]
+
+    def seconds(self, stage: int, start: int, stop: int) -> float:
+        """Forward and backward of one micro-batch over a range of blocks."""
+        return self.forward_seconds(stage, start, stop) + self.backward_seconds(stage, start, stop)
+
+
+def objective(costs: StageCosts, borders: Borders) -> float:
+    """The seconds that ``exact`` minimises; infinite when a stage does not fit."""
+    total = slowest = tail = drained = 0.0
+    for stage, (start, stop) in enumerate(borders):
+        if not costs.fits(stage, start, stop):
+            return math.inf
+        seconds = costs.seconds(stage, start, stop)
+        total += seconds
+        slowest = max(slowest, seconds)
+        tail = max(tail, costs.exposed(stage, start, stop) - drained)
+        drained += costs.backward_seconds(stage, start, stop)
+    return total + (costs.microbatches - 1) * slowest + tail
+
+
+def even(blocks: Sequence[Block], stages: int) -> Borders:
+    """Equal transformer-block counts, as Megatron-LM cuts; the embedding goes with
+    the first stage and the head with the last.
+
+    Raises:
+        ConfigError: with more stages than transformer blocks.
+    """
+    layers = _layers(blocks, stages)
+    cuts = [layers[0] + layers[1] * stage // stages for stage in range(1, stages)]
+    return _borders(cuts, len(blocks))
+
+
+def proportional(blocks: Sequence[Block], speeds: Sequence[float]) -> Borders:
+    """The Holmes paper's rule: floor(alpha S_i / sum S x N) transformer blocks for
+    each stage but the last, at least one; the last takes the rest.
+
+    Args:
+        speeds: S_i, the speed of each stage in any unit.
+
+    Raises:
+        ConfigError: with more stages than transformer blocks.
+    """
+    stages = len(speeds)
+    first, count = _layers(blocks, stages)
+    cuts: list[int] = []
+    taken = 0
+    for stage, speed in enumerate(speeds[:-1]):
+        share = math.floor(PROPORTIONAL_ALPHA * speed / sum(speeds) * count)
+        taken += max(1, min(share, count - taken - (stages - stage - 1)))
+        cuts.append(first + taken)
+    return _borders(cuts, len(blocks))
+
+
+def exact(costs: StageCosts) -> Borders | None:
+    """The borders with the smallest :func:`objective`, or None when nothing fits.
+
+    A dynamic programme over (stage, first block not yet placed). A state keeps
+    the front of partial cuts that no other beats in all of: forward sum, total
+    sum, slowest stage, tail. The remaining cost grows with each of them, so the
+    best complete cut is on the front; a bound on the slowest stage from any
+    known cut keeps the ranges short.
+
+    Raises:
+        ConfigError: with more stages than blocks.
+    """
+    stages, blocks = costs.stages, costs.blocks
+    check_stage_count(blocks, stages)
+    best = objective(costs, _balanced(costs))
+    least = _least_sum(costs)
+    fronts: dict[int, list[_Partial]] = {0: [_Partial()]}
+    for stage in range(stages):
+        following: dict[int, list[_Partial]] = {}
+        last_stop = blocks - (stages - stage - 1)
+        for start, front in fronts.items():
+            stops = range(start + 1, last_stop + 1) if stage < stages - 1 else (blocks,)
+            for stop in stops:
+                seconds = costs.seconds(stage, start, stop)
+                if (costs.microbatches - 1) * seconds + least > best * (1 + 1e-9):
+                    break
+                if not costs.fits(stage, start, stop):
+                    break
+                for partial in front:
+                    grown = _grow(costs, partial, stage, start, stop)
+                    if grown.bound(costs.microbatches) <= best * (1 + 1e-9):
+                        _insert(following.setdefault(stop, []), grown)
+        fronts = following
+    complete = fronts.get(blocks, [])
+    if not complete:
+        return None
+    chosen = min(complete, key=lambda partial: partial.bound(costs.microbatches))
+    return _borders(list(chosen.stops[:-1]), blocks)
+
+
+def check_stage_count(blocks: int, stages: int) -> None:
+    """Refuse empty stages.
+
+    Raises:
+        ConfigError: with more stages than blocks.
+    """
+    if stages > blocks:
+        raise ConfigError(
+            f"{stages} pipeline stages for a model of {blocks} blocks",
+            where="parallel.pipeline",
+            why="every stage holds at least one block (the embedding and the head are blocks too)",
+            next_step=f"use at most {blocks} stages, or a deeper model",
+        )
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """A cut of the first stages."""
+
+    stops: tuple[int, ...] = ()
+    forward: float = 0.0
+    total: float = 0.0
+    slowest: float = 0.0
+    tail: float = 0.0
+
+    def bound(self, microbatches: int) -> float:
+        """The objective so far, which adding stages can only raise."""
+        return self.total + (microbatches - 1) * self.slowest + self.tail
+
+    def beats(self, other: _Partial) -> bool:
+        return (
+            self.forward <= other.forward
+            and self.total <= other.total
+            and self.slowest <= other.slowest
+            and self.tail <= other.tail
+        )
+
+
+def _grow(costs: StageCosts, partial: _Partial, stage: int, start: int, stop: int) -> _Partial:
+    forward = costs.forward_seconds(stage, start, stop)
+    seconds = forward + costs.backward_seconds(stage, start, stop)
+    drained = partial.total - partial.forward
+    return _Partial(
+        stops=(*partial.stops, stop),
+        forward=partial.forward + forward,
+        total=partial.total + seconds,
+        slowest=max(partial.slowest, seconds),
+        tail=max(partial.tail, costs.exposed(stage, start, stop) - drained),
+    )
+
+
+def _insert(front: list[_Partial], new: _Partial) -> None:
+    """Keep the front free of beaten members."""
+    if any(member.beats(new) for member in front):
+        return
+    front[:] = [member for member in front if not new.beats(member)]
+    front.append(new)
+
+
+def _balanced(costs: StageCosts) -> Borders:
+    """A fair cut to start the bound from: each stage takes its share of the mean time."""
+    stages, blocks = costs.stages, costs.blocks
+    whole = [costs.seconds(stage, 0, blocks) for stage in range(stages)]
+    speeds = [1.0 / seconds if seconds > 0 else 1.0 for seconds in whole]
+    cuts: list[int] = []
+    start = 0
+    for stage in range(stages - 1):
+        share = whole[stage] * speeds[stage] / sum(speeds)
+        stop = start + 1
+        while stop < blocks - (stages - stage - 1) and (
+            costs.seconds(stage, start, stop) + costs.seconds(stage, start, stop + 1) < 2 * share
+        ):
+            stop += 1
+        cuts.append(stop)
+        start = stop
+    return _borders(cuts, blocks)
+
+
+def _least_sum(costs: StageCosts) -> float:
+    """A lower bound of the sum of stage times: each block on its fastest stage."""
+    return sum(
+        min(costs.seconds(stage, block, block + 1) for stage in range(costs.stages))
+        for block in range(costs.blocks)
+    )
+
+
+def _layers(blocks: Sequence[Block], stages: int) -> tuple[int, int]:
+    """(blocks before the first transformer block, number of transformer blocks)."""
+    kinds = [block.kind for block in blocks]
+    count = kinds.count("transformer")
+    if stages > max(count, 1):
+        raise ConfigError(
+            f"{stages} pipeline stages for {count} transformer blocks",
+            where="parallel.pipeline",
+            why="every stage holds at least one block; equal and proportional "
+            "partitions give each a transformer block",
+            next_step=f"use at most {count} stages, or a deeper model",
+        )
+    return (kinds.index("transformer") if count else 0), count
+
+
+def _borders(cuts: list[int], blocks: int) -> Borders:
+    edges = [0, *cuts, blocks]
+    return tuple(zip(edges[:-1], edges[1:], strict=True))

@@ -1,0 +1,38 @@
+"""What the planner is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from holmes.cost.calibration import Calibration
+from holmes.hardware.site import Site
+from holmes.plan.capabilities import Capabilities
+from holmes.plan.layout import Wishes
+from holmes.workload.workload import Workload
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """A site, a model and wishes.
+
+    Attributes:
+        global_batch: samples per step over all replicas.
+        micro_batch: samples per micro-batch and replica; None lets the planner choose.
+        capabilities: what the runtime can do; None means unrestricted.
+        rates: link rates that override the site's, as :class:`holmes.cost.model.CostModel`
+            takes them (a rehearsal's shaped rates).
+        placement_name: the named bundle the wishes came from, for the reader.
+    """
+
+    name: str
+    site: Site
+    workload: Workload
+    global_batch: int
+    micro_batch: int | None
+    wishes: Wishes
+    calibration: Calibration
+    capabilities: Capabilities | None = None
+    rates: Mapping[Any, float] | None = None
+    placement_name: str = "planned"
