@@ -1,0 +1,52 @@
+"""Capabilities: what a runtime can do, as a value, and what of a plan lies beyond it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holmes.plan.layout import Recompute, ScheduleName, Sharding
+from holmes.plan.plan import Axis, Plan
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a runtime can do. A planner stays within it; the runtime refuses the rest.
+
+    Attributes:
+        axes: axes that may have a degree above one.
+        virtual_stages: the most stages that one rank may hold.
+    """
+
+    axes: frozenset[Axis]
+    schedules: frozenset[ScheduleName]
+    shardings: frozenset[Sharding]
+    recompute: frozenset[Recompute]
+    virtual_stages: int = 1
+
+
+def refusals(plan: Plan, capabilities: Capabilities) -> list[str]:
+    """One phrase for each thing in the plan that lies beyond the capabilities; empty is good."""
+    layout = plan.layout
+    degrees: tuple[tuple[Axis, int], ...] = (
+        ("tensor", layout.tp),
+        ("pipeline", layout.pp),
+        ("data", layout.dp),
+        ("context", layout.cp),
+        ("expert", layout.ep),
+    )
+    found = [
+        f"{axis} parallelism (degree {degree})"
+        for axis, degree in degrees
+        if degree > 1 and axis not in capabilities.axes
+    ]
+    if any(stage.layout != layout for stage in plan.stages):
+        found.append("stages whose layouts differ")
+    if plan.schedule.name not in capabilities.schedules:
+        found.append(f"the schedule {plan.schedule.name}")
+    if plan.schedule.virtual_stages > capabilities.virtual_stages:
+        found.append(f"{plan.schedule.virtual_stages} virtual stages per rank")
+    if plan.sharding not in capabilities.shardings:
+        found.append(f"sharding: {plan.sharding}")
+    if plan.recompute not in capabilities.recompute:
+        found.append(f"recompute: {plan.recompute}")
+    return found

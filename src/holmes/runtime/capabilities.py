@@ -1,0 +1,33 @@
+"""What this runtime can do, published without torch so that a planner can stay within it."""
+
+from __future__ import annotations
+
+from holmes.errors import ConfigError
+from holmes.plan.capabilities import Capabilities, refusals
+from holmes.plan.plan import Plan
+
+CAPABILITIES = Capabilities(
+    axes=frozenset({"pipeline", "data"}),
+    schedules=frozenset({"gpipe", "1f1b"}),
+    shardings=frozenset({"none", "optimizer"}),
+    recompute=frozenset({"none", "full"}),
+)
+
+
+def check(plan: Plan, capabilities: Capabilities = CAPABILITIES) -> None:
+    """Refuse a plan that this runtime cannot run.
+
+    Raises:
+        ConfigError: naming everything in the plan that lies beyond the capabilities.
+    """
+    beyond = refusals(plan, capabilities)
+    if beyond:
+        raise ConfigError(
+            f"the runtime cannot run this plan: it needs {', '.join(beyond)}",
+            where=f"plan {plan.name}",
+            why="the plan was made without the runtime's limits, or edited",
+            next_step="leave these keys of `parallel` to the planner, then plan again",
+        )
+
+
+__all__ = ["CAPABILITIES", "check", "refusals"]

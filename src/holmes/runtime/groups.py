@@ -1,0 +1,360 @@
+"""Process groups of a Plan: the only file that creates any.
+
+Every group gets its own interface from the Plan. Ranks are logical ranks, so that
+members are always in ascending order; placement lives in the rank map alone.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+
+from holmes.errors import HolmesError, UnavailableError
+from holmes.hardware.topology import Topology
+from holmes.plan.plan import Group, Plan
+from holmes.runtime import capabilities, collectives
+from holmes.runtime.backends import GLOO_NIC, NicOptions, nccl_options, register_gloo_nic
+from holmes.runtime.clock import aligned, boot_id, measure_offset
+from holmes.runtime.communicator import Backend, Communicator
+
+LOOPBACK = "lo"
+LEAVE = timedelta(seconds=5)
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where ranks meet: the store listens at address:port in the process that hosts it.
+
+    Where nobody hosts (torchrun's agent keeps the store) all connect. ``attempt``
+    counts restarts, so that keys of an earlier try are not mistaken for this one's.
+    """
+
+    address: str
+    port: int
+    hosts_store: bool
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """How groups are opened.
+
+    Attributes:
+        timeout_seconds: the longest that one operation may take once training runs.
+        start_seconds: the longest that opening and exercising one group may take.
+        interface_override: one interface for all groups, where links are not shaped.
+        device: where tensors live; NCCL needs the CUDA device of this rank.
+    """
+
+    backend: Backend = "gloo"
+    timeout_seconds: float = 60.0
+    start_seconds: float = 30.0
+    interface_override: str | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The open communicators of one rank. ``clock`` reads the same on every rank."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    communicators: Mapping[str, Communicator] = field(default_factory=dict)
+    clock_offset: int = 0
+
+    def __getitem__(self, name: str) -> Communicator:
+        return self.communicators[name]
+
+    def clock(self) -> int:
+        """Nanoseconds on a clock that all ranks share."""
+        return aligned(self.clock_offset)()
+
+    def barrier(self) -> None:
+        """Return when every rank has called it."""
+        if self.world_size > 1:
+            collectives.barrier(self["world"], self.device)
+
+    def maximum(self, *values: float) -> tuple[float, ...]:
+        """The largest of each value over all ranks."""
+        reduced = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            collectives.all_reduce(self["world"], reduced, "max")
+        return tuple(reduced.tolist())
+
+    def close(self) -> None:
+        """Destroy the groups, so that this process can open those of another plan."""
+        if self.communicators:
+            dist.destroy_process_group()
+
+
+def open_groups(
+    plan: Plan, rank: int, rendezvous: Rendezvous, options: GroupOptions | None = None
+) -> Groups:
+    """Open and exercise every group of a plan; all ranks call it.
+
+    Args:
+        rank: the logical rank of this process.
+
+    Raises:
+        ConfigError: the plan needs what this runtime cannot do.
+        UnavailableError: an interface is missing, a port is busy, a rank did not come,
+            or a group does not pass traffic; names group, members and interface.
+    """
+    capabilities.check(plan)
+    options = options or GroupOptions()
+    if not plan.groups:
+        return Groups(rank, plan.world_size, options.device)
+    opener = _Opener(plan, rank, options)
+    store = _store(rendezvous, plan.world_size, options)
+    boots = _roll_call(store, opener)
+    try:
+        communicators = opener.open(store)
+        same_kernel = len(set(boots)) == 1 and boots[0] != ""
+        groups = Groups(rank, plan.world_size, options.device, communicators)
+        offset = 0 if same_kernel else _clock_offset(groups, store)
+        groups.barrier()
+    except BaseException:
+        with suppress(Exception):
+            dist.destroy_process_group()
+        raise
+    return Groups(rank, plan.world_size, options.device, communicators, offset)
+
+
+class _Opener:
+    """Opens the groups of one rank, in plan order."""
+
+    def __init__(self, plan: Plan, rank: int, options: GroupOptions) -> None:
+        self.plan = plan
+        self.rank = rank
+        self.options = options
+        self.start = timedelta(seconds=options.start_seconds)
+        devices = Topology(plan.site).devices
+        self.nodes = [devices[index].node.name for index in plan.rank_map]
+
+    @property
+    def node(self) -> str:
+        return self.nodes[self.rank]
+
+    def interface(self, group: Group) -> str:
+        """The interface that carries a group on this node."""
+        if self.options.interface_override is not None:
+            return self.options.interface_override
+        if group.transport.fabric is None:
+            return LOOPBACK
+        return group.interfaces[self.node][0]
+
+    def missing_interface(self) -> str | None:
+        """What to say when an interface of this rank's groups does not exist here, or None."""
+        if self.options.backend == "nccl":
+            return None
+        present = {name for _, name in socket.if_nameindex()}
+        for group in self.plan.groups:
+            wanted = self.interface(group) if self.rank in group.ranks else None
+            if wanted is not None and wanted not in present:
+                return (
+                    f"node {self.node} has no interface {wanted!r}, which group {group.name} "
+                    f"needs; it has {', '.join(sorted(present))}"
+                )
+        return None
+
+    def open(self, store: Store) -> dict[str, Communicator]:
+        """Create and exercise all groups; returns those this rank is a member of."""
+        if self.options.backend == "gloo":
+            register_gloo_nic()
+        mine: dict[str, Communicator] = {}
+        world = self.plan.group_by_name.get("world")
+        if world is None or dist.is_initialized():
+            raise HolmesError(
+                "groups can be opened for plans with a world group, in a process without groups",
+                where=f"rank {self.rank}",
+                next_step="close the groups of the plan before",
+            )
+        for group in (world, *(g for g in self.plan.groups if g.name != "world")):
+            for name in _communicator_names(group):
+                if list(group.ranks) != sorted(set(group.ranks)):
+                    raise HolmesError(f"members of group {name} are not in rank order")
+                with self._naming(group, name):
+                    comm = self._create(group, name, store)
+                    if comm is not None:
+                        exercise(comm, self.options.device)
+                        mine[name] = comm
+        return mine
+
+    def _create(self, group: Group, name: str, store: Store) -> Communicator | None:
+        member = self.rank in group.ranks
+        backend = GLOO_NIC if self.options.backend == "gloo" else "nccl"
+        native = self._native_options(group) if member else None
+        if name == "world":
+            dist.init_process_group(
+                backend,
+                store=PrefixStore("world", store),
+                rank=self.rank,
+                world_size=self.plan.world_size,
+                timeout=self.start,
+                pg_options=native,
+                device_id=self.options.device if self.options.backend == "nccl" else None,
+            )
+            process_group: Any = dist.group.WORLD
+        else:
+            process_group = dist.new_group(
+                list(group.ranks), timeout=self.start, backend=backend, pg_options=native
+            )
+        if not member:
+            return None
+        return Communicator(
+            name=name,
+            ranks=group.ranks,
+            index=group.ranks.index(self.rank),
+            network=f"{group.transport.name} on {self.interface(group)}",
+            backend=self.options.backend,
+            timeout=timedelta(seconds=self.options.timeout_seconds),
+            process_group=process_group,
+        )
+
+    def _native_options(self, group: Group) -> Any:
+        if self.options.backend == "nccl":
+            return nccl_options(group.transport.net_name, self.start)
+        return NicOptions(self.interface(group), self.start)
+
+    def _naming(self, group: Group, name: str) -> _Naming:
+        members = ", ".join(f"{rank} on {self.nodes[rank]}" for rank in group.ranks)
+        carried = self.interface(group) if self.rank in group.ranks else "another rank's interface"
+        return _Naming(
+            f"group {name} ({group.transport.name}, {carried}) cannot be used",
+            f"rank {self.rank}; members: {members}",
+        )
+
+
+@dataclass(frozen=True)
+class _Naming:
+    """Turns what torch raises inside into an error that names the group and its members."""
+
+    what: str
+    where: str
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RuntimeError | ValueError | TimeoutError):
+            raise UnavailableError(
+                self.what,
+                where=self.where,
+                why=str(error).strip().splitlines()[0] if str(error).strip() else repr(error),
+                next_step="check that the interface reaches the other members, or plan with "
+                "`parallel.transport=common`",
+            ) from error
+
+
+def exercise(comm: Communicator, device: torch.device) -> None:
+    """Pass a little traffic through a group, the way it will be used.
+
+    Raises:
+        RuntimeError: as torch does, or when the sum that comes back is wrong.
+    """
+    value = torch.full((1,), float(comm.index + 1), device=device)
+    if comm.name.endswith((".down", ".up")) and comm.size > 1:
+        down = comm.name.endswith(".down")
+        source, target = (comm.ranks[0], comm.ranks[-1])[:: 1 if down else -1]
+        if comm.ranks[comm.index] == source:
+            collectives.send(comm, value, target)
+            return
+        collectives.receive(comm, value, source)
+        expected = float(comm.index_of(source) + 1)
+    else:
+        collectives.all_reduce(comm, value)
+        expected = comm.size * (comm.size + 1) / 2
+    if value.item() != expected:
+        raise RuntimeError(f"the exercise returned {value.item()}, expected {expected}")
+
+
+def _communicator_names(group: Group) -> Iterator[str]:
+    """A pipeline pair gets a communicator for each direction: one lane never waits for itself."""
+    if group.axis == "pipeline":
+        yield f"{group.name}.down"
+        yield f"{group.name}.up"
+    else:
+        yield group.name
+
+
+def _store(rendezvous: Rendezvous, world_size: int, options: GroupOptions) -> Store:
+    where = f"{rendezvous.address}:{rendezvous.port}"
+    try:
+        store = TCPStore(
+            rendezvous.address,
+            rendezvous.port,
+            world_size,
+            is_master=rendezvous.hosts_store,
+            timeout=timedelta(seconds=options.start_seconds),
+            wait_for_workers=False,
+        )
+    except (RuntimeError, ValueError) as error:
+        busy = "EADDRINUSE" in str(error) or "already in use" in str(error)
+        raise UnavailableError(
+            f"the rendezvous port {where} is in use" if busy else f"cannot meet at {where}",
+            where=where,
+            why=str(error).strip().splitlines()[0],
+            next_step="choose another port (MASTER_PORT)" if busy else "check MASTER_ADDR",
+        ) from error
+    return PrefixStore(f"attempt/{rendezvous.attempt}", store)
+
+
+def _roll_call(store: Store, opener: _Opener) -> list[str]:
+    """Tell everybody whether this rank can start, hear the same from all; their boot ids.
+
+    Raises:
+        UnavailableError: the same on every rank, when one of them cannot start.
+    """
+    problem = opener.missing_interface()
+    store.set(f"roll/{opener.rank}", json.dumps({"problem": problem, "boot": boot_id()}))
+    boots: list[str] = []
+    problems: dict[int, str] = {}
+    for rank, node in enumerate(opener.nodes):
+        try:
+            answer = json.loads(store.get(f"roll/{rank}"))
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"rank {rank} on {node} did not come to the rendezvous",
+                where=f"rank {opener.rank}",
+                why=f"no word from it within {opener.options.start_seconds:g} s",
+                next_step="look at its log",
+            ) from error
+        boots.append(answer["boot"])
+        if answer["problem"]:
+            problems[rank] = answer["problem"]
+    if problems:
+        _leave_together(store, opener)
+        rank, text = next(iter(problems.items()))
+        raise UnavailableError(
+            text,
+            where=f"rank {rank}",
+            next_step="give the interface names of the node in the site file "
+            "(`interfaces` of the nics entry)",
+        )
+    return boots
+
+
+def _leave_together(store: Store, opener: _Opener) -> None:
+    """Let every rank read the reason before the one that hosts the store goes away."""
+    store.set(f"left/{opener.rank}", "")
+    with suppress(RuntimeError):
+        store.wait([f"left/{rank}" for rank in range(len(opener.nodes))], LEAVE)
+
+
+def _clock_offset(groups: Groups, store: Store) -> int:
+    def first_rank_times(mine: list[int]) -> list[int]:
+        if groups.rank == 0:
+            store.set("clock", json.dumps(mine))
+        return [int(t) for t in json.loads(store.get("clock"))]
+
+    return measure_offset(groups.barrier, first_rank_times)
