@@ -1,0 +1,211 @@
+"""Calibration: the few numbers between a catalogue figure and a second.
+
+Two are built in. ``DEFAULT`` stands for GPUs behind NCCL; each coefficient has
+its source beside it. ``LAB`` stands for processes on one machine that talk
+gloo over shaped links. A measured run may replace any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from holmes.errors import DataError
+
+CollectiveStyle = Literal["ring", "direct"]
+
+
+@dataclass(frozen=True)
+class BlockTime:
+    """Seconds of one block for one micro-batch. Backward includes recomputation, if any."""
+
+    forward: float
+    backward: float
+
+    def __add__(self, other: BlockTime) -> BlockTime:
+        return BlockTime(self.forward + other.forward, self.backward + other.backward)
+
+    def scaled(self, factor: float) -> BlockTime:
+        """Both times multiplied by ``factor``."""
+        return BlockTime(self.forward * factor, self.backward * factor)
+
+
+@dataclass(frozen=True)
+class LinkCalibration:
+    """How a transport turns a line rate into seconds.
+
+    One byte costs ``1 / (efficiency x line rate) + seconds_per_byte``: framing
+    scales with the wire, copying in the processor does not. An operation costs
+    ``latency_seconds`` once and ``step_seconds`` for each hop it makes in a row.
+    """
+
+    efficiency: float
+    latency_seconds: float
+    step_seconds: float = 0.0
+    seconds_per_byte: float = 0.0
+
+    def bytes_per_second(self, line_bytes_s: float) -> float:
+        """What a line of this rate carries, bytes per second."""
+        return 1.0 / (1.0 / (self.efficiency * line_bytes_s) + self.seconds_per_byte)
+
+
+@dataclass(frozen=True)
+class ComputeCoefficients:
+    """Analytic time of one segment (see :mod:`holmes.cost.compute`).
+
+    Attributes:
+        matmul_fraction: share of the best measured matmul rate that a large
+            segment of a real model reaches.
+        matmul_fraction_of_peak: stands in for the measured rate where the
+            catalogue has only a peak.
+        half_intensity: FLOPs per byte of activations at which a matrix product
+            reaches half of that rate; narrow products are slower.
+        memory_fraction: share of the memory rate that element-wise work reaches.
+        launch_seconds: fixed cost of one segment in one direction.
+        step_launch_seconds: fixed cost of one optimiser step.
+    """
+
+    matmul_fraction: float
+    matmul_fraction_of_peak: float
+    half_intensity: float
+    memory_fraction: float
+    launch_seconds: float
+    step_launch_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Measured or assumed coefficients of compute and network.
+
+    Attributes:
+        name: short name, shown beside every prediction.
+        source: where the numbers come from, in a sentence.
+        compute: coefficients of the analytic model.
+        network: by transport name (infiniband, roce, ethernet, intra-node).
+        collectives: ``direct`` sends each member's chunk straight to its owner
+            (what the runtime does on gloo); ``ring`` is NCCL's algorithm.
+        blocks: measured seconds by device kind and block kind, for one
+            micro-batch of ``micro`` samples at relative speed 1; wins over the
+            analytic model. Other micro-batch sizes scale in proportion.
+        optimizer_seconds_per_element: measured; None means from memory rate.
+        interval: relative half width of the error of a predicted step.
+    """
+
+    name: str
+    source: str
+    compute: ComputeCoefficients
+    network: Mapping[str, LinkCalibration]
+    collectives: CollectiveStyle = "ring"
+    blocks: Mapping[str, Mapping[str, BlockTime]] = field(default_factory=dict)
+    micro: int = 1
+    optimizer_seconds_per_element: float | None = None
+    interval: float = 0.2
+
+    def with_blocks(
+        self,
+        blocks: Mapping[str, Mapping[str, BlockTime]],
+        *,
+        micro: int,
+        source: str,
+        optimizer_seconds_per_element: float | None = None,
+    ) -> Calibration:
+        """This calibration with measured (or dictated) block times."""
+        return replace(
+            self,
+            source=source,
+            blocks=blocks,
+            micro=micro,
+            optimizer_seconds_per_element=optimizer_seconds_per_element,
+        )
+
+    def link(self, transport: str) -> LinkCalibration:
+        """Coefficients of one transport.
+
+        Raises:
+            DataError: the calibration does not know it.
+        """
+        try:
+            return self.network[transport]
+        except KeyError:
+            raise DataError(
+                f"calibration {self.name!r} has no figures for {transport}",
+                where="calibration.network",
+                why="known: " + ", ".join(sorted(self.network)),
+            ) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; :func:`calibration_from_dict` reads them back."""
+        return asdict(self)
+
+
+def calibration_from_dict(data: Any, *, where: str = "calibration") -> Calibration:
+    """Build a calibration from JSON values.
+
+    Raises:
+        DataError: naming the field that is wrong.
+    """
+    from pydantic import TypeAdapter, ValidationError  # only when a file is read
+
+    try:
+        return TypeAdapter(Calibration).validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"bad calibration: {first['msg']}", where=f"{where}: {place}") from None
+
+
+NCCL = {
+    # 86-91 of 100 GB/s, 2 x 8 A100 with 4 x 200 Gb/s (NVIDIA/nccl-tests#100, NVIDIA/nccl#1048);
+    # latencies: base and network hop of NCCL's own ring table (src/graph/tuning.cc).
+    "infiniband": LinkCalibration(0.88, 8.4e-6, 9.6e-6),
+    # 75 of 100 GB/s, 8 x 100 Gb/s RoCE (NVIDIA/nccl#495); 231 of 400 also seen (NVIDIA/nccl#2409).
+    "roce": LinkCalibration(0.75, 8.4e-6, 9.6e-6),
+    # Sockets copy through the kernel: a byte costs 0.13 ns besides the wire, which gives 61 % of
+    # 32 Gb/s (NVIDIA/nccl#209: at most 60 %) and 4.5 GB/s of 100 Gb/s (NVIDIA/nccl#450: 1.1-5.2).
+    "ethernet": LinkCalibration(0.92, 8.4e-6, 50e-6, 0.133e-9),
+    # 229 of 300 GB/s for 8 A100, and 106 us for 16 MiB beyond the wire time: 14 steps of 6 us
+    # (vTrain trace/a100/AR_GPU8); 367 of 450 for 8 H200 without in-switch reduction.
+    "intra-node": LinkCalibration(0.77, 8.4e-6, 6e-6),
+}
+
+GLOO = {
+    # 16 MiB through htb at 0.2 and 1 Gbit/s took 42.2 and 8.96 ns a byte against 40 and 8:
+    # framing 0.96 of the wire, and 0.65 ns a byte in the processor. Measured on the machine the
+    # lab was built on, two cores.
+    "infiniband": LinkCalibration(0.96, 5e-4, 5e-4, 0.65e-9),
+    "roce": LinkCalibration(0.96, 5e-4, 5e-4, 0.65e-9),
+    "ethernet": LinkCalibration(0.96, 5e-4, 5e-4, 0.65e-9),
+    "intra-node": LinkCalibration(1.0, 5e-4, 2e-4, 0.65e-9),
+}
+
+DEFAULT = Calibration(
+    name="default",
+    source="catalogue figures with coefficients from published runs; see holmes.cost.calibration",
+    compute=ComputeCoefficients(
+        matmul_fraction=0.9,
+        matmul_fraction_of_peak=0.72,
+        half_intensity=300.0,
+        memory_fraction=0.8,
+        launch_seconds=8e-6,
+        step_launch_seconds=5e-3,
+    ),
+    network=NCCL,
+    interval=0.25,
+)
+
+LAB = Calibration(
+    name="lab",
+    source="gloo over shaped links, measured on two cores; compute analytic until profiled",
+    compute=ComputeCoefficients(
+        matmul_fraction=0.7,
+        matmul_fraction_of_peak=0.5,
+        half_intensity=10.0,
+        memory_fraction=0.5,
+        launch_seconds=3e-5,
+        step_launch_seconds=1e-3,
+    ),
+    network=GLOO,
+    collectives="direct",
+    interval=0.15,
+)

@@ -1,0 +1,124 @@
+"""CostModel: one door to seconds of compute and of network for a site and a workload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from holmes.cost.calibration import BlockTime, Calibration
+from holmes.cost.compute import block_seconds, optimizer_seconds
+from holmes.cost.network import Network, Rates
+from holmes.hardware.catalogue import DeviceKind, resolve
+from holmes.hardware.topology import DeviceSlot, Topology
+from holmes.plan.layout import Recompute
+from holmes.plan.plan import Plan
+from holmes.schedule.instruction import Instruction, Op
+from holmes.workload.workload import Workload
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs of one workload on one site under one calibration.
+
+    ``rates`` replaces the site's NIC and link rates (see
+    :data:`holmes.cost.network.Rates`), as a rehearsal does.
+    """
+
+    topology: Topology
+    workload: Workload
+    calibration: Calibration
+    rates: Rates | None = None
+
+    @cached_property
+    def _times(self) -> dict[tuple[object, ...], BlockTime]:
+        return {}
+
+    @cached_property
+    def _networks(self) -> dict[tuple[int, ...], Network]:
+        return {}
+
+    @cached_property
+    def _kinds(self) -> dict[int, DeviceKind]:
+        """Resolved device entries by node index."""
+        return {}
+
+    def device(self, slot: DeviceSlot) -> DeviceKind:
+        """Figures of the device in a slot, the site's own entries applied."""
+        if slot.node.index not in self._kinds:
+            self._kinds[slot.node.index] = resolve(slot.node.device)
+        return self._kinds[slot.node.index]
+
+    def block_time(
+        self,
+        block_index: int,
+        slot: DeviceSlot,
+        micro: int,
+        tp: int = 1,
+        recompute: Recompute = "none",
+    ) -> BlockTime:
+        """Seconds of one block for one micro-batch of ``micro`` samples on a device.
+
+        Raises:
+            ConfigError: the catalogue lacks a figure that is needed.
+        """
+        key = (block_index, slot.node.index, micro, tp, recompute)
+        found = self._times.get(key)
+        if found is None:
+            block = self.workload.blocks[block_index]
+            kind = self.device(slot)
+            found = block_seconds(block, kind, self.calibration, micro, tp, recompute)
+            self._times[key] = found
+        return found
+
+    def blocks_time(
+        self,
+        blocks: tuple[int, int],
+        slot: DeviceSlot,
+        micro: int,
+        tp: int = 1,
+        recompute: Recompute = "none",
+    ) -> BlockTime:
+        """Seconds of a half-open range of blocks."""
+        total = BlockTime(0.0, 0.0)
+        for index in range(*blocks):
+            total += self.block_time(index, slot, micro, tp, recompute)
+        return total
+
+    def optimizer_seconds(self, elements: float, slot: DeviceSlot) -> float:
+        """Seconds of a step over ``elements`` parameters on a device.
+
+        The analytic form reads gradient, parameter and states, and writes all but
+        the gradient.
+        """
+        w = self.workload
+        moved = w.gradient_bytes + 2 * (w.parameter_bytes + w.optimizer_bytes)
+        return optimizer_seconds(elements, moved, self.device(slot), self.calibration)
+
+    def network(self, rank_map: tuple[int, ...]) -> Network:
+        """The network as the logical ranks of a placement see it."""
+        if rank_map not in self._networks:
+            self._networks[rank_map] = Network(
+                self.topology, rank_map, self.calibration, self.rates
+            )
+        return self._networks[rank_map]
+
+    def compute_seconds(self, plan: Plan, rank: int, instruction: Instruction) -> float:
+        """Seconds of a compute instruction of a plan on a logical rank."""
+        slot = self.topology.devices[plan.rank_map[rank]]
+        stage = plan.stages[instruction.stage]
+        tp = stage.layout.tp
+        if instruction.op is Op.STEP:
+            return self.optimizer_seconds(_owned_elements(plan, rank), slot)
+        time = self.blocks_time(instruction.blocks, slot, plan.batch.micro, tp, plan.recompute)
+        return time.forward if instruction.op is Op.FORWARD else time.backward
+
+
+def _owned_elements(plan: Plan, rank: int) -> float:
+    """Parameters that a rank's optimiser steps over, all its stages together."""
+    total = 0.0
+    for stage in plan.stages:
+        if rank in stage.ranks:
+            elements = sum(bucket.elements for bucket in stage.buckets) / stage.layout.tp
+            replicas = len(stage.ranks) // stage.layout.tp
+            total += elements / (1 if plan.sharding == "none" else replicas)
+    return total

@@ -1,0 +1,250 @@
+"""Network: what a transfer or a collective asks of the cards and links it crosses.
+
+Resources are the two directions of each NIC entry of a node, of each link
+between clusters, and of each device's link inside its node. An operation
+becomes *flows*: bytes over a set of resources. Who shares what, and how fast
+flows then run, is the simulator's business; here is only the demand, and the
+time an operation takes when it is alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from holmes.cost.calibration import Calibration, LinkCalibration
+from holmes.errors import ConfigError
+from holmes.hardware.catalogue import resolve
+from holmes.hardware.site import Fabric
+from holmes.hardware.topology import DeviceSlot, Node, Topology
+from holmes.schedule.instruction import Op
+
+Rates = Mapping["tuple[int, Fabric] | int", float]
+"""Gbit/s that replace the site's: by (node index, fabric) for a NIC entry as a
+whole, by index in ``site.links`` for a link. Given for a rehearsal; then the
+site's own latencies do not apply either."""
+
+GBIT = 1e9 / 8
+SMALL_BYTES = 64 * 1024
+"""Ring collectives below this run as trees (NCCL's LL protocols)."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """``bytes`` over every one of ``resources``; ``weight`` equal connections in one.
+
+    ``cap`` bounds the flow's rate by itself, bytes per second.
+    """
+
+    resources: tuple[str, ...]
+    bytes: float
+    weight: int = 1
+    cap: float = math.inf
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """An operation: after ``latency`` seconds its flows run, and it ends with the last.
+
+    ``seconds`` is its time with the network to itself.
+    """
+
+    latency: float
+    flows: tuple[Flow, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network of a site as the logical ranks of one placement see it.
+
+    ``rank_map[i]`` is the device of logical rank i. ``capacity`` is in bytes
+    per second, after efficiency.
+    """
+
+    topology: Topology
+    rank_map: tuple[int, ...]
+    calibration: Calibration
+    rates: Rates | None = None
+
+    @cached_property
+    def capacity(self) -> dict[str, float]:
+        """Bytes per second of each resource that has been used so far."""
+        return {}
+
+    @cached_property
+    def _slots(self) -> tuple[DeviceSlot, ...]:
+        devices = self.topology.devices
+        return tuple(devices[index] for index in self.rank_map)
+
+    @cached_property
+    def _memo(self) -> dict[tuple[object, ...], Traffic]:
+        return {}
+
+    def transfer(self, source: int, target: int, bytes_: float, fabric: Fabric | None) -> Traffic:
+        """One message from a logical rank to another."""
+        key = (source, target, bytes_, fabric)
+        if key not in self._memo:
+            flow = self._flow(source, target, bytes_, fabric)
+            latency = self._latency(source, target, fabric)
+            link = self._link(source, target, fabric)
+            self._memo[key] = self._traffic(link.latency_seconds + latency, [flow])
+        return self._memo[key]
+
+    def collective(
+        self, op: Op, ranks: Sequence[int], bytes_: float, fabric: Fabric | None
+    ) -> Traffic:
+        """A collective over ``ranks`` with a payload of ``bytes_`` at full size.
+
+        reduce_scatter and all_gather move (n-1)/n of the payload out of and into
+        every member, all_reduce twice that.
+        """
+        key = (op, tuple(ranks), bytes_, fabric)
+        if key not in self._memo:
+            direct = self.calibration.collectives == "direct" and op is not Op.ALL_REDUCE
+            build = self._direct if direct else self._ring
+            self._memo[key] = build(op, tuple(ranks), bytes_, fabric)
+        return self._memo[key]
+
+    def _direct(
+        self, op: Op, ranks: tuple[int, ...], bytes_: float, fabric: Fabric | None
+    ) -> Traffic:
+        """Every member sends one chunk to every other member, all at the same time."""
+        chunk = bytes_ / len(ranks)
+        bundles: dict[tuple[str, ...], list[Flow]] = {}
+        hop = 0.0
+        for a in ranks:
+            for b in ranks:
+                if a != b:
+                    flow = self._flow(a, b, chunk, fabric)
+                    bundles.setdefault(flow.resources, []).append(flow)
+                    hop = max(hop, self._latency(a, b, fabric))
+        flows = [
+            Flow(path, chunk * len(same), len(same), sum(flow.cap for flow in same))
+            for path, same in bundles.items()
+        ]
+        link = self._group_link(ranks, fabric)
+        return self._traffic(link.latency_seconds + hop, flows)
+
+    def _ring(
+        self, op: Op, ranks: tuple[int, ...], bytes_: float, fabric: Fabric | None
+    ) -> Traffic:
+        """A ring that enters and leaves each node once, with as many rails as members there."""
+        n = len(ranks)
+        rounds = 2 if op is Op.ALL_REDUCE else 1
+        order = sorted(ranks, key=lambda rank: (self._slots[rank].node.index, rank))
+        share = rounds * bytes_ * (n - 1) / n
+        flows = []
+        hops = []
+        for a, b in zip(order, order[1:] + order[:1], strict=True):
+            rails = sum(self._slots[r].node.index == self._slots[a].node.index for r in ranks)
+            flows.append(self._flow(a, b, share, fabric, rails))
+            hops.append(self._latency(a, b, fabric))
+        link = self._group_link(ranks, fabric)
+        steps = rounds * sum(hops) * (n - 1) / n
+        if bytes_ <= SMALL_BYTES and self.calibration.collectives == "ring":
+            steps = rounds * max(hops) * math.ceil(math.log2(n))
+        return self._traffic(link.latency_seconds + steps, flows)
+
+    def _traffic(self, latency: float, flows: list[Flow]) -> Traffic:
+        load: dict[str, float] = {}
+        for flow in flows:
+            for resource in flow.resources:
+                load[resource] = load.get(resource, 0.0) + flow.bytes
+        alone = max((bytes_ / self.capacity[name] for name, bytes_ in load.items()), default=0.0)
+        alone = max([alone, *(flow.bytes / flow.cap for flow in flows)])
+        return Traffic(latency, tuple(flows), latency + alone)
+
+    def _flow(
+        self, source: int, target: int, bytes_: float, fabric: Fabric | None, rails: int = 1
+    ) -> Flow:
+        a, b = self._slots[source], self._slots[target]
+        if a.node.index == b.node.index:
+            return Flow((self._device(a, "tx"), self._device(b, "rx")), bytes_)
+        if fabric is None:
+            raise ConfigError(
+                f"ranks {source} and {target} are on different nodes but have no network between",
+                where=f"{a.node.name}, {b.node.name}",
+                why="their group's transport is intra-node",
+                next_step="plan again with `holmes plan`",
+            )
+        path = [self._nic(a.node, fabric, "tx")]
+        if a.node.cluster != b.node.cluster:
+            path.append(self._between(a.node, b.node, fabric))
+        path.append(self._nic(b.node, fabric, "rx"))
+        cap = min(self._rail_cap(node, fabric, rails) for node in (a.node, b.node))
+        return Flow(tuple(path), bytes_, 1, cap)
+
+    def _rail_cap(self, node: Node, fabric: Fabric, rails: int) -> float:
+        """A member drives one port; a rehearsal has one port per entry."""
+        nic = node.nic(fabric)
+        assert nic is not None
+        ports = min(rails, nic.count)
+        if ports == nic.count or (self.rates and (node.index, fabric) in self.rates):
+            return math.inf
+        return self.calibration.link(fabric.value).bytes_per_second(nic.gbit_s * ports * GBIT)
+
+    def _nic(self, node: Node, fabric: Fabric, direction: str) -> str:
+        name = f"{node.name}/{fabric.value}/{direction}"
+        if name not in self.capacity:
+            nic = node.nic(fabric)
+            if nic is None:
+                raise ConfigError(f"node {node.name} has no {fabric.value} card", where=node.name)
+            gbit_s = (self.rates or {}).get((node.index, fabric), nic.total_gbit_s)
+            link = self.calibration.link(fabric.value)
+            self.capacity[name] = link.bytes_per_second(gbit_s * GBIT)
+        return name
+
+    def _between(self, a: Node, b: Node, fabric: Fabric) -> str:
+        name = f"{a.cluster}>{b.cluster}/{fabric.value}"
+        if name not in self.capacity:
+            link = self.topology.links_between(a.cluster, b.cluster, fabric)
+            if link is None:
+                raise ConfigError(
+                    f"no {fabric.value} link joins {a.cluster} and {b.cluster}", where="site.links"
+                )
+            index = self.topology.site.links.index(link)
+            gbit_s = (self.rates or {}).get(index, link.gbit_s)
+            # The link carries many connections, so no per-connection copying limits it.
+            self.capacity[name] = gbit_s * GBIT * self.calibration.link(fabric.value).efficiency
+        return name
+
+    def _device(self, slot: DeviceSlot, direction: str) -> str:
+        name = f"{slot.node.name}/device{slot.local_index}/{direction}"
+        if name not in self.capacity:
+            kind = resolve(slot.node.device)
+            rate = kind.link_gbytes_s or kind.memory_gbytes_s
+            if rate is None:
+                raise ConfigError(
+                    f"device kind {kind.name!r} has no link_gbytes_s",
+                    where="device.link_gbytes_s",
+                    next_step="give `link_gbytes_s` in the site's device entry",
+                )
+            self.capacity[name] = self.calibration.link("intra-node").bytes_per_second(rate * 1e9)
+        return name
+
+    def _link(self, a: int, b: int, fabric: Fabric | None) -> LinkCalibration:
+        same = self._slots[a].node.index == self._slots[b].node.index
+        name = "intra-node" if same or fabric is None else fabric.value
+        return self.calibration.link(name)
+
+    def _group_link(self, ranks: tuple[int, ...], fabric: Fabric | None) -> LinkCalibration:
+        far = max(ranks, key=lambda rank: self._slots[rank].node.index)
+        near = min(ranks, key=lambda rank: self._slots[rank].node.index)
+        return self._link(near, far, fabric)
+
+    def _latency(self, a: int, b: int, fabric: Fabric | None) -> float:
+        """Seconds of one hop from a to b, what the site says included."""
+        seconds = self._link(a, b, fabric).step_seconds
+        near, far = self._slots[a].node, self._slots[b].node
+        if self.rates or fabric is None or near.index == far.index:
+            return seconds
+        given = [n.latency_us for n in (near.nic(fabric), far.nic(fabric)) if n is not None]
+        stated = [us * 1e-6 for us in given if us is not None]
+        seconds = max([seconds, *stated]) if stated else seconds
+        if near.cluster != far.cluster:
+            link = self.topology.links_between(near.cluster, far.cluster, fabric)
+            seconds += link.latency_us * 1e-6 if link is not None else 0.0
+        return seconds
