@@ -40,7 +40,12 @@ def append_metrics(path: Path, steps: Iterable[StepMetrics]) -> None:
     Raises:
         WriteError: when the file cannot be written.
     """
-    append_objects(path, ({k: _out(v) for k, v in asdict(step).items()} for step in steps))
+    append_objects(path, (metrics_to_dict(step) for step in steps))
+
+
+def metrics_to_dict(step: StepMetrics) -> dict[str, Any]:
+    """JSON-ready values, non-finite numbers as text."""
+    return {name: _out(value) for name, value in asdict(step).items()}
 
 
 def read_metrics(path: Path) -> list[StepMetrics]:

@@ -1,0 +1,183 @@
+"""The top of the page: the one number, how it was obtained, and the facts around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holmes.report import units
+from holmes.report.parts.bars import Mark, Piece, bar
+from holmes.report.parts.html import Html, join, tag
+from holmes.report.run_data import WARM_UP_STEPS, RunData
+
+CLAIM = 1.10
+"""Below this ratio no gain is claimed: two busy cores are noisier than that."""
+
+_LINKS = {
+    "shaped": "each link was shaped to its rate, and bytes were counted by the kernel",
+    "unshaped": "links were not shaped: step times say nothing about these networks",
+}
+_DEVICES = {
+    "real": "every rank computed for real",
+    "virtual": "ranks slept instead of computing: only the network part is measured",
+}
+
+
+def headline(runs: Sequence[RunData], summary: Mapping[str, Any]) -> Html:
+    """Title, one large figure, measured and predicted bars, facts."""
+    first = runs[0]
+    site = first.plan.site.name if first.plan else None
+    kicker = "Holmes, rehearsed" + (f" on {site}" if site else "")
+    figure, lead = _single(first) if len(runs) == 1 else _comparison(runs, summary)
+    return tag(
+        "header",
+        tag("p", kicker, class_="kicker"),
+        tag("h1", figure),
+        tag("p", lead, class_="standfirst"),
+        _step_bars(runs),
+        _chips(runs),
+        _facts(runs, summary),
+    )
+
+
+def _single(run: RunData) -> tuple[str, str]:
+    if run.step_seconds is None:
+        if run.predicted_seconds is None:
+            return run.name, "No step time was recorded for this run."
+        return (
+            f"{units.seconds(run.predicted_seconds)} a step, predicted",
+            f"The run {run.name} has no measured step yet.",
+        )
+    return f"{units.seconds(run.step_seconds)} a step", f"Run {run.name}{_against(run)}."
+
+
+def _against(run: RunData) -> str:
+    if run.predicted_seconds is None or run.step_seconds is None:
+        return ""
+    off = run.predicted_seconds / run.step_seconds - 1
+    return f", predicted {units.seconds(run.predicted_seconds)} ({units.percent(off)})"
+
+
+def speedup(runs: Sequence[RunData], summary: Mapping[str, Any]) -> float | None:
+    """How many times faster the first run is than the second: as told, else of the medians."""
+    told = summary.get("speedup")
+    if isinstance(told, int | float) and told > 0:
+        return float(told)
+    ours, theirs = runs[0].step_seconds, runs[1].step_seconds
+    return theirs / ours if ours and theirs else None
+
+
+def _comparison(runs: Sequence[RunData], summary: Mapping[str, Any]) -> tuple[str, str]:
+    names = f"{runs[0].name} against {runs[1].name}"
+    ratio = speedup(runs, summary)
+    if ratio is None:
+        return names, "A measured step time is missing, so no speed-up is stated."
+    same = (
+        f"{names}: the same model, data and batch on the same machines; "
+        "only the plan differs. Measured, median of the steps after the first "
+        f"{WARM_UP_STEPS}."
+    )
+    if ratio >= CLAIM:
+        return f"{ratio:.2f}× faster", same
+    if ratio > 1 / CLAIM:
+        return f"{ratio:.2f}×, no gain claimed", f"{same} Less than 10 % is within the noise."
+    return f"{ratio:.2f}×: slower", same
+
+
+def _step_bars(runs: Sequence[RunData]) -> Html | None:
+    known = [v for r in runs for v in (r.step_seconds, r.predicted_seconds) if v]
+    if not known:
+        return None
+    longest = 1.04 * max(known)
+    rows = [_step_bar(run, longest, "run-a" if i == 0 else "run-b") for i, run in enumerate(runs)]
+    key = tag(
+        "p",
+        tag("span", class_="swatch run-a"),
+        "measured step ",
+        tag("span", class_="swatch upright"),
+        "predicted before the run",
+        class_="key",
+    )
+    return tag("div", *rows, key, class_="bars steps")
+
+
+def _step_bar(run: RunData, longest: float, style: str) -> Html:
+    measured, predicted = run.step_seconds, run.predicted_seconds
+    low, high = run.figure("step_seconds", "q1"), run.figure("step_seconds", "q3")
+    quartiles = f"\nquartiles {units.seconds(low)} to {units.seconds(high)}" if low and high else ""
+    tip = f"{run.name}, measured median {units.seconds(measured)}{quartiles}"
+    pieces = [Piece(measured / longest, style, tip)] if measured else []
+    marks = (
+        [Mark(predicted / longest, "expected", f"{run.name}, predicted {units.seconds(predicted)}")]
+        if predicted
+        else []
+    )
+    note = f"predicted {units.seconds(predicted)}" if predicted else None
+    if predicted and measured:
+        note = f"{note}, {units.percent(predicted / measured - 1)}"
+    value = units.seconds(measured) if measured else "not measured"
+    return bar(run.name, value, pieces, marks, note)
+
+
+def _chips(runs: Sequence[RunData]) -> Html | None:
+    chips: list[Html] = []
+    for key, meanings in (("links", _LINKS), ("devices", _DEVICES)):
+        for said in dict.fromkeys(run.word(key) for run in runs):
+            if said is not None:
+                meaning = meanings.get(said, "")
+                caution = " caution" if said in ("unshaped", "virtual") else ""
+                chips.append(
+                    tag("li", tag("b", f"{key} {said}"), f" {meaning}", class_=f"chip{caution}")
+                )
+    return tag("ul", *chips, class_="chips") if chips else None
+
+
+def _facts(runs: Sequence[RunData], summary: Mapping[str, Any]) -> Html:
+    run = runs[0]
+    facts: list[tuple[str, str, str]] = []
+    if run.plan:
+        work, layout, batch = run.plan.workload, run.plan.layout, run.plan.batch
+        facts.append(("model", work.name, f"{units.count(work.parameters)} parameters"))
+        facts.append(
+            (
+                "ranks",
+                f"{run.plan.world_size}",
+                f"pipeline {layout.pp}, data {layout.dp}, tensor {layout.tp}",
+            )
+        )
+        shape = f"{run.plan.schedule.microbatches} micro-batches of {batch.micro} a replica"
+        facts.append(("batch", f"{batch.global_}", shape))
+    first, last = run.figure("loss", "first"), run.figure("loss", "last")
+    if first is not None and last is not None:
+        held = run.figure("loss", "validation")
+        note = f"held-out text {held:.3f}" if held is not None else ""
+        facts.append(("loss", f"{first:.3f} → {last:.3f}", note))
+    speed = run.figure("tokens_per_second")
+    if speed is not None:
+        facts.append(("tokens per second", f"{speed:,.0f}", run.name if len(runs) > 1 else ""))
+    steps = run.figure("steps")
+    if steps is not None:
+        facts.append(("steps", f"{steps:.0f}", ""))
+    machine = _machine(runs, summary)
+    if machine:
+        facts.append(("machine", machine[0], machine[1]))
+    cells = [
+        tag("div", tag("dt", name), tag("dd", value), tag("small", note) if note else None)
+        for name, value, note in facts
+    ]
+    return tag("dl", *cells, class_="facts") if cells else join(())
+
+
+def _machine(runs: Sequence[RunData], summary: Mapping[str, Any]) -> tuple[str, str] | None:
+    for source in (summary, *(run.summary for run in runs)):
+        told = source.get("machine")
+        if isinstance(told, str):
+            return told, ""
+        if isinstance(told, Mapping) and told:
+            words = [
+                f"{key.replace('_', ' ')} {value}"
+                for key, value in told.items()
+                if isinstance(value, str | int | float)
+            ]
+            return words[0] if words else "", ", ".join(words[1:])
+    return None

@@ -1,0 +1,127 @@
+"""Bytes on the wire by NIC kind, and memory by rank: measured or predicted against its bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holmes.hardware.topology import Topology
+from holmes.plan import Plan
+from holmes.report import units
+from holmes.report.parts.bars import Mark, Piece, bar
+from holmes.report.parts.html import Html, join, section, tag
+from holmes.report.run_data import RunData
+
+MOST_RANKS = 16
+
+
+def traffic(runs: Sequence[RunData]) -> Html:
+    """Bytes sent per step and NIC kind, kernel counters against the plan's formula."""
+    tables = [(run, _bytes_of(run)) for run in runs]
+    known = [v for _, rows in tables for pair in rows.values() for v in pair if v]
+    if not known:
+        return section(
+            "bytes", "Bytes on each network", "No byte counts and no plan: nothing to show."
+        )
+    most = 1.04 * max(known)
+    blocks = []
+    for run, rows in tables:
+        bars = [_traffic_bar(kind, *pair, most) for kind, pair in sorted(rows.items())]
+        heading = tag("h3", run.name) if len(runs) > 1 else None
+        blocks.append(tag("div", heading, tag("div", *bars, class_="bars")))
+    return section(
+        "bytes",
+        "Bytes on each network",
+        "Sent per step, summed over all hosts. The bar is what the kernel counted on the "
+        "interfaces; the upright line is what the plan's formula says.",
+        tag("div", *blocks, class_="columns"),
+    )
+
+
+def _bytes_of(run: RunData) -> dict[str, tuple[float | None, float | None]]:
+    """{NIC kind: (measured, predicted)}."""
+    told: Any = run.summary.get("bytes_per_step")
+    if isinstance(told, Mapping) and told:
+        return {
+            str(kind): (
+                run.figure("bytes_per_step", kind, "measured"),
+                run.figure("bytes_per_step", kind, "predicted"),
+            )
+            for kind in told
+        }
+    if run.plan:
+        return {kind: (None, float(n)) for kind, n in run.plan.predicted.bytes_per_step.items()}
+    return {}
+
+
+def _traffic_bar(kind: str, measured: float | None, predicted: float | None, most: float) -> Html:
+    tip = f"{kind}: {units.bytes_(measured)} measured, {units.bytes_(predicted)} by the formula"
+    pieces = [Piece(measured / most, f"t-{kind}", tip)] if measured else []
+    marks = [Mark(predicted / most, "expected", tip)] if predicted else []
+    value = units.bytes_(measured) if measured is not None else "not measured"
+    note = f"formula {units.bytes_(predicted)}"
+    if measured and predicted:
+        note += f", {units.percent(measured / predicted - 1)}"
+    return bar(label_of(kind), value, pieces, marks, note)
+
+
+def label_of(kind: str) -> str:
+    """How a transport is called on the page."""
+    names = {"infiniband": "InfiniBand", "roce": "RoCE", "ethernet": "Ethernet"}
+    return names.get(kind, kind)
+
+
+def memory(runs: Sequence[RunData]) -> Html:
+    """Predicted memory of each rank, against the device's."""
+    blocks = [block for run in runs if run.plan for block in _memory_of(run, run.plan, len(runs))]
+    if not blocks:
+        return section(
+            "memory", "Memory per rank", "No plan with predicted memory: nothing to show."
+        )
+    return section(
+        "memory",
+        "Memory per rank",
+        "Predicted peak: parameters, gradients, optimiser states, activations in flight and "
+        "buffers. The upright line is what the device has.",
+        tag("div", *blocks, class_="columns"),
+    )
+
+
+def _memory_of(run: RunData, plan: Plan, runs: int) -> list[Html]:
+    predicted = plan.predicted.memory_bytes
+    if not predicted:
+        return []
+    devices = Topology(plan.site).devices
+    limits = {
+        rank: _limit(devices[device].node.device.memory_gb)
+        for rank, device in enumerate(plan.rank_map)
+    }
+    shown = sorted(predicted, key=lambda rank: (-predicted[rank], rank))[:MOST_RANKS]
+    full = [limit for rank in shown if (limit := limits.get(rank))]
+    most = 1.04 * max([float(predicted[rank]) for rank in shown] + full)
+    bars = [
+        _memory_bar(rank, plan, predicted[rank], limits.get(rank), most) for rank in sorted(shown)
+    ]
+    notes: list[str] = []
+    if len(shown) < len(predicted):
+        notes.append(f"The {len(shown)} fullest of {len(predicted)} ranks.")
+    if not full:
+        notes.append("The site gives no memory size for these devices, so no limit is drawn.")
+    heading = tag("h3", run.name) if runs > 1 else None
+    note = tag("p", " ".join(notes), class_="note") if notes else None
+    return [tag("div", heading, tag("div", *bars, class_="bars"), note)]
+
+
+def _limit(memory_gb: float | None) -> float | None:
+    return memory_gb * 1e9 if memory_gb else None
+
+
+def _memory_bar(rank: int, plan: Plan, used: int, limit: float | None, most: float) -> Html:
+    stages = [stage for stage in plan.stages if rank in stage.ranks]
+    blocks = ", ".join(f"{s.blocks[0]} to {s.blocks[1] - 1}" for s in stages)
+    tip = f"rank {rank}: {units.bytes_(used)}, blocks {blocks}"
+    over = " over" if limit and used > limit else ""
+    marks = [Mark(limit / most, "limit", f"device memory {units.bytes_(limit)}")] if limit else []
+    note = f"of {units.bytes_(limit)}" if limit else None
+    label = join((f"rank {rank}", tag("small", f"stage {stages[0].stage}") if stages else None))
+    return bar(label, units.bytes_(used), [Piece(used / most, f"ink{over}", tip)], marks, note)
