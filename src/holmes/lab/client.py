@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
+import os
 import select
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 from holmes.errors import HolmesError, UnavailableError
@@ -40,24 +42,34 @@ class SwitchClient:
         self._received = b""
 
     @classmethod
-    def start(cls, wiring: Wiring, *, user: bool) -> SwitchClient:
+    def start(cls, wiring: Wiring, *, user: bool, groups: str | None = None) -> SwitchClient:
         """Start the process and build the network.
+
+        ``groups`` is the folder of control groups to sweep if the lab is killed.
 
         Raises:
             RefusedError: the machine does not allow it.
             UnavailableError: the process did not answer in time or at all.
         """
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "holmes.lab.switch"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the lab, which then closes the pipe
-            bufsize=0,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "holmes.lab.switch"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the lab, which then ends the switch
+                bufsize=0,
+            )
+        except OSError as error:
+            raise UnavailableError(
+                "the lab's switch process cannot be started",
+                where=sys.executable,
+                why=error.strerror,
+                next_step="check that this Python may be run by the user Holmes runs as",
+            ) from error
         client = cls(process, user=user)
         try:
-            answer = client.order("up", user=user, wiring=dataclasses.asdict(wiring))
+            answer = client.order("up", user=user, groups=groups, wiring=asdict(wiring))
         except BaseException:
             client.close()
             raise
@@ -74,11 +86,7 @@ class SwitchClient:
         """
         with self._lock:
             line = json.dumps({"order": order, **details}).encode() + b"\n"
-            assert self._process.stdin is not None
-            try:
-                self._process.stdin.write(line)
-            except (BrokenPipeError, ValueError) as error:
-                raise self._gone() from error
+            self._send(line)
             answer = json.loads(self._line())
         if "refused" in answer:
             raise RefusedError(answer["refused"])
@@ -92,6 +100,11 @@ class SwitchClient:
         """End the switch, and with it every host. May be called twice."""
         process = self._process
         assert process.stdin is not None and process.stdout is not None and process.stderr
+        if process.stdin.closed:
+            return
+        # Said aloud: forked children may still hold the pipe open, so its end may not show.
+        with contextlib.suppress(UnavailableError), self._lock:
+            self._send(b'{"order": "down"}\n')
         process.stdin.close()
         try:
             process.wait(END_SECONDS)
@@ -100,6 +113,16 @@ class SwitchClient:
             process.wait()
         process.stdout.close()
         process.stderr.close()
+
+    def _send(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            raise self._gone()
+        try:
+            while line:
+                line = line[os.write(self._process.stdin.fileno(), line) :]
+        except BrokenPipeError as error:
+            raise self._gone() from error
 
     def _line(self) -> bytes:
         assert self._process.stdout is not None

@@ -17,7 +17,7 @@ from holmes.lab import namespace
 from holmes.lab.client import RefusedError, SwitchClient
 from holmes.lab.counters import InterfaceCounters, read_counters
 from holmes.lab.quota import Quotas
-from holmes.lab.rates import Rates, rehearsal_rates
+from holmes.lab.rates import LEAST_GBIT_S, MOST_GBIT_S, Rates, rehearsal_rates
 from holmes.lab.wiring import Wiring, wire
 
 LOOPBACK = "127.0.0.1"
@@ -71,6 +71,7 @@ class Lab:
         *,
         switch: SwitchClient | None,
         wiring: Wiring,
+        quotas: Quotas,
         reason: str,
     ) -> None:
         self.rates = rates
@@ -78,7 +79,7 @@ class Lab:
         self.shaped = not reason
         self._switch = switch
         self._owner = os.getpid()
-        self._quotas = Quotas()
+        self._quotas = quotas
         self._limits: Mapping[int, float] = {}
         if switch is None:
             self.isolation = Isolation.LOOPBACK
@@ -111,11 +112,12 @@ class Lab:
         topology = Topology(site)
         rates = rehearsal_rates(site)
         wiring = wire(topology, rates)
+        groups = Quotas()
         refusals: list[str] = []
         switch = None
         for user in _attempts(isolation):
             try:
-                switch = SwitchClient.start(wiring, user=user)
+                switch = SwitchClient.start(wiring, user=user, groups=groups.parent)
                 break
             except RefusedError as refusal:
                 refusals.append(str(refusal))
@@ -132,7 +134,7 @@ class Lab:
             reason = f"links are not shaped because all hosts share loopback: {why}"
         else:
             reason = f"links are not shaped because {switch.unshaped}" if switch.unshaped else ""
-        lab = cls(topology, rates, switch=switch, wiring=wiring, reason=reason)
+        lab = cls(topology, rates, switch=switch, wiring=wiring, quotas=groups, reason=reason)
         try:
             lab._limit_hosts(quotas or {})
         except BaseException:
@@ -183,24 +185,28 @@ class Lab:
         return self._quotas.reason
 
     def set_rate(self, node_index: int, fabric: Fabric, gbit_s: float) -> None:
-        """Reshape a card of a host, both directions."""
-        self._order(
-            "nic-rate", host=node_index, interface=self._card(node_index, fabric), gbit_s=gbit_s
-        )
+        """Reshape a card of a host, both directions.
+
+        Raises:
+            ConfigError: no such card, or a rate this machine cannot shape.
+            UnavailableError: the links of this lab are not shaped.
+        """
+        card = self._card(node_index, fabric)
+        self._shape("nic-rate", gbit_s, host=node_index, interface=card)
 
     def set_link_rate(self, link: int, gbit_s: float) -> None:
-        """Reshape a link between clusters (its index in ``site.links``), both directions."""
-        self._order("link-rate", link=link, gbit_s=gbit_s)
+        """Reshape a link between clusters (its index in ``site.links``); raises likewise."""
+        if link not in self.rates.links:
+            raise ConfigError(f"the site has no link {link}", where="links")
+        self._shape("link-rate", gbit_s, link=link)
 
     def link_down(self, node_index: int, fabric: Fabric) -> None:
         """Unplug a card of a host: its carrier goes, packets are lost."""
-        self._order(
-            "nic-state", host=node_index, interface=self._card(node_index, fabric), up=False
-        )
+        self._plug(node_index, fabric, up=False)
 
     def link_up(self, node_index: int, fabric: Fabric) -> None:
         """Plug it in again."""
-        self._order("nic-state", host=node_index, interface=self._card(node_index, fabric), up=True)
+        self._plug(node_index, fabric, up=True)
 
     def down(self) -> None:
         """Take everything down. May be called twice; does nothing in a forked child."""
@@ -236,12 +242,29 @@ class Lab:
             )
         return host.interfaces[fabric]
 
-    def _order(self, order: str, **details: object) -> None:
-        if self._switch is None or not self.shaped:
-            raise UnavailableError(
-                "the links of this lab cannot be changed", where=order, why=self.reason
+    def _plug(self, node_index: int, fabric: Fabric, *, up: bool) -> None:
+        card = self._card(node_index, fabric)
+        self._order("nic-state", host=node_index, interface=card, up=up)
+
+    def _shape(self, order: str, gbit_s: float, **details: object) -> None:
+        if not LEAST_GBIT_S <= gbit_s <= MOST_GBIT_S:
+            raise ConfigError(
+                f"a rate of {gbit_s:g} Gbit/s cannot be shaped",
+                why=f"rates lie between {LEAST_GBIT_S:g} and {MOST_GBIT_S:g} Gbit/s",
             )
-        self._switch.order(order, **details)
+        if not self.shaped:
+            raise UnavailableError("the rates of this lab cannot be changed", why=self.reason)
+        self._order(order, gbit_s=gbit_s, **details)
+
+    def _order(self, order: str, **details: object) -> None:
+        if self._switch is None:
+            raise UnavailableError("this lab has no links to change", why=self.reason)
+        try:
+            self._switch.order(order, **details)
+        except RefusedError as error:
+            raise UnavailableError(
+                "the lab cannot change a link", where=order, why=str(error)
+            ) from error
 
 
 def _attempts(isolation: Isolation) -> tuple[bool, ...]:

@@ -15,23 +15,19 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from holmes.lab import namespace
-from holmes.lab.wiring import PREFIX_LENGTH, Interface, Trunk, Wiring
+from holmes.lab.wiring import PREFIX_LENGTH, BuildError, Interface, Trunk, Wiring
 
 MTU = 9000
 """Jumbo frames on every fabric: headers stay below 1 % of the bytes."""
 SEGMENT_SECONDS = 0.00025
 LARGEST_SEGMENT = 65_536
-BURST_SECONDS = 0.001
+BURST_SECONDS = 0.00025
 LEAST_BURST = 2 * MTU
 
 BRIDGE_FAMILY = 7  # AF_BRIDGE
 FDB_OF_BRIDGE = 4  # NTF_MASTER: the entry belongs to the bridge, not to the port's driver
 FDB_STATIC = 0x40  # NUD_NOARP
 ROOT, CLASS = 0x1_0000, 0x1_0001
-
-
-class BuildError(Exception):
-    """The kernel refused one step; the message names the step."""
 
 
 @contextmanager

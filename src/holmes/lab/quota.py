@@ -7,9 +7,12 @@ the ones that a killed lab left behind are recognised and swept.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from holmes.errors import ConfigError
 
 PREFIX = "holmes-lab"
 PERIOD_US = 10_000
@@ -50,11 +53,25 @@ class Quotas:
         else:
             sweep(self._hierarchy.parent)
 
+    @property
+    def parent(self) -> str | None:
+        """The folder in which groups are made."""
+        return str(self._hierarchy.parent) if self._hierarchy else None
+
     def limit(self, name: str, cores: float) -> bool:
         """Make a group limited to ``cores`` processors, or change the limit of one.
 
         Returns whether it took effect; if not, ``reason`` says why.
+
+        Raises:
+            ConfigError: ``cores`` is not a positive number.
         """
+        if not 0 < cores < math.inf:
+            raise ConfigError(
+                f"a quota of {cores:g} processors is not possible",
+                where=name,
+                next_step="give a positive number of processor cores, such as 0.5",
+            )
         if self._hierarchy is None:
             return False
         try:
@@ -117,12 +134,14 @@ def _empty(group: Path, parent: Path) -> bool:
 
 
 def _identity(pid: int) -> str:
-    """``<pid>-<start time>``, or an empty string when there is no such process."""
+    """``<pid>-<start time>``, or an empty string when there is no such process any more."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    return f"{pid}-{text.rpartition(')')[2].split()[19]}"
+    fields = text.rpartition(")")[2].split()
+    state, started = fields[0], fields[19]
+    return "" if state == "Z" else f"{pid}-{started}"
 
 
 def _find() -> Hierarchy | None:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holmes.lab import namespace
+from holmes.lab.quota import sweep
+from holmes.lab.wiring import BuildError
 
 if TYPE_CHECKING:
     from holmes.lab.netlink import Network
@@ -41,24 +43,38 @@ class Switch:
         self.parent = os.getppid()
         self.holders: list[int] = []
         self.network: Network | None = None
+        self.groups: str | None = None
+        self.ended = False
 
     def obey(self, order: Mapping[str, Any]) -> object:
         """Do one order and return what goes back under ``ok``."""
         name = order["order"]
         if name == "up":
             return self._up(order)
+        if name == "down":
+            self.ended = True
+            return True
         assert self.network is not None, "the first order is `up`"
-        if name == "nic-rate":
-            self.network.set_nic_rate(order["host"], order["interface"], order["gbit_s"])
-        elif name == "link-rate":
-            self.network.set_link_rate(order["link"], order["gbit_s"])
-        elif name == "nic-state":
-            self.network.set_nic_state(order["host"], order["interface"], up=order["up"])
-        else:
-            raise ValueError(f"unknown order {name!r}")
+        try:
+            self._change(self.network, order)
+        except BuildError as error:
+            raise RefusedError(str(error)) from error
         return True
 
+    @staticmethod
+    def _change(network: Network, order: Mapping[str, Any]) -> None:
+        name = order["order"]
+        if name == "nic-rate":
+            network.set_nic_rate(order["host"], order["interface"], order["gbit_s"])
+        elif name == "link-rate":
+            network.set_link_rate(order["link"], order["gbit_s"])
+        elif name == "nic-state":
+            network.set_nic_state(order["host"], order["interface"], up=order["up"])
+        else:
+            raise ValueError(f"unknown order {name!r}")
+
     def _up(self, order: Mapping[str, Any]) -> dict[str, object]:
+        self.groups = order["groups"]
         try:
             if order["user"]:
                 namespace.unshare_user()
@@ -69,7 +85,7 @@ class Switch:
         _quieten()
         self.holders = [_hold() for _ in order["wiring"]["hosts"]]
         # pyroute2 is imported only now: the holders stay small and a refusal is fast.
-        from holmes.lab.netlink import BuildError, Network
+        from holmes.lab.netlink import Network
         from holmes.lab.wiring import wiring_from
 
         self.network = Network(wiring_from(order["wiring"]), self.holders)
@@ -80,11 +96,16 @@ class Switch:
         return {"holders": self.holders, "unshaped": self.network.reason}
 
     def close(self) -> None:
-        """End the holders, so that the kernel takes the hosts down."""
+        """End the holders, so that the kernel takes the hosts down.
+
+        The lab removes its control groups itself; after its sudden death this does.
+        """
         for pid in self.holders:
             os.kill(pid, signal.SIGKILL)
         for pid in self.holders:
             os.waitpid(pid, 0)
+        if self.groups is not None and not self.ended:
+            sweep(Path(self.groups))
 
 
 def _hold() -> int:
@@ -127,7 +148,7 @@ def serve(switch: Switch) -> None:
     waiting = select.poll()
     waiting.register(0, select.POLLIN)
     received = b""
-    while os.getppid() == switch.parent:
+    while os.getppid() == switch.parent and not switch.ended:
         if not waiting.poll(LOOK_SECONDS * 1000):
             continue
         chunk = os.read(0, 1 << 20)

@@ -25,6 +25,10 @@ LONGEST_NAME = 15
 TAKEN_NAMES = frozenset({"lo", "all", "default"})
 
 
+class BuildError(Exception):
+    """The kernel refused one step of building a network; the message names the step."""
+
+
 @dataclass(frozen=True)
 class Interface:
     """A card of a host, the bridge port at the other end of its cable, and whom it reaches.
