@@ -9,8 +9,8 @@ from typing import Any
 from holmes.errors import ConfigError, suggestion
 from holmes.hardware.catalogue import device_kind
 from holmes.hardware.site import Cluster, Fabric, Site
-from holmes.hardware.validation import validated
-from holmes.hardware.yaml_reader import Document, KeyPath, read_yaml
+from holmes.hardware.validation import did_you_mean, validated
+from holmes.hardware.yaml_reader import Document, KeyPath, part_of, read_yaml, shown
 
 SITES = Path(__file__).parent / "data" / "sites"
 MAX_DEVICES = 1_000_000
@@ -41,8 +41,8 @@ def site_document(name: str | Path, *, beside: Path | None = None) -> Document:
             return read_yaml(path)
     near = suggestion(text[:80], catalogue_sites())
     raise ConfigError(
-        f"there is no site {text[:200]!r}",
-        where=str(candidates[0])[:300],
+        f"there is no site `{shown(text)}`",
+        where=shown(str(candidates[0])),
         why="it is neither a file nor one of the catalogue: " + ", ".join(catalogue_sites()),
         next_step=f"did you mean `{near}`?" if near else "give the path of a site file",
     )
@@ -65,6 +65,7 @@ def site_from(data: Any, where: Where) -> Site:
         ConfigError: for wrong keys, types and ranges, unknown device kinds, and
             clusters that nobody can reach.
     """
+    _check_link_ends(data, where)
     site = validated(Site, data, what="site", where=where)
     _check_kinds(site, where)
     _check_size(site, where)
@@ -85,6 +86,27 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def _check_link_ends(data: Any, where: Where) -> None:
+    """Before validation, while the line of each link is at hand: its clusters exist."""
+    clusters = part_of(data, "clusters")
+    links = part_of(data, "links")
+    if not isinstance(clusters, list) or not isinstance(links, list):
+        return
+    names = [part_of(cluster, "name") for cluster in clusters]
+    if not all(isinstance(name, str) for name in names):
+        return
+    for index, link in enumerate(links):
+        ends = part_of(link, "between")
+        for end in ends if isinstance(ends, list) else ():
+            if isinstance(end, str) and end not in names:
+                raise ConfigError(
+                    f"bad site: a link names cluster `{shown(end)}`, which is not there",
+                    where=where(("links", index, "between")),
+                    why="clusters: " + ", ".join(shown(name) for name in names),
+                    next_step=did_you_mean(end, names),
+                )
 
 
 def _check_kinds(site: Site, where: Where) -> None:

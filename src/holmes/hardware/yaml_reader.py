@@ -60,7 +60,7 @@ def dotted(key: KeyPath, data: Any = None) -> str:
     words: list[str] = []
     for part in key:
         item = part_of(data, part)
-        words.append(item_name(item, part) if isinstance(part, int) else part)
+        words.append(item_name(item, part) if isinstance(part, int) else shown(part))
         data = item
     return ".".join(words)
 
@@ -79,9 +79,16 @@ def item_name(item: Any, index: int) -> str:
         if isinstance(ends, list | tuple):
             return "-".join(str(end) for end in ends)
         for key in ("name", "kind"):
-            if isinstance(item.get(key), str):
-                return str(item[key])
+            name = item.get(key)
+            if isinstance(name, str) and name == shown(name):
+                return name
     return str(index)
+
+
+def shown(word: str) -> str:
+    """A word of the user's for a message: printable, and at most 80 letters."""
+    word = word if word.isprintable() else repr(word)[1:-1]
+    return word if len(word) <= 80 else f"{word[:77]}..."
 
 
 def scalar(text: str) -> Any:
@@ -132,10 +139,12 @@ def parse_yaml(raw: bytes, where: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{where}:{mark.line + 1}" if mark else where
-        why = " ".join(part for part in (error.context, error.problem) if part)
+        why = ": ".join(shown(part) for part in (error.context, error.problem) if part)
         raise ConfigError("not valid YAML", where=place, why=why or None) from None
     except yaml.YAMLError as error:
-        raise ConfigError("not valid YAML", where=where, why=str(error).split("\n")[0]) from None
+        raise ConfigError(
+            "not valid YAML", where=where, why=shown(str(error).split("\n")[0])
+        ) from None
 
 
 def _text_of(raw: bytes, where: str) -> str:
@@ -197,7 +206,7 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             return self._aliased(event)
         if event.tag is not None and event.tag != "!":
-            self._refuse(f"the tag {event.tag}", event, "remove it; plain values only")
+            self._refuse(f"the tag {shown(event.tag)}", event, "remove it; plain values only")
         value: Any
         if isinstance(event, yaml.ScalarEvent):
             value = event.value if event.style in ("'", '"', "|", ">") else scalar(event.value)
@@ -221,7 +230,9 @@ class _Builder:
                 self._refuse("a merge key (`<<`)", event, "write the keys out")
             if name in built:
                 first = self.lines[(*key, name)]
-                self._refuse(f"the key `{name}` twice", event, f"it is already on line {first}")
+                self._refuse(
+                    f"the key `{shown(name)}` twice", event, f"it is already on line {first}"
+                )
             self.lines[(*key, name)] = event.start_mark.line + 1
             built[name] = None
             built[name] = self._value(next(self.events), (*key, name), depth + 1)
@@ -239,7 +250,9 @@ class _Builder:
 
     def _aliased(self, event: Any) -> Any:
         if event.anchor not in self.anchors:
-            self._refuse(f"the alias *{event.anchor}", event, "its anchor is not complete here")
+            self._refuse(
+                f"the alias *{shown(event.anchor)}", event, "its anchor is not complete here"
+            )
         return self._copy(self.anchors[event.anchor], event)
 
     def _copy(self, value: Any, event: Any) -> Any:

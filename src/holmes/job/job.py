@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from holmes.hardware.site import Name
+from holmes.hardware.yaml_reader import shown
 from holmes.job.sections import (
     Batch,
     Data,
@@ -62,11 +63,11 @@ class Job(Section):
     def _bounded(cls, model: dict[str, ModelValue]) -> dict[str, ModelValue]:
         for key, value in model.items():
             if len(key) > 64 or (isinstance(value, str) and len(value) > 4096):
-                raise ValueError(f"`{key[:64]}` is too long")
+                raise ValueError(f"`{shown(key)}` is too long")
             if isinstance(value, int | float) and not (abs(value) <= 1e15):
-                raise ValueError(f"`{key}` should be a number of at most 1e15")
+                raise ValueError(f"`{shown(key)}` should be a number of at most 1e15")
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"`{key}` should be finite")
+                raise ValueError(f"`{shown(key)}` should be finite")
         return {"family": "gpt", **model}
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 from holmes.errors import ConfigError, suggestion
 from holmes.hardware.site import Site
 from holmes.hardware.validation import known_keys
-from holmes.hardware.yaml_reader import parse_yaml
+from holmes.hardware.yaml_reader import parse_yaml, shown
 from holmes.job.draft import Draft, Origin
 from holmes.job.job import Job
 
@@ -67,10 +67,10 @@ def parse_override(word: str) -> Override:
             word that is neither a job key nor a site key.
     """
     key, equals, text = word.partition("=")
-    where = f"override {_short(word)}"
+    where = f"override {shown(word)}"
     if not equals or not _KEY.fullmatch(key):
         raise ConfigError(
-            f"{_short(word)!r} is not an override",
+            f"{shown(word)!r} is not an override",
             where=where,
             why="an override is key.sub=value, for example train.steps=50",
         )
@@ -79,7 +79,7 @@ def parse_override(word: str) -> Override:
     if parts[0] not in known:
         near = suggestion(parts[0][:80], sorted(known))
         raise ConfigError(
-            f"there is no key `{_short(parts[0])}`",
+            f"there is no key `{shown(parts[0])}`",
             where=where,
             why=f"known: {', '.join(known_keys(Job))}; and of the site: "
             + ", ".join(sorted(SITE_ONLY)),
@@ -89,7 +89,7 @@ def parse_override(word: str) -> Override:
         value = parse_yaml(text.encode("utf-8", "surrogateescape"), where).data
     except ConfigError as error:
         raise ConfigError(
-            f"the value of `{_short(key)}` is not plain YAML",
+            f"the value of `{shown(key)}` is not plain YAML",
             where=where,
             why=error.why or error.what,
         ) from None
@@ -104,8 +104,3 @@ def from_shorthand(given: Mapping[str, Any]) -> list[Override]:
             label = f"--{option.replace('_', '-')}"
             found.append(Override(SHORTHAND[option], value, Origin(label, f"option {label}")))
     return found
-
-
-def _short(text: str) -> str:
-    shown = text if text.isprintable() else repr(text)[1:-1]
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
