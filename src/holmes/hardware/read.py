@@ -95,7 +95,7 @@ def _check_link_ends(data: Any, where: Where) -> None:
     if not isinstance(clusters, list) or not isinstance(links, list):
         return
     names = [part_of(cluster, "name") for cluster in clusters]
-    if not all(isinstance(name, str) for name in names):
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         return
     for index, link in enumerate(links):
         ends = part_of(link, "between")
