@@ -13,6 +13,7 @@ from holmes.cost.calibration import (
     LinkCalibration,
 )
 from holmes.cost.model import CostModel
+from holmes.cost.network import Network, Traffic
 from holmes.hardware.site import Cluster, Device, Fabric, Link, Nic, Site
 from holmes.hardware.topology import Topology
 from holmes.plan.layout import Layout, Sharding
@@ -127,6 +128,27 @@ class DictatedCost(CostModel):
         return _times(self.workload)[block_index].scaled(1.0 / slot.node.device.speed)
 
 
+class DelayNetwork(Network):
+    """A network in which every operation takes its own time and nothing is shared."""
+
+    def transfer(self, source, target, bytes_, fabric):  # type: ignore[no-untyped-def]
+        return Traffic(*_alone(super().transfer(source, target, bytes_, fabric)))
+
+    def collective(self, op, ranks, bytes_, fabric):  # type: ignore[no-untyped-def]
+        return Traffic(*_alone(super().collective(op, ranks, bytes_, fabric)))
+
+
+def _alone(traffic: Traffic) -> tuple[float, tuple[()], float]:
+    return traffic.seconds, (), traffic.seconds
+
+
+class UncontendedCost(DictatedCost):
+    """Dictated block times over a :class:`DelayNetwork`."""
+
+    def network(self, rank_map):  # type: ignore[no-untyped-def]
+        return DelayNetwork(self.topology, rank_map, self.calibration, self.rates)
+
+
 _TIMES: dict[int, tuple[BlockTime, ...]] = {}
 
 
@@ -134,7 +156,7 @@ def _times(workload: Workload) -> tuple[BlockTime, ...]:
     return _TIMES[id(workload)]
 
 
-def make(case: Case) -> tuple[Plan, CostModel]:
+def make(case: Case, kind: type[DictatedCost] = DictatedCost) -> tuple[Plan, DictatedCost]:
     """The plan of a case and a cost model that knows its times."""
     site, workload = site_of(case), workload_of(case)
     times: list[BlockTime] = []
@@ -142,7 +164,7 @@ def make(case: Case) -> tuple[Plan, CostModel]:
         times += [BlockTime(f / count, b / count)] * count
     _TIMES[id(workload)] = tuple(times)
     plan = plan_of(case, site, workload)
-    return plan, DictatedCost(Topology(site), workload, calibration_of(case))
+    return plan, kind(Topology(site), workload, calibration_of(case))
 
 
 def plan_of(case: Case, site: Site, workload: Workload) -> Plan:
@@ -197,9 +219,7 @@ def _is_tied(case: Case, stage: int, index: int, count: int) -> bool:
 def _groups(ranks: Sequence[tuple[int, ...]], case: Case) -> list[Group]:
     half = max(1, len(ranks) // 2)
     ethernet = Transport(Fabric.ETHERNET)
-    fast = [
-        Transport(Fabric.INFINIBAND if s < half else Fabric.ROCE) for s in range(len(ranks))
-    ]
+    fast = [Transport(Fabric.INFINIBAND if s < half else Fabric.ROCE) for s in range(len(ranks))]
     everyone = tuple(rank for stage in ranks for rank in stage)
     groups = [Group("world", "world", everyone, ethernet, {}, 0)]
     for s, members in enumerate(ranks):

@@ -108,6 +108,11 @@ class Network:
             self._memo[key] = build(op, tuple(ranks), bytes_, fabric)
         return self._memo[key]
 
+    def together(self, operations: Sequence[Traffic]) -> Traffic:
+        """Several operations that start at once, as one."""
+        latency = max((one.latency for one in operations), default=0.0)
+        return self._traffic(latency, [flow for one in operations for flow in one.flows])
+
     def _direct(
         self, op: Op, ranks: tuple[int, ...], bytes_: float, fabric: Fabric | None
     ) -> Traffic:

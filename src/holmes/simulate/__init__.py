@@ -1,1 +1,22 @@
-"""See docs/architecture.md."""
+"""Two engines that must agree, closed form and events: Plan -> seconds, Plan -> Timeline."""
+
+from holmes.simulate.bound import lower_bound_seconds, resource_seconds
+from holmes.simulate.closed_form import step_seconds, times_of
+from holmes.simulate.events import SimulationError, simulate
+from holmes.simulate.recurrence import PartTimes, PipelineTimes, StageTimes, pipeline_seconds
+from holmes.simulate.summary import Summary, summarize
+
+__all__ = [
+    "PartTimes",
+    "PipelineTimes",
+    "SimulationError",
+    "StageTimes",
+    "Summary",
+    "lower_bound_seconds",
+    "pipeline_seconds",
+    "resource_seconds",
+    "simulate",
+    "step_seconds",
+    "summarize",
+    "times_of",
+]

@@ -199,7 +199,7 @@ class _Engine:
                 if ins.id not in self.stop:
                     raise SimulationError(
                         "the instruction lists deadlock",
-                        where=f"rank {rank} never ends {ins.op} {ins.buffer} (instruction {ins.id})",
+                        where=f"rank {rank} never ends {ins.op} {ins.buffer} (id {ins.id})",
                         why="a partner never arrives, or two lanes wait for each other",
                     )
 

@@ -1,0 +1,88 @@
+"""What no order of micro-batches can beat: a lower bound for the placement and cut of a plan."""
+
+from __future__ import annotations
+
+from holmes.cost.model import CostModel
+from holmes.plan.plan import Plan
+from holmes.plan.program import program_of
+from holmes.schedule.instruction import COMPUTE_OPS
+from holmes.schedule.lower import Program
+from holmes.simulate.closed_form import times_of
+from holmes.simulate.meetings import meetings_of
+
+
+def lower_bound_seconds(plan: Plan, cost: CostModel, program: Program | None = None) -> float:
+    """Seconds that a step of this plan needs under any schedule of its stages.
+
+    The larger of two bounds. A stage cannot start before one micro-batch has
+    come down to it, then has all its own work to do, and after it one gradient
+    has to go all the way up, be reduced and be stepped over. And no card or
+    link moves its bytes faster than its capacity.
+    """
+    busy = max(resource_seconds(plan, cost, program).values(), default=0.0)
+    return max(busy, _critical_stage(plan, cost))
+
+
+def resource_seconds(
+    plan: Plan, cost: CostModel, program: Program | None = None
+) -> dict[str, float]:
+    """Seconds that each device, card and link is busy in one step, by name.
+
+    Devices appear as ``rank <n>``; cards and links as in
+    :class:`holmes.cost.network.Network`. What an instruction list asks of a
+    resource over what it can do: independent of any order.
+    """
+    program = program or program_of(plan)
+    network = cost.network(plan.rank_map)
+    busy: dict[str, float] = {}
+    seen: set[int] = set()
+    for meetings in meetings_of(plan, program, network).values():
+        for meeting in meetings:
+            if id(meeting) not in seen:
+                seen.add(id(meeting))
+                for flow in meeting.traffic.flows:
+                    for name in flow.resources:
+                        used = flow.bytes / network.capacity[name]
+                        busy[name] = busy.get(name, 0.0) + used
+    ranks = sorted(rank for stage in plan.stages for rank in stage.ranks)
+    for rank, instructions in zip(ranks, program.ranks, strict=True):
+        seconds = {
+            key: cost.compute_seconds(plan, rank, ins)
+            for key, ins in {
+                (ins.op, ins.blocks): ins for ins in instructions if ins.op in COMPUTE_OPS
+            }.items()
+        }
+        busy[f"rank {rank}"] = sum(
+            seconds[ins.op, ins.blocks] for ins in instructions if ins.op in COMPUTE_OPS
+        )
+    return busy
+
+
+def _critical_stage(plan: Plan, cost: CostModel) -> float:
+    """Fill, own work and drain of the stage where their sum is largest.
+
+    The slowest replica counts, so with unequal replicas this holds for the
+    closed form's reading of a stage (its slowest device).
+    """
+    times = times_of(plan, cost)
+    m = plan.schedule.microbatches
+    exchanges = times.exchanges
+    overlap = plan.overlap
+    worst = 0.0
+    fill = drain = 0.0
+    top = times.stages[0].parts[0]
+    for index, stage in enumerate(times.stages):
+        own = m * (stage.forward + stage.backward)
+        last_reduce = top.reduce if exchanges and not top.tied else 0.0
+        if exchanges and overlap and index == 0:
+            own += top.gather
+        total = fill + own + drain + last_reduce + times.norms + stage.step
+        if exchanges and not overlap:
+            total += sum(part.gather for part in stage.parts)
+        worst = max(worst, total)
+        if index < len(times.down):
+            fill += stage.forward + times.down[index]
+            drain += stage.backward + times.up[index]
+            if exchanges and overlap and index == 0:
+                fill += top.gather
+    return worst

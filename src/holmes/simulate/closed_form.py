@@ -1,0 +1,137 @@
+"""Step time of a Plan without an event loop.
+
+Agrees with :func:`holmes.simulate.events.simulate` where nothing but the
+replicas of one cut, or the members of one stage's data groups, share a card or
+link at the same time. It differs, and is too low, where several cuts or groups
+share one (two cuts over one link, an exchange under activations on one NIC);
+and it is too high where replicas of a stage are unequally fast and nothing
+couples them before the end, since it takes the slowest of each stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holmes.cost.model import CostModel
+from holmes.cost.network import Network
+from holmes.plan.plan import Plan, Stage
+from holmes.plan.program import schedule_of, stage_shape
+from holmes.schedule.instruction import Bucket, Op, StageShape
+from holmes.schedule.lower import WORLD_GROUP
+from holmes.simulate.meetings import fabric_of
+from holmes.simulate.recurrence import (
+    PartTimes,
+    PipelineTimes,
+    StageTimes,
+    Time,
+    pipeline_seconds,
+)
+
+
+def step_seconds(plan: Plan, cost: CostModel) -> float:
+    """Predicted seconds of one step of a plan.
+
+    Raises:
+        DataError: a group that the schedule needs is missing from the plan.
+    """
+    return float(pipeline_seconds(schedule_of(plan), times_of(plan, cost), overlap=plan.overlap))
+
+
+def times_of(plan: Plan, cost: CostModel) -> PipelineTimes:
+    """The times of the recurrence for a plan."""
+    network = cost.network(plan.rank_map)
+    shapes = [stage_shape(plan, stage) for stage in plan.stages]
+    norm_bytes = 8 * sum(block.tensors for block in plan.workload.blocks)
+    norms = 0.0
+    if plan.world_size > 1:
+        fabric = fabric_of(plan, WORLD_GROUP)
+        norms = network.collective(
+            Op.ALL_REDUCE, range(plan.world_size), norm_bytes, fabric
+        ).seconds
+    return PipelineTimes(
+        stages=tuple(
+            _stage_times(plan, cost, network, stage, shape)
+            for stage, shape in zip(plan.stages, shapes, strict=True)
+        ),
+        down=tuple(_cut(plan, network, shape, up=False) for shape in shapes[:-1]),
+        up=tuple(_cut(plan, network, shape, up=True) for shape in shapes[:-1]),
+        norms=norms,
+        tied=_tied(plan, network, shapes),
+        exchanges=any(shape.data_group is not None for shape in shapes),
+    )
+
+
+def _stage_times(
+    plan: Plan, cost: CostModel, network: Network, stage: Stage, shape: StageShape
+) -> StageTimes:
+    devices = cost.topology.devices
+    slots = {devices[plan.rank_map[rank]].node.index: rank for rank in stage.ranks}
+    tp = stage.layout.tp
+    replicas = len(stage.ranks) // tp
+    step: Time = 0.0
+    held = sum(bucket.elements for bucket in shape.buckets)
+    owned = held / (1 if plan.sharding == "none" else replicas)
+    for rank in slots.values():
+        step = max(step, cost.optimizer_seconds(owned, devices[plan.rank_map[rank]]))
+    buckets = shape.buckets or (Bucket(0, stage.blocks, 0),)
+    parts = []
+    for bucket in buckets:
+        each = [
+            cost.blocks_time(
+                bucket.blocks, devices[plan.rank_map[rank]], plan.batch.micro, tp, plan.recompute
+            )
+            for rank in slots.values()
+        ]
+        parts.append(
+            PartTimes(
+                gather=_exchange(plan, network, shape, Op.ALL_GATHER, bucket),
+                forward=max(time.forward for time in each),
+                backward=max(time.backward for time in each),
+                reduce=_exchange(plan, network, shape, Op.REDUCE_SCATTER, bucket),
+                tied=bucket.tied,
+            )
+        )
+    return StageTimes(tuple(parts), step)
+
+
+def _exchange(plan: Plan, network: Network, shape: StageShape, op: Op, bucket: Bucket) -> float:
+    """One bucket's collective in all data groups of the stage at once."""
+    if shape.data_group is None:
+        return 0.0
+    width = plan.workload.gradient_bytes
+    if op is Op.ALL_GATHER:
+        width = plan.workload.parameter_bytes
+    names = shape.data_groups or (shape.data_group,) * len(shape.ranks)
+    together = []
+    for name in dict.fromkeys(names):
+        ranks = [rank for rank, own in zip(shape.ranks, names, strict=True) if own == name]
+        together.append(
+            network.collective(op, ranks, bucket.elements * width, fabric_of(plan, name))
+        )
+    return network.together(together).seconds
+
+
+def _cut(plan: Plan, network: Network, shape: StageShape, *, up: bool) -> float:
+    """One micro-batch over the cut after a stage, in all replicas at once."""
+    together = []
+    for name in shape.output_groups:
+        a, b = (int(end) for end in name.removeprefix("pipeline.").split("-"))
+        ends = (b, a) if up else (a, b)
+        together.append(network.transfer(*ends, shape.output_bytes, fabric_of(plan, name)))
+    return network.together(together).seconds
+
+
+def _tied(plan: Plan, network: Network, shapes: Sequence[StageShape]) -> float:
+    """The sum of the shared weight over its two stages, in all replicas at once."""
+    holders = [shape for shape in shapes if shape.tied_group]
+    if len(holders) < 2:
+        return 0.0
+    bucket = next(bucket for bucket in holders[0].buckets if bucket.tied)
+    bytes_ = (bucket.tied_elements or bucket.elements) * plan.workload.gradient_bytes
+    together = [
+        network.collective(Op.ALL_REDUCE, ends, bytes_, fabric_of(plan, name))
+        for name, *ends in zip(
+            holders[0].tied_group, *(shape.ranks for shape in holders), strict=True
+        )
+    ]
+    return network.together(together).seconds
