@@ -50,10 +50,13 @@ def segment_bytes(gbit_s: float) -> int:
 
 
 def burst_bytes(gbit_s: float) -> int:
-    """What an idle link may send at once: one millisecond, at least two frames.
+    """What an idle link may send at once: a quarter millisecond, at least two frames.
 
     Less than the shaper's wake-up delay on a busy machine loses rate; more
-    lets short transfers beat the rate.
+    lets short transfers beat the rate. Measured on two cores: 256 KiB take
+    1.01 ms at 2 Gbit/s (1.05 by the rate) and 4.10 ms at 0.5 (4.19), long
+    transfers reach 95 to 99 % of the rate, 90 % with both cores busy at
+    2 Gbit/s. With a whole millisecond the 256 KiB took 0.45 to 0.65 ms.
     """
     return int(max(LEAST_BURST, gbit_s * 1e9 / 8 * BURST_SECONDS))
 
