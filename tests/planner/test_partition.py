@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
@@ -20,7 +20,7 @@ def every_cut(blocks: int, stages: int) -> list[Borders]:
     found = []
     for cuts in combinations(range(1, blocks), stages - 1):
         edges = [0, *cuts, blocks]
-        found.append(tuple(zip(edges[:-1], edges[1:], strict=True)))
+        found.append(tuple(pairwise(edges)))
     return found
 
 
@@ -125,7 +125,7 @@ def test_buckets_cover_the_stage_in_order(layers: int, mb: float, tied: bool) ->
     for blocks in ((0, cut), (cut, layers + 2)):
         found = buckets_of(model, blocks, whole_model=False, bucket_mb=mb)
         assert found[0].blocks[0] == blocks[0] and found[-1].blocks[1] == blocks[1]
-        assert all(a.blocks[1] == b.blocks[0] for a, b in zip(found, found[1:], strict=False))
+        assert all(a.blocks[1] == b.blocks[0] for a, b in pairwise(found))
         expected = sum(model.blocks[i].parameters for i in range(*blocks))
         assert sum(bucket.elements for bucket in found) == expected
         for bucket in found:

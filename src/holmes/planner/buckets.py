@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holmes.plan.plan import Bucket
+from holmes.schedule.instruction import Bucket
 from holmes.workload.workload import Workload
 
 BUCKETS_PER_STAGE = 6

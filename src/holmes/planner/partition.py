@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from holmes.errors import ConfigError
 from holmes.workload.workload import Block
@@ -264,4 +264,4 @@ def _layers(blocks: Sequence[Block], stages: int) -> tuple[int, int]:
 
 def _borders(cuts: list[int], blocks: int) -> Borders:
     edges = [0, *cuts, blocks]
-    return tuple(zip(edges[:-1], edges[1:], strict=True))
+    return tuple(pairwise(edges))

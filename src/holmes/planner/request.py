@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from holmes.cost.calibration import Calibration
+from holmes.cost.network import Rates
 from holmes.hardware.site import Site
 from holmes.plan.capabilities import Capabilities
 from holmes.plan.layout import Wishes
@@ -34,5 +33,9 @@ class PlanRequest:
     wishes: Wishes
     calibration: Calibration
     capabilities: Capabilities | None = None
-    rates: Mapping[Any, float] | None = None
+    rates: Rates | None = None
     placement_name: str = "planned"
+
+    def unrestricted(self) -> PlanRequest:
+        """The same request without the runtime's limits."""
+        return replace(self, capabilities=None)

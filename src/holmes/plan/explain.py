@@ -1,0 +1,197 @@
+"""The reasons of a plan as lines to read: `holmes plan --explain`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from holmes.hardware.topology import Topology
+from holmes.plan.plan import Group, Plan
+
+MOST_GROUPS = 12
+"""With more groups of one axis and transport than this, they are told as one line."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What the planner knew when it chose, and a plan alone does not say.
+
+    Attributes:
+        stage_seconds: forward and backward of one micro-batch, per stage.
+        exposed_seconds: per-step gradient exchange that nothing hides, per stage.
+        cut_seconds: one transfer of one micro-batch, per cut.
+        partition: why these borders.
+        warmup: why this warm-up.
+        missing: what the runtime lacks for the unrestricted best.
+    """
+
+    stage_seconds: tuple[float, ...] = ()
+    exposed_seconds: tuple[float, ...] = ()
+    cut_seconds: tuple[float, ...] = ()
+    partition: str = ""
+    warmup: str = ""
+    missing: tuple[str, ...] = ()
+
+
+def explain(plan: Plan, notes: Notes) -> tuple[str, ...]:
+    """Every decision of a plan, in the order in which a reader asks for it."""
+    topology = Topology(plan.site)
+    return (
+        *_headline(plan),
+        *_order(plan, topology),
+        *_groups(plan),
+        *_partition(plan, notes),
+        *_schedule(plan, notes),
+        *_memory(plan, topology),
+        *_losers(plan),
+        *(f"missing in the runtime for a faster plan: {line}" for line in notes.missing),
+    )
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds with a unit that keeps three digits readable."""
+    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
+        if seconds * factor >= 1 or unit == "us":
+            return f"{seconds * factor:.3g} {unit}"
+    raise AssertionError
+
+
+def bytes_text(bytes_: float) -> str:
+    """Bytes in powers of 1000."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if bytes_ >= factor:
+            return f"{bytes_ / factor:.3g} {unit}"
+    return f"{bytes_:.0f} B"
+
+
+def layout_text(plan: Plan) -> str:
+    """`tp 1 x pp 2 x dp 2`."""
+    layout = plan.layout
+    return f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}"
+
+
+def _headline(plan: Plan) -> Iterable[str]:
+    batch, predicted = plan.batch, plan.predicted
+    yield (
+        f"layout: {layout_text(plan)} on {plan.world_size} devices of site {plan.site.name}; "
+        f"global batch {batch.global_} = {plan.schedule.microbatches} micro-batches "
+        f"x {batch.micro} samples x {plan.layout.dp} replicas"
+    )
+    yield (
+        f"predicted: {seconds_text(predicted.step_seconds)} a step "
+        f"({seconds_text(predicted.low)} to {seconds_text(predicted.high)}, {predicted.source}), "
+        f"{predicted.samples_per_second:.3g} samples/s, "
+        f"pipeline idle {predicted.bubble_fraction:.0%} of the time"
+    )
+
+
+def _order(plan: Plan, topology: Topology) -> Iterable[str]:
+    ranks = ",".join(str(device) for device in plan.rank_map)
+    if len(plan.rank_map) > 32:
+        ranks = ",".join(str(device) for device in plan.rank_map[:16]) + ",..."
+    yield f"rank order `{plan.order}`: logical rank i runs on device {ranks} (site order)"
+    for stage in plan.stages:
+        slots = [topology.devices[plan.rank_map[rank]] for rank in stage.ranks]
+        nodes = list(dict.fromkeys(slot.node.name for slot in slots))
+        shown = ", ".join(nodes) if len(nodes) <= 4 else f"{nodes[0]} to {nodes[-1]}"
+        yield f"  stage {stage.stage} on cluster {stage.cluster} ({shown})"
+    several = len(plan.site.clusters) > 1
+    spread = [stage.stage for stage in plan.stages if "+" in stage.cluster]
+    if spread and several:
+        yield (
+            f"  stages {_listed(spread)} span clusters, so their data groups use what "
+            "both sides share"
+        )
+    if several and plan.order == "cluster" and plan.rank_map == tuple(range(plan.world_size)):
+        yield (
+            "  launch order equals cluster order here: transport, partition and overlap "
+            "make the difference"
+        )
+
+
+def _groups(plan: Plan) -> Iterable[str]:
+    rule = {
+        "per-group": "each group uses the fastest fabric that all its members share",
+        "common": "one fabric for all groups, the one every node has",
+    }[plan.transport]
+    yield f"transport `{plan.transport}`: {rule}"
+    alike: dict[tuple[str, str], list[Group]] = defaultdict(list)
+    for group in plan.groups:
+        alike[group.axis, group.transport.name].append(group)
+    for (axis, transport), groups in alike.items():
+        if len(groups) > MOST_GROUPS:
+            total = sum(group.bytes_per_step for group in groups)
+            yield f"  {len(groups)} {axis} groups: {transport}, {bytes_text(total)} a step in all"
+            continue
+        for group in groups:
+            names = sorted({name for names in group.interfaces.values() for name in names})
+            via = f" via {', '.join(names)}" if names else ""
+            yield (
+                f"  {group.name} (ranks {_listed(group.ranks)}): {transport}{via}, "
+                f"{bytes_text(group.bytes_per_step)} a step"
+            )
+    kinds = ", ".join(
+        f"{bytes_text(count)} on {kind}" for kind, count in plan.predicted.bytes_per_step.items()
+    )
+    if kinds:
+        yield f"  sent between nodes per step: {kinds}"
+
+
+def _partition(plan: Plan, notes: Notes) -> Iterable[str]:
+    yield f"partition `{plan.partition}`" + (f": {notes.partition}" if notes.partition else "")
+    kinds = [block.kind for block in plan.workload.blocks]
+    for stage in plan.stages:
+        start, stop = stage.blocks
+        layers = kinds[start:stop].count("transformer")
+        extra = [kind for kind in kinds[start:stop] if kind != "transformer"]
+        held = " + ".join([f"{layers} transformer blocks", *(f"the {kind}" for kind in extra)])
+        line = f"  stage {stage.stage}: blocks {start} to {stop - 1}, {held}"
+        if notes.stage_seconds:
+            line += f"; {seconds_text(notes.stage_seconds[stage.stage])} a micro-batch"
+        if notes.exposed_seconds and notes.exposed_seconds[stage.stage] > 0:
+            line += f", {seconds_text(notes.exposed_seconds[stage.stage])} of exchange exposed"
+        yield line
+
+
+def _schedule(plan: Plan, notes: Notes) -> Iterable[str]:
+    choice = plan.schedule
+    yield f"schedule {choice.name}, {choice.microbatches} micro-batches, recompute {plan.recompute}"
+    if plan.layout.pp > 1 and choice.name == "1f1b":
+        extras = choice.extra_warmup_per_cut or (choice.extra_warmup,) * (plan.layout.pp - 1)
+        yield f"  extra warm-up {_listed(extras)}" + (f": {notes.warmup}" if notes.warmup else "")
+    if plan.layout.dp > 1:
+        if plan.overlap:
+            yield (
+                "  overlap: gradient buckets are reduced while backward still runs, "
+                "parameters gathered under the next forward"
+            )
+        else:
+            yield "  no overlap: gradients are exchanged after the last backward"
+        yield f"  optimizer sharding: {plan.sharding}"
+
+
+def _memory(plan: Plan, topology: Topology) -> Iterable[str]:
+    memory = plan.predicted.memory_bytes
+    if memory:
+        rank = max(memory, key=lambda key: memory[key])
+        node = topology.devices[plan.rank_map[rank]].node.name
+        yield f"memory: at most {bytes_text(memory[rank])} (rank {rank} on {node})"
+
+
+def _losers(plan: Plan) -> Iterable[str]:
+    search = plan.search
+    if search.enumerated > 1:
+        yield (
+            f"searched {search.enumerated} candidates: {search.pruned} ruled out early, "
+            f"{search.feasible} fit, {search.evaluated} simulated, "
+            f"{search.cpu_seconds:.2f} CPU-seconds"
+        )
+    for loser in plan.rejected:
+        yield f"  rejected {loser.layout}: {loser.reason}"
+
+
+def _listed(values: Sequence[int]) -> str:
+    if len(values) > 16:
+        return ", ".join(str(value) for value in values[:8]) + f", ... ({len(values)})"
+    return ", ".join(str(value) for value in values)

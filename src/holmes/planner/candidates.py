@@ -1,0 +1,164 @@
+"""Which layouts and micro-batch sizes there are, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from holmes.errors import ConfigError
+from holmes.hardware.topology import Topology
+from holmes.plan.layout import Layout, Wishes
+from holmes.plan.plan import Batch, Rejected
+from holmes.planner.partition import check_stage_count
+from holmes.planner.request import PlanRequest
+from holmes.planner.settings import Settings
+
+LARGEST_MICRO = 16
+"""Micro-batches tried when their size is free: powers of two up to here."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A layout with its batch: what fixes the work of every device but for the partition."""
+
+    layout: Layout
+    batch: Batch
+
+    @property
+    def microbatches(self) -> int:
+        """Micro-batches per step and replica."""
+        return self.batch.global_ // (self.batch.micro * self.layout.dp)
+
+    def __str__(self) -> str:
+        layout = self.layout
+        return f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}, micro {self.batch.micro}"
+
+
+@dataclass
+class Enumeration:
+    """Shapes to price, and what was ruled out on the way."""
+
+    shapes: list[Shape] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+def enumerate_shapes(request: PlanRequest, settings: Settings, topology: Topology) -> Enumeration:
+    """Every layout of all devices of the site with every micro-batch size.
+
+    Raises:
+        ConfigError: when nothing is left, with the reason of the only or first refusal.
+    """
+    found = Enumeration()
+    refusals: list[ConfigError] = []
+    for layout in _layouts(request.wishes, settings, topology):
+        try:
+            _check_layout(request, layout, topology)
+            micros = list(_micro_batches(request, layout))
+        except ConfigError as error:
+            refusals.append(error)
+            reason = error.what if error.why is None else f"{error.what}: {error.why}"
+            found.rejected.append(Rejected(_name(layout), reason))
+            continue
+        found.shapes += [Shape(layout, Batch(request.global_batch, micro)) for micro in micros]
+    if not found.shapes:
+        raise refusals[0]
+    return found
+
+
+def _layouts(wishes: Wishes, settings: Settings, topology: Topology) -> list[Layout]:
+    devices = len(topology.devices)
+    found = [
+        Layout(tp=tp, pp=pp, dp=devices // (tp * pp))
+        for tp in _degrees(wishes.tensor, devices, settings.tensor_allowed)
+        for pp in _degrees(wishes.pipeline, devices, settings.pipeline_allowed)
+        if devices % (tp * pp) == 0
+    ]
+    found = [layout for layout in found if wishes.data in (None, layout.dp)]
+    if not settings.data_allowed:
+        found = [layout for layout in found if layout.dp == 1]
+    if found:
+        return found
+    given = {
+        key: degree
+        for key, degree in (
+            ("tensor", wishes.tensor),
+            ("pipeline", wishes.pipeline),
+            ("data", wishes.data),
+        )
+        if degree is not None
+    }
+    text = " x ".join(f"{key} {degree}" for key, degree in given.items())
+    product = 1
+    for degree in given.values():
+        product *= degree
+    raise ConfigError(
+        f"the layout {text} does not use the {devices} devices of site {topology.site.name!r}",
+        where="parallel." + ", parallel.".join(given),
+        why=f"its degrees multiply to {product}, "
+        + ("which is not" if len(given) == 3 else "which does not divide")
+        + f" {devices}; no device may be left idle",
+        next_step=f"choose degrees whose product is {devices}, or change the site's nodes",
+    )
+
+
+def _degrees(wish: int | None, devices: int, allowed: bool) -> list[int]:
+    if wish is not None:
+        return [wish]
+    if not allowed:
+        return [1]
+    return [degree for degree in range(1, devices + 1) if devices % degree == 0]
+
+
+def _check_layout(request: PlanRequest, layout: Layout, topology: Topology) -> None:
+    """Refuse what no partition or placement can save.
+
+    Raises:
+        ConfigError: heads, node size or stage count do not allow this layout.
+    """
+    workload = request.workload
+    if workload.heads % layout.tp:
+        raise ConfigError(
+            f"{workload.heads} attention heads do not divide over {layout.tp} tensor ranks",
+            where="parallel.tensor",
+            why="each tensor rank holds whole heads",
+            next_step=f"use a divisor of {workload.heads}",
+        )
+    largest = max(node.device.count for node in topology.nodes)
+    if layout.tp > largest:
+        raise ConfigError(
+            f"tensor groups of {layout.tp} do not fit inside a node of {largest} devices",
+            where="parallel.tensor",
+            why="tensor collectives run inside every block, so they stay inside a node",
+            next_step=f"use at most {largest}",
+        )
+    check_stage_count(len(workload.blocks), layout.pp)
+
+
+def _micro_batches(request: PlanRequest, layout: Layout) -> Iterable[int]:
+    """Micro-batch sizes that divide the share of one replica.
+
+    Raises:
+        ConfigError: when the batch does not divide; says which batches would.
+    """
+    total, dp = request.global_batch, layout.dp
+    micro = request.micro_batch or 1
+    unit = micro * dp
+    if total % unit or total < unit:
+        below, above = total // unit * unit, (total // unit + 1) * unit
+        near = f"{below} or {above}" if below else str(above)
+        raise ConfigError(
+            f"a global batch of {total} does not divide into micro-batches of {micro} "
+            f"over {dp} replicas",
+            where="batch.global, batch.micro, parallel.data",
+            why=f"it must be a multiple of {micro} x {dp} = {unit}",
+            next_step=f"use batch.global={near}, or another batch.micro or parallel.data",
+        )
+    if request.micro_batch is not None:
+        return [request.micro_batch]
+    share = total // dp
+    sizes = [2**k for k in range(LARGEST_MICRO.bit_length()) if 2**k <= LARGEST_MICRO]
+    return [size for size in sizes if share % size == 0]
+
+
+def _name(layout: Layout) -> str:
+    return f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}"

@@ -1,0 +1,205 @@
+"""From a shape on a rank map to a Plan: partition, warm-up, and the value itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from holmes.plan.layout import Recompute, ScheduleName
+from holmes.plan.plan import Plan, Predicted, ScheduleChoice, Stage
+from holmes.planner.buckets import buckets_of
+from holmes.planner.candidates import Shape
+from holmes.planner.estimates import Estimates
+from holmes.planner.groups import memberships, open_groups
+from holmes.planner.partition import Borders, even, exact, proportional
+from holmes.planner.placement import RankMap, cluster_of
+from holmes.planner.request import PlanRequest
+from holmes.planner.settings import Settings
+from holmes.planner.warmup import Extras, warmup_of_cuts, within_memory
+
+UNPREDICTED = Predicted(0.0, 0.0, 0.0, 0.0, 0.0, {})
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One complete answer but for its price."""
+
+    request: PlanRequest
+    settings: Settings
+    estimates: Estimates
+    schedule: ScheduleName
+    borders: Borders
+    extras: Extras
+
+    @property
+    def shape(self) -> Shape:
+        return self.estimates.shape
+
+    @property
+    def rank_map(self) -> RankMap:
+        return self.estimates.rank_map
+
+    @property
+    def recompute(self) -> Recompute:
+        return self.estimates.recompute
+
+    def __str__(self) -> str:
+        clusters = " > ".join(cluster_of(slots) for slots in self.estimates.slots)
+        text = f"{self.shape}, {self.schedule}"
+        if self.recompute != "none":
+            text += f", recompute {self.recompute}"
+        return text + (f", stages on {clusters}" if len(self.estimates.slots) <= 8 else "")
+
+    @cached_property
+    def stage_seconds(self) -> tuple[float, ...]:
+        """Forward and backward of one micro-batch on each stage."""
+        costs = self.estimates.stage_costs((0,) * len(self.borders))
+        return tuple(costs.seconds(s, *blocks) for s, blocks in enumerate(self.borders))
+
+    def fits(self) -> bool:
+        """Whether every stage fits its devices with its micro-batches in flight."""
+        flight = in_flight(self.schedule, self.shape, self.extras)
+        return all(
+            self.estimates.fits(stage, *blocks, flight[stage])
+            for stage, blocks in enumerate(self.borders)
+        )
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan of this draft, not yet priced; groups carry no bytes, the digest is empty."""
+        request, settings, layout = self.request, self.settings, self.shape.layout
+        topology = self.estimates.cost.topology
+        whole = layout.pp == 1
+        stages = tuple(
+            Stage(
+                stage=index,
+                blocks=blocks,
+                layout=layout,
+                ranks=tuple(
+                    layout.rank(index, d, t) for d in range(layout.dp) for t in range(layout.tp)
+                ),
+                cluster=cluster_of(self.estimates.slots[index]),
+                buckets=buckets_of(
+                    request.workload,
+                    blocks,
+                    whole_model=whole,
+                    bucket_mb=request.wishes.bucket_mb,
+                ),
+            )
+            for index, blocks in enumerate(self.borders)
+        )
+        found = memberships(layout, stages)
+        return Plan(
+            name=request.name,
+            site=request.site,
+            workload=request.workload,
+            batch=self.shape.batch,
+            layout=layout,
+            sharding=settings.sharding,
+            recompute=self.recompute,
+            rank_map=self.rank_map,
+            stages=stages,
+            groups=open_groups(found, self.rank_map, topology, settings.transport),
+            schedule=ScheduleChoice(
+                name=self.schedule,
+                microbatches=self.shape.microbatches,
+                virtual_stages=1,
+                extra_warmup=max(self.extras, default=0),
+                digest="",
+                extra_warmup_per_cut=self.extras,
+            ),
+            order=settings.order,
+            transport=settings.transport,
+            partition=settings.partition,
+            overlap=settings.overlap,
+            predicted=UNPREDICTED,
+            placement_name=request.placement_name,
+            calibration=request.calibration.to_dict(),
+        )
+
+    def with_cut(self, borders: Borders) -> Draft:
+        """This draft with other borders."""
+        return replace(self, borders=borders)
+
+    def with_warmup(self, extras: Extras) -> Draft:
+        """This draft with another warm-up."""
+        return replace(self, extras=extras)
+
+
+def draft(
+    request: PlanRequest, settings: Settings, estimates: Estimates, schedule: ScheduleName
+) -> Draft | str:
+    """Partition and warm-up by the closed rules, or the reason why nothing fits.
+
+    Raises:
+        ConfigError: the partition rule cannot cut this model into these stages.
+    """
+    shape = estimates.shape
+    extras = _first_warmup(request, estimates, schedule)
+    bare = (0,) * len(extras) if request.wishes.extra_warmup is None else extras
+    for tried in dict.fromkeys((extras, bare)):
+        borders = _cut(settings, estimates, in_flight(schedule, shape, tried))
+        if borders is None:
+            continue
+        found = Draft(request, settings, estimates, schedule, borders, tried)
+        if found.fits():
+            return found
+        if request.wishes.extra_warmup is None:
+            lowered = within_memory(tried, lambda e, d=found: d.with_warmup(e).fits())  # type: ignore[misc]
+            if found.with_warmup(lowered).fits():
+                return found.with_warmup(lowered)
+    return _too_large(estimates, in_flight(schedule, shape, bare))
+
+
+def in_flight(schedule: ScheduleName, shape: Shape, extras: Extras) -> tuple[int, ...]:
+    """Micro-batches between forward and backward, per stage, as the schedule bounds them."""
+    stages, microbatches = shape.layout.pp, shape.microbatches
+    if schedule == "gpipe":
+        return (microbatches,) * stages
+    return tuple(min(microbatches, stages - stage + sum(extras[stage:])) for stage in range(stages))
+
+
+def _first_warmup(request: PlanRequest, estimates: Estimates, schedule: ScheduleName) -> Extras:
+    cuts = estimates.shape.layout.pp - 1
+    if schedule == "gpipe":
+        return (0,) * cuts
+    if request.wishes.extra_warmup is not None:
+        return (request.wishes.extra_warmup,) * cuts
+    typical = estimates.least_seconds / estimates.shape.microbatches
+    return warmup_of_cuts(estimates.cut_seconds, typical, estimates.shape.microbatches)
+
+
+def _cut(settings: Settings, estimates: Estimates, flight: tuple[int, ...]) -> Borders | None:
+    blocks = estimates.cost.workload.blocks
+    stages = estimates.shape.layout.pp
+    if settings.partition == "even":
+        return even(blocks, stages)
+    costs = estimates.stage_costs(flight)
+    if settings.partition == "exact":
+        return exact(costs)
+    share = max(1, len(blocks) // stages)
+    # S_i is the speed at which stage i does an equal share of the step, its exchange included.
+    speeds = [
+        1.0
+        / (
+            costs.microbatches * costs.seconds(stage, 0, len(blocks)) / stages
+            + costs.exposed(stage, 0, share)
+        )
+        for stage in range(stages)
+    ]
+    return proportional(blocks, speeds)
+
+
+def _too_large(estimates: Estimates, flight: tuple[int, ...]) -> str:
+    """Name the memory that is short, for the fairest cut."""
+    blocks = estimates.cost.workload.blocks
+    stages = estimates.shape.layout.pp
+    cuts = [(len(blocks) * s // stages, len(blocks) * (s + 1) // stages) for s in range(stages)]
+    need, stage = max(
+        (estimates.memory(*cut, flight[s]) - estimates.room[s], s) for s, cut in enumerate(cuts)
+    )
+    room = estimates.room[stage]
+    return (
+        f"does not fit in memory: stage {stage} needs about {(need + room) / 1e9:.1f} GB "
+        f"of {room / 1e9:.1f} GB per device"
+    )

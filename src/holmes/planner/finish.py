@@ -1,0 +1,101 @@
+"""The winner made complete: digest, bytes, prediction and reasons."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from holmes.cost.memory import memory_bytes
+from holmes.plan.explain import Notes, explain, seconds_text
+from holmes.plan.plan import Plan, Predicted, Rejected, SearchSummary
+from holmes.plan.program import program_of
+from holmes.planner.draft import Draft
+from holmes.planner.groups import bytes_by_nic, with_bytes
+from holmes.planner.pricing import Pricing
+
+
+def finish(
+    draft: Draft,
+    pricing: Pricing,
+    summary: SearchSummary,
+    rejected: tuple[Rejected, ...],
+    missing: tuple[str, ...],
+) -> Plan:
+    """The complete plan of a draft."""
+    bare = draft.plan
+    program = program_of(bare, check=False)
+    plan = replace(
+        bare,
+        groups=with_bytes(bare.groups, program, bare),
+        schedule=replace(bare.schedule, digest=program.digest),
+        search=summary,
+        rejected=rejected,
+    )
+    plan = replace(plan, predicted=_predicted(plan, draft, pricing))
+    return replace(plan, explain=explain(plan, _notes(draft, missing)))
+
+
+def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
+    calibration = pricing.cost.calibration
+    seconds = pricing.seconds(draft)
+    samples = plan.batch.global_ / seconds
+    tflops = plan.workload.flops_per_sample() * samples / plan.world_size / 1e12
+    return Predicted(
+        step_seconds=seconds,
+        low=seconds * (1 - calibration.interval),
+        high=seconds * (1 + calibration.interval),
+        tflops_per_device=tflops,
+        samples_per_second=samples,
+        memory_bytes=memory_bytes(plan),
+        bytes_per_step=bytes_by_nic(plan.groups, plan, pricing.cost.topology),
+        bubble_fraction=_idle(draft, seconds),
+        source=f"calibration {calibration.name}",
+    )
+
+
+def _idle(draft: Draft, seconds: float) -> float:
+    """The part of the step in which devices do not compute, the mean over stages."""
+    busy = sum(draft.stage_seconds) / len(draft.stage_seconds) * draft.shape.microbatches
+    return max(0.0, 1.0 - busy / seconds)
+
+
+def _notes(draft: Draft, missing: tuple[str, ...]) -> Notes:
+    estimates = draft.estimates
+    return Notes(
+        stage_seconds=draft.stage_seconds,
+        exposed_seconds=tuple(
+            estimates.exposed(stage, *blocks) for stage, blocks in enumerate(draft.borders)
+        )
+        if draft.shape.layout.dp > 1
+        else (),
+        cut_seconds=estimates.cut_seconds,
+        partition=_partition_reason(draft),
+        warmup=_warmup_reason(draft),
+        missing=missing,
+    )
+
+
+def _partition_reason(draft: Draft) -> str:
+    if len(draft.borders) == 1:
+        return "one stage holds the whole model"
+    if draft.settings.partition == "even":
+        return "equal counts of transformer blocks, whatever a stage's devices and network do"
+    if draft.settings.partition == "proportional":
+        return "transformer blocks in proportion to the speed of each stage, alpha 1.05"
+    return (
+        "the cut with the least sum of stage times, slowest stage and exposed gradient "
+        "exchange, within memory"
+    )
+
+
+def _warmup_reason(draft: Draft) -> str:
+    if draft.request.wishes.extra_warmup is not None:
+        return "as given"
+    slowest = max(draft.stage_seconds)
+    cut = max(draft.estimates.cut_seconds, default=0.0)
+    facts = (
+        f"the slowest cut takes {seconds_text(cut)} one way, "
+        f"the slowest stage {seconds_text(slowest)} a micro-batch"
+    )
+    if not any(draft.extras):
+        return f"{facts}; more in flight would save less than 1 %"
+    return f"{facts}; each extra forward in flight hides that much of the transfers"

@@ -1,0 +1,239 @@
+"""Site + workload + wishes -> Plan.
+
+Every layout, placement, micro-batch size, recomputation and schedule is drafted
+with the closed rules (partition, warm-up) and priced by the closed form; the
+best few are priced by the event simulator, and the winner is refined by it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from holmes.cost.model import CostModel
+from holmes.errors import ConfigError
+from holmes.hardware.topology import Topology
+from holmes.plan.layout import Recompute
+from holmes.plan.plan import Plan, Rejected, SearchSummary
+from holmes.planner.candidates import Shape, enumerate_shapes
+from holmes.planner.draft import Draft, draft
+from holmes.planner.estimates import Estimates
+from holmes.planner.finish import finish
+from holmes.planner.missing import missing_for
+from holmes.planner.placement import RankMap, rank_maps
+from holmes.planner.pricing import Pricing
+from holmes.planner.refine import refine
+from holmes.planner.request import PlanRequest
+from holmes.planner.settings import Settings, settings_of
+
+FINALISTS = 3
+"""Drafts that the event simulator compares."""
+TIE = 0.002
+"""Predictions nearer than this fraction are a tie, which the earlier draft wins."""
+MOST_REJECTED = 10
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The plan to run, and the best one if the runtime could do everything.
+
+    ``missing`` says what the runtime lacks for ``unrestricted``; it is empty, and
+    ``unrestricted`` None, when the plan to run is the best there is.
+    """
+
+    plan: Plan
+    unrestricted: Plan | None = None
+    missing: tuple[str, ...] = ()
+
+
+def make_plan(request: PlanRequest) -> Plan:
+    """The fastest plan that fits, within the request's capabilities.
+
+    Raises:
+        ConfigError: when no plan exists: the wishes contradict the site, the
+            batch or the model, or nothing fits in memory.
+    """
+    return _Search(request).run()
+
+
+def make_plans(request: PlanRequest) -> Plans:
+    """The plan to run and, where it is faster, the best plan without the runtime's limits.
+
+    Raises:
+        ConfigError: as :func:`make_plan`.
+    """
+    if request.capabilities is None:
+        return Plans(make_plan(request))
+    search = _Search(request)
+    best = search.winner()
+    wider = _Search(request.unrestricted())
+    unrestricted = wider.winner()
+    if unrestricted.seconds >= best.seconds * (1 - TIE):
+        return Plans(search.finished(best))
+    other = wider.finished(unrestricted)
+    missing = missing_for(other, request.capabilities, best.seconds)
+    return Plans(search.finished(best, missing), other, missing)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A draft and its predicted step time."""
+
+    draft: Draft
+    seconds: float
+
+
+@dataclass
+class _Counts:
+    enumerated: int = 0
+    pruned: int = 0
+    feasible: int = 0
+
+
+@dataclass
+class _Search:
+    """One search; its lists grow as it runs."""
+
+    request: PlanRequest
+    counts: _Counts = field(default_factory=_Counts)
+    rejected: list[Rejected] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.started = time.process_time()
+        request = self.request
+        self.topology = Topology(request.site)
+        self.settings: Settings = settings_of(request.wishes, request.capabilities)
+        self.cost = CostModel(self.topology, request.workload, request.calibration, request.rates)
+        self.pricing = Pricing(self.cost)
+
+    def run(self) -> Plan:
+        return self.finished(self.winner())
+
+    def winner(self) -> Scored:
+        """The refined best draft.
+
+        Raises:
+            ConfigError: when nothing fits.
+        """
+        self._survey()
+        if not self.scored:
+            raise self._nothing_fits()
+        ranking = sorted(self.scored, key=lambda scored: scored.seconds)
+        finalists = [
+            Scored(scored.draft, self.pricing.seconds(scored.draft))
+            for scored in ranking[:FINALISTS]
+        ]
+        least = min(scored.seconds for scored in finalists)
+        chosen = next(scored for scored in finalists if scored.seconds <= least * (1 + TIE))
+        self.losers = [scored for scored in ranking if scored.draft is not chosen.draft]
+        refined = refine(chosen.draft, self.pricing)
+        return Scored(refined, self.pricing.seconds(refined))
+
+    def finished(self, best: Scored, missing: tuple[str, ...] = ()) -> Plan:
+        """The complete plan of the winner."""
+        summary = SearchSummary(
+            enumerated=self.counts.enumerated,
+            pruned=self.counts.pruned,
+            evaluated=self.pricing.evaluated,
+            feasible=self.counts.feasible,
+            cpu_seconds=round(time.process_time() - self.started, 4),
+        )
+        return finish(best.draft, self.pricing, summary, self._rejected(best), missing)
+
+    def _survey(self) -> None:
+        """Draft and price everything that a lower bound does not rule out."""
+        found = enumerate_shapes(self.request, self.settings, self.topology)
+        self.rejected += found.rejected
+        self.counts.enumerated += len(found.rejected)
+        self.counts.pruned += len(found.rejected)
+        todo: list[tuple[float, int, list[Estimates]]] = []
+        for shape in found.shapes:
+            try:
+                maps = self._maps(shape)
+            except ConfigError as error:
+                self._rule_out(str(shape), error.what, 1)
+                continue
+            for rank_map in maps:
+                modes = [self._estimates(shape, rank_map, r) for r in self.settings.recomputes]
+                todo.append((modes[0].least_seconds, len(todo), modes))
+        best = float("inf")
+        for bound, _, modes in sorted(todo, key=lambda item: item[:2]):
+            if bound > best:
+                self._rule_out(
+                    str(modes[0].shape),
+                    f"its compute alone takes {bound / best:.2f} times the best plan",
+                    len(self.settings.schedules),
+                    bound,
+                )
+                continue
+            best = min(best, self._price(modes))
+
+    def _price(self, modes: list[Estimates]) -> float:
+        """Price a shape on a rank map with the lightest recomputation that fits."""
+        best = float("inf")
+        for schedule in self.settings.schedules:
+            if schedule == "gpipe" and len(self.settings.schedules) > 1:
+                # With one stage, or beside plain 1F1B on one micro-batch, it is the same.
+                shape = modes[0].shape
+                if shape.layout.pp == 1 or shape.microbatches == 1:
+                    continue
+            reason = ""
+            for estimates in modes:
+                try:
+                    made = draft(self.request, self.settings, estimates, schedule)
+                except ConfigError as error:
+                    reason = error.what
+                    break
+                if isinstance(made, str):
+                    reason = made
+                    continue
+                seconds = self.pricing.quick_seconds(made)
+                self.counts.enumerated += 1
+                self.counts.feasible += 1
+                self.scored.append(Scored(made, seconds))
+                best = min(best, seconds)
+                break
+            else:
+                self._rule_out(f"{modes[0].shape}, {schedule}", reason, 1)
+                continue
+            if reason and best == float("inf"):
+                self._rule_out(f"{modes[0].shape}, {schedule}", reason, 1)
+        return best
+
+    def _maps(self, shape: Shape) -> tuple[RankMap, ...]:
+        return rank_maps(
+            self.topology, shape.layout, self.settings.order, self.request.wishes.rank_map
+        )
+
+    def _estimates(self, shape: Shape, rank_map: RankMap, recompute: Recompute) -> Estimates:
+        return Estimates(self.cost, self.settings, shape, rank_map, recompute)
+
+    def _rule_out(self, what: str, why: str, count: int, seconds: float | None = None) -> None:
+        self.counts.enumerated += count
+        self.counts.pruned += count
+        self.rejected.append(Rejected(what, why, seconds))
+
+    def _rejected(self, best: Scored) -> tuple[Rejected, ...]:
+        """The nearest losers first, then what was ruled out."""
+        priced = [
+            Rejected(
+                str(scored.draft),
+                f"predicted {scored.seconds / best.seconds:.2f} times the chosen step",
+                scored.seconds,
+            )
+            for scored in self.losers[: MOST_REJECTED // 2 + MOST_REJECTED % 2]
+        ]
+        room = MOST_REJECTED - len(priced)
+        ruled_out = list({(r.layout, r.reason): r for r in self.rejected}.values())
+        return (*priced, *ruled_out[:room])
+
+    def _nothing_fits(self) -> ConfigError:
+        reasons = list(dict.fromkeys(f"{r.layout}: {r.reason}" for r in self.rejected))
+        return ConfigError(
+            f"no plan of {self.request.workload.name} fits site {self.request.site.name!r}",
+            where="parallel, batch.micro",
+            why="; ".join(reasons[:3]),
+            next_step="use more or larger devices, a smaller batch.micro, parallel.recompute=full, "
+            "or leave more of `parallel` to the planner",
+        )
