@@ -7,6 +7,7 @@ them act on the calling thread; call them in a process of one thread.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 
@@ -25,6 +26,8 @@ def _check(result: int, call: str) -> None:
 
 def unshare(flags: int) -> None:
     """Move this process into fresh namespaces. Raises OSError where that is not allowed."""
+    if not hasattr(_libc, "unshare"):
+        raise OSError(errno.ENOSYS, "only Linux has namespaces")
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
