@@ -53,3 +53,8 @@ def describe(family: str) -> Describe:
 def model_module(family: str) -> Any:
     """The ``model`` module of a family; needs torch."""
     return importlib.import_module(f"{FAMILIES[family]}.model")
+
+
+def sharding_module(family: str) -> Any:
+    """The ``sharding`` module of a family: what decays, what is tied, what splits."""
+    return importlib.import_module(f"{FAMILIES[family]}.sharding")

@@ -141,6 +141,7 @@ def _verified(handle: Any, path: Path, name: str, piece: Piece, manifest: Manife
         flat: torch.Tensor = handle.get_tensor(name)
     except SafetensorError as error:
         raise _damaged(path, name, str(error)) from None
+    dtype = _dtype(manifest.tensors[name], name, path.parent)
     expected = (piece.stop - piece.start,), dtype
     if (tuple(flat.shape), flat.dtype) != expected:
         raise _damaged(path, name, f"{tuple(flat.shape)} {flat.dtype} instead of {expected}")

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from holmes.errors import HolmesError, WriteError
+from holmes.errors import WriteError
 from holmes.runtime.checkpoint.folders import (
     MANIFEST,
     MARKER,
@@ -62,7 +62,7 @@ def write_checkpoint(
             new checkpoint is left; older ones are as they were.
     """
     partial = folder.with_name(folder.name + PARTIAL)
-    problem: HolmesError | None = None
+    problem: Exception | None = None
     if rank == 0:
         problem = _attempt(lambda: _fresh(partial), partial)
     barrier()
@@ -85,12 +85,10 @@ def write_checkpoint(
         )
 
 
-def _attempt(action: Callable[[], None], where: Path) -> HolmesError | None:
+def _attempt(action: Callable[[], None], where: Path) -> Exception | None:
     """Run ``action``; what went wrong as a value, so that the caller can go on to a barrier."""
     try:
         action()
-    except HolmesError as error:
-        return error
     except (OSError, SafetensorError) as error:
         full = f"os error {errno.ENOSPC}" in str(error) or (
             isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -100,6 +98,8 @@ def _attempt(action: Callable[[], None], where: Path) -> HolmesError | None:
             where=str(where),
             next_step="free some space, or keep fewer checkpoints" if full else None,
         )
+    except Exception as error:
+        return error
     return None
 
 
@@ -111,11 +111,7 @@ def _fresh(partial: Path) -> None:
 
 
 def _write_rank(partial: Path, rank: int, shards: Mapping[str, Shard]) -> None:
-    host = {
-        name: shard.tensor.detach().reshape(-1).to("cpu").contiguous()
-        for name, shard in shards.items()
-        if shard.stop > shard.start
-    }
+    host = _on_host(shards)
     needed = sum(t.numel() * t.element_size() for t in host.values()) + HEADER_ROOM
     _require_space(partial, needed)
     file = f"rank-{rank}.safetensors"
@@ -132,6 +128,24 @@ def _write_rank(partial: Path, rank: int, shards: Mapping[str, Shard]) -> None:
         files[file] = _write_tensors(partial / file, host)
     said = json.dumps({"files": files, "tensors": tensors}).encode()
     _write_bytes(partial / f"rank-{rank}.json", said)
+
+
+def _on_host(shards: Mapping[str, Shard]) -> dict[str, torch.Tensor]:
+    """Flat tensors in host memory, empty shards left out, no two in one storage.
+
+    Shards are often views of one bucket, and a safetensors file must hold each apart.
+    """
+    host: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name, shard in shards.items():
+        if shard.stop == shard.start:
+            continue
+        flat = shard.tensor.detach().reshape(-1).to("cpu").contiguous()
+        if flat.untyped_storage().data_ptr() in storages:
+            flat = flat.clone()
+        storages.add(flat.untyped_storage().data_ptr())
+        host[name] = flat
+    return host
 
 
 def _require_space(folder: Path, needed: int) -> None:
