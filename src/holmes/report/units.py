@@ -11,13 +11,20 @@ def seconds(value: float | None) -> str:
     """``412 ms``, ``1.85 s``, ``2 min 5 s``."""
     if value is None or not math.isfinite(value):
         return "not known"
+    if value == 0:
+        return "0 s"
     if value >= 120:
         return f"{int(value // 60)} min {value % 60:.0f} s"
     if value >= 0.9995:
-        return f"{value:.3g} s" if value < 99.95 else f"{value:.0f} s"
+        return f"{_digits(value)} s"
     if value >= 0.0009995:
-        return f"{value * 1e3:.3g} ms"
-    return f"{value * 1e6:.3g} µs"
+        return f"{_digits(value * 1e3)} ms"
+    return f"{_digits(value * 1e6)} µs"
+
+
+def _digits(value: float) -> str:
+    """Three digits, trailing zeros kept: 1.10, 24.0, 525."""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:#.3g}".rstrip(".")
 
 
 def bytes_(value: float | None) -> str:
@@ -38,10 +45,10 @@ def rate(gbit_s: float) -> str:
 
 
 def percent(fraction: float) -> str:
-    """Signed: ``+1.7 %``; a true minus sign, and no sign at zero."""
-    text = f"{abs(fraction) * 100:.1f} %"
-    if text == "0.0 %":
-        return "0.0 %"
+    """Signed: ``+1.7 %``; a true minus sign, a space that does not break, no sign at zero."""
+    text = f"{abs(fraction) * 100:.1f}\N{NO-BREAK SPACE}%"
+    if text.startswith("0.0\N{NO-BREAK SPACE}"):
+        return text
     return ("+" if fraction > 0 else "\N{MINUS SIGN}") + text
 
 

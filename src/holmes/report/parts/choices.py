@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 
 from holmes.plan import Group, Plan
+from holmes.plan.diff import diff
 from holmes.report import units
 from holmes.report.parts.html import Html, section, tag
 from holmes.report.parts.traffic import label_of
@@ -20,7 +20,6 @@ def why(runs: Sequence[RunData]) -> Html | None:
     plans = [(run.name, run.plan) for run in runs if run.plan]
     if len(plans) < 2:
         return None
-    sentences = [tag("li", line) for _, other in plans[1:] for line in _diff(plans[0][1], other)]
     columns = [_choices(plan) for _, plan in plans]
     rows = []
     for key in columns[0]:
@@ -31,19 +30,25 @@ def why(runs: Sequence[RunData]) -> Html | None:
     table = tag("table", tag("thead", header), tag("tbody", *rows), class_="choices")
     return section(
         "why",
-        f"Why {plans[0][0]} differs from {', '.join(name for name, _ in plans[1:])}",
-        "What the two plans decide, like for like; rows in bold are where they part.",
-        tag("ul", *sentences, class_="reasons"),
-        tag("div", table, class_="scroll"),
+        f"What {plans[0][0]} does differently",
+        "What the plans decide, like for like; rows in bold are where they part.",
+        tag(
+            "div",
+            tag("div", *(_reasons(plans[0][1], other) for _, other in plans[1:])),
+            tag("div", table, class_="scroll"),
+            class_="columns",
+        ),
     )
 
 
-def _diff(plan: Plan, other: Plan) -> list[str]:
-    try:
-        found: list[str] = importlib.import_module("holmes.plan.diff").diff(plan, other)
-    except ModuleNotFoundError:
-        return []
-    return found
+def _reasons(plan: Plan, other: Plan) -> Html:
+    """The differences as the plan tells them: a sentence, then a list."""
+    first, *rest = diff(plan, other)
+    return tag(
+        "div",
+        tag("p", first, class_="because"),
+        tag("ul", *(tag("li", line) for line in rest), class_="reasons"),
+    )
 
 
 def _choices(plan: Plan) -> dict[str, str]:
@@ -89,7 +94,9 @@ def _explanation(plan: Plan) -> Html | None:
 def _groups(plan: Plan) -> Html:
     shown = sorted(plan.groups, key=lambda group: -group.bytes_per_step)[:MOST_GROUPS]
     titles = ("group", "ranks", "network", "interfaces", "bytes per step")
-    header = tag("tr", *(tag("th", title) for title in titles))
+    header = tag(
+        "tr", *(tag("th", title, class_="num" if "bytes" in title else None) for title in titles)
+    )
     body = tag("tbody", *(_group(group) for group in shown))
     hidden = len(plan.groups) - len(shown)
     return tag(

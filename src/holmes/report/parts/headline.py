@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holmes.report import units
+from holmes.report.claim import CLAIM, claim
 from holmes.report.parts.bars import Mark, Piece, bar
 from holmes.report.parts.html import Html, join, tag
 from holmes.report.run_data import WARM_UP_STEPS, RunData
-
-CLAIM = 1.10
-"""Below this ratio no gain is claimed: two busy cores are noisier than that."""
 
 _LINKS = {
     "shaped": "each link was shaped to its rate, and bytes were counted by the kernel",
@@ -27,7 +25,8 @@ def headline(runs: Sequence[RunData], summary: Mapping[str, Any]) -> Html:
     """Title, one large figure, measured and predicted bars, facts."""
     first = runs[0]
     site = first.plan.site.name if first.plan else None
-    kicker = "Holmes, rehearsed" + (f" on {site}" if site else "")
+    rehearsed = any(run.word("links") for run in runs)
+    kicker = ("Holmes, rehearsed" if rehearsed else "Holmes") + (f" on {site}" if site else "")
     figure, lead = _single(first) if len(runs) == 1 else _comparison(runs, summary)
     return tag(
         "header",
@@ -36,7 +35,8 @@ def headline(runs: Sequence[RunData], summary: Mapping[str, Any]) -> Html:
         tag("p", lead, class_="standfirst"),
         _step_bars(runs),
         _chips(runs),
-        _facts(runs, summary),
+        _facts(runs),
+        _machine(runs, summary),
     )
 
 
@@ -77,11 +77,8 @@ def _comparison(runs: Sequence[RunData], summary: Mapping[str, Any]) -> tuple[st
         "only the plan differs. Measured, median of the steps after the first "
         f"{WARM_UP_STEPS}."
     )
-    if ratio >= CLAIM:
-        return f"{ratio:.2f}× faster", same
-    if ratio > 1 / CLAIM:
-        return f"{ratio:.2f}×, no gain claimed", f"{same} Less than 10 % is within the noise."
-    return f"{ratio:.2f}×: slower", same
+    noise = " Less than 10 % is within the noise." if 1 / CLAIM < ratio < CLAIM else ""
+    return claim(ratio), same + noise
 
 
 def _step_bars(runs: Sequence[RunData]) -> Html | None:
@@ -132,17 +129,18 @@ def _chips(runs: Sequence[RunData]) -> Html | None:
     return tag("ul", *chips, class_="chips") if chips else None
 
 
-def _facts(runs: Sequence[RunData], summary: Mapping[str, Any]) -> Html:
+def _facts(runs: Sequence[RunData]) -> Html:
     run = runs[0]
     facts: list[tuple[str, str, str]] = []
     if run.plan:
         work, layout, batch = run.plan.workload, run.plan.layout, run.plan.batch
         facts.append(("model", work.name, f"{units.count(work.parameters)} parameters"))
+        tensor = f", tensor {layout.tp}" if layout.tp > 1 else ""
         facts.append(
             (
                 "ranks",
                 f"{run.plan.world_size}",
-                f"pipeline {layout.pp}, data {layout.dp}, tensor {layout.tp}",
+                f"pipeline {layout.pp}, data {layout.dp}{tensor}",
             )
         )
         shape = f"{run.plan.schedule.microbatches} micro-batches of {batch.micro} a replica"
@@ -158,26 +156,28 @@ def _facts(runs: Sequence[RunData], summary: Mapping[str, Any]) -> Html:
     steps = run.figure("steps")
     if steps is not None:
         facts.append(("steps", f"{steps:.0f}", ""))
-    machine = _machine(runs, summary)
-    if machine:
-        facts.append(("machine", machine[0], machine[1]))
     cells = [
-        tag("div", tag("dt", name), tag("dd", value), tag("small", note) if note else None)
+        tag(
+            "div",
+            tag("dt", name),
+            tag("dd", value, class_="long" if len(value) > 16 else None),
+            tag("small", note) if note else None,
+        )
         for name, value, note in facts
     ]
     return tag("dl", *cells, class_="facts") if cells else join(())
 
 
-def _machine(runs: Sequence[RunData], summary: Mapping[str, Any]) -> tuple[str, str] | None:
+def _machine(runs: Sequence[RunData], summary: Mapping[str, Any]) -> Html | None:
+    """The machine that measured, from the first summary that names it."""
     for source in (summary, *(run.summary for run in runs)):
         told = source.get("machine")
-        if isinstance(told, str):
-            return told, ""
-        if isinstance(told, Mapping) and told:
-            words = [
-                f"{key.replace('_', ' ')} {value}"
+        if isinstance(told, Mapping):
+            told = ", ".join(
+                f"{str(key).replace('_', ' ')} {value}"
                 for key, value in told.items()
                 if isinstance(value, str | int | float)
-            ]
-            return words[0] if words else "", ", ".join(words[1:])
+            )
+        if isinstance(told, str) and told:
+            return tag("p", f"Measured on this machine: {told}.", class_="note")
     return None

@@ -74,7 +74,9 @@ def _operations(run: RunData, named: bool) -> Html | None:
         return tag("p", f"No instruction of {run.name} has both a prediction and a measurement.")
     rows = [_operation(row) for row in by_operation(joined)]
     header = tag(
-        "tr", *(tag("th", t) for t in ("instruction", "count", "predicted", "measured", "off by"))
+        "tr",
+        tag("th", "instruction"),
+        *(tag("th", t, class_="num") for t in ("count", "predicted", "measured", "off by")),
     )
     loose = len(joined.only_predicted) + len(joined.only_measured)
     note = f"{loose} instructions have only one of the two." if loose else None

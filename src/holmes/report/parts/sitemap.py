@@ -12,7 +12,7 @@ from holmes.report.parts.map_model import Card, Edge, SiteMap, site_map
 from holmes.report.parts.traffic import label_of
 from holmes.report.run_data import RunData
 
-CARD, GAP, PAD, ARC, TOP = 196.0, 132.0, 14.0, 40.0, 46.0
+CARD, GAP, PAD, ARC, TOP = 190.0, 118.0, 12.0, 54.0, 46.0
 HEAD, ROW, BETWEEN = 50.0, 24.0, 18.0
 THINNEST, THICKEST = 1.6, 11.0
 MOST_LABELS = 6
@@ -167,7 +167,7 @@ def _edges(
         path, middle = _arc(start, stop, on_left) if inside else _across(start, stop)
         lines.append(_edge_line(edge, path, most, cards[a].name, cards[b].name))
         if len(drawn.edges) <= MOST_LABELS:
-            labels.append(_edge_label(edge, middle, "end" if on_left else "start", inside))
+            labels.append(_edge_label(edge, middle))
     return lines, labels
 
 
@@ -177,12 +177,12 @@ def _port_spot(card: Card, at: Spot, fabric: Fabric, *, left: bool) -> Spot:
 
 
 def _arc(start: Spot, stop: Spot, on_left: bool) -> tuple[str, Spot]:
-    bulge = (-1 if on_left else 1) * min(ARC * 1.15, 22 + 0.1 * abs(stop[1] - start[1]))
+    bulge = (-1 if on_left else 1) * min(ARC * 0.95, 26 + 0.15 * abs(stop[1] - start[1]))
     (x1, y1), (x2, y2) = start, stop
     path = (
         f"M{x1:.1f},{y1:.1f} C{x1 + bulge:.1f},{y1:.1f} {x2 + bulge:.1f},{y2:.1f} {x2:.1f},{y2:.1f}"
     )
-    return path, (x1 + bulge * 0.25, (y1 + y2) / 2)
+    return path, (x1 + bulge * 0.75, (y1 + y2) / 2)
 
 
 def _across(start: Spot, stop: Spot) -> tuple[str, Spot]:
@@ -204,18 +204,9 @@ def _edge_line(edge: Edge, path: str, most: float, a: str, b: str) -> Html:
     return tag("path", d=path, class_=f"edge t-{edge.fabric}", stroke_width=width, data_tip=tip)
 
 
-def _edge_label(edge: Edge, at: Spot, anchor: str, inside: bool) -> Html:
+def _edge_label(edge: Edge, at: Spot) -> Html:
     text = units.bytes_(edge.bytes_)
-    if inside:
-        offset = 2.0 if anchor == "start" else -2.0
-        return tag(
-            "text",
-            text,
-            x=at[0] + offset,
-            y=at[1] + 4,
-            class_=f"edge-label {anchor}",
-        )
-    half = 3.6 * len(text) + 6
+    half = 3.5 * len(text) + 6
     return join(
         (
             tag(
