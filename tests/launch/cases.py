@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from holmes.errors import ConfigError
@@ -130,3 +131,10 @@ def leave_python(context: RankContext) -> dict[str, Any]:
 
 def large(context: RankContext, payload: str) -> dict[str, Any]:
     return {"payload": payload[::-1]}
+
+
+def interfaces(context: RankContext) -> dict[str, Any]:
+    """The interfaces this rank sees, from the kernel, and that it can use torch there."""
+    lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
+    names = sorted(line.partition(":")[0].strip() for line in lines)
+    return {"names": names, "node": context.node_name, **meet(context)}

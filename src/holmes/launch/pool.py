@@ -169,6 +169,10 @@ class Pool:
             self._threads,
         )
 
+    def _host(self, rank: int) -> tuple[Sequence[str], str | None]:
+        """Equal for seats on the same host."""
+        return self._enter[rank], self._environment[rank].get("HOLMES_NODE")
+
     def _log(self, rank: int) -> Path:
         return self.log_dir / f"rank-{rank}.log"
 
@@ -180,7 +184,7 @@ class Pool:
             context = {
                 "rank": rank,
                 "world_size": world,
-                "local_rank": self._enter[:rank].count(self._enter[rank]),
+                "local_rank": sum(self._host(rank) == self._host(other) for other in range(rank)),
                 "node_name": self._environment[rank].get("HOLMES_NODE"),
                 "master_address": self._addresses[0],
                 "master_port": port,
