@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from holmes.job.job import OptimizerSettings
+from holmes.job.sections import Optimizer
 
 
-def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
+def learning_rate(step: int, steps: int, settings: Optimizer) -> float:
     """The rate of step ``step`` (from 0) of ``steps``.
 
     Rises linearly to ``lr`` over ``warmup_steps``, then falls on half a cosine

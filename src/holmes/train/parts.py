@@ -1,0 +1,181 @@
+"""What a rank is made of: stage, optimiser, interpreter, data. Built once, from the Plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from holmes.cost.calibration import calibration_from_dict
+from holmes.cost.model import CostModel
+from holmes.data.batches import BatchPlan, HeldOut
+from holmes.data.prepare import prepare
+from holmes.data.tokens import Tokens, open_tokens
+from holmes.errors import ConfigError
+from holmes.job.job import Job
+from holmes.models.registry import describe, model_module, sharding_module
+from holmes.plan.plan import Plan, Stage
+from holmes.plan.program import program_of
+from holmes.runtime.groups import Groups
+from holmes.runtime.pipeline.interpreter import Interpreter
+from holmes.runtime.pipeline.stage import StagePlace, TorchStage
+from holmes.runtime.pipeline.virtual import VirtualOptimizer, VirtualStage
+from holmes.runtime.sharding.buckets import flatten, slots_of
+from holmes.runtime.sharding.optimizer import ShardedAdamW
+from holmes.train.assignment import Assignment
+from holmes.train.settings import adamw_settings, dtype_of
+
+
+@dataclass(frozen=True)
+class Parts:
+    """``optimizer``, ``batches`` and ``held_out`` are None where devices are virtual
+    (``held_out`` also where no text is held out)."""
+
+    interpreter: Interpreter
+    optimizer: ShardedAdamW | None
+    batches: BatchPlan | None
+    held_out: HeldOut | None
+
+    def set_learning_rate(self, value: float) -> None:
+        """The learning rate of the steps that follow."""
+        if self.optimizer is not None:
+            self.optimizer.set_learning_rate(value)
+
+
+def build_parts(assignment: Assignment, groups: Groups) -> Parts:
+    """Build this rank's parts.
+
+    Raises:
+        ConfigError: plan, model and text do not fit each other.
+        DataError: the text is missing or bad.
+    """
+    build = _virtual_parts if assignment.virtual else _real_parts
+    return build(assignment, groups)
+
+
+def _interpreter(plan: Plan, groups: Groups, stage: Any, optimizer: Any) -> Interpreter:
+    tensors = sum(block.tensors for block in plan.workload.blocks)
+    return Interpreter(program_of(plan), groups, stage, optimizer, tensors)
+
+
+def _stage_of(plan: Plan, rank: int) -> Stage:
+    return next(stage for stage in plan.stages if rank in stage.ranks)
+
+
+def _place(plan: Plan, stage: Stage) -> StagePlace:
+    return StagePlace(stage.stage, *stage.blocks, len(plan.workload.blocks))
+
+
+def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
+    job, plan = assignment.job, assignment.plan
+    module, config = model_module(job.family), describe(job.family).config_from(job.model)
+    sharding = sharding_module(job.family)
+    stage = _stage_of(plan, groups.rank)
+    dtype = dtype_of(job.train.precision)
+    blocks = module.build_blocks(
+        config, *stage.blocks, seed=job.train.seed, dtype=dtype, device=groups.device
+    )
+    slots = slots_of(
+        blocks, stage.blocks[0], plan.workload, sharding.decays, sharding.tied_parameters(config)
+    )
+    buckets = flatten(slots, stage.buckets, len(stage.ranks), stage.ranks.index(groups.rank))
+    optimizer = ShardedAdamW(
+        buckets,
+        adamw_settings(job.optimizer),
+        len(stage.ranks),
+        keep_whole=plan.sharding == "none",
+    )
+    boundary = torch.empty(
+        plan.batch.micro, config.sequence, config.hidden, dtype=dtype, device=groups.device
+    )
+    program = TorchStage(
+        _place(plan, stage),
+        blocks,
+        module.loss,
+        plan.schedule.microbatches * plan.layout.dp,
+        boundary,
+        recompute=plan.recompute == "full",
+        autocast=partial(module.autocast, job.train.precision, groups.device.type),
+    )
+    batches, held_out = open_data(assignment, config)
+    return Parts(_interpreter(plan, groups, program, optimizer), optimizer, batches, held_out)
+
+
+def _virtual_parts(assignment: Assignment, groups: Groups) -> Parts:
+    plan = assignment.plan
+    stage = _stage_of(plan, groups.rank)
+    cost = CostModel(
+        assignment.topology,
+        plan.workload,
+        calibration_from_dict(plan.calibration, where="plan.calibration"),
+    )
+    slot = assignment.topology.devices[plan.rank_map[groups.rank]]
+    seconds = {}
+    for index in range(*stage.blocks):
+        time = cost.block_time(index, slot, plan.batch.micro, recompute=plan.recompute)
+        seconds[index] = (time.forward, time.backward)
+    blocks, micro = plan.workload.blocks, plan.batch.micro
+    start, stop = stage.blocks
+    program = VirtualStage(
+        _place(plan, stage),
+        seconds,
+        int(blocks[start - 1].output_bytes * micro) // 4 if start else 0,
+        int(blocks[stop - 1].output_bytes * micro) // 4 if stop < len(blocks) else 0,
+    )
+    optimizer = VirtualOptimizer(
+        stage.buckets, len(stage.ranks), cost.calibration.optimizer_seconds_per_element or 0.0
+    )
+    return Parts(_interpreter(plan, groups, program, optimizer), None, None, None)
+
+
+def open_data(assignment: Assignment, config: Any) -> tuple[BatchPlan, HeldOut | None]:
+    """Training batches and held-out text of a job.
+
+    Raises:
+        ConfigError: the text uses more token ids than the model has.
+        DataError: the text is missing, bad or too short.
+    """
+    train, validation = _tokens(assignment)
+    check_vocabulary(assignment.job, train.vocabulary, config)
+    job = assignment.job
+    batches = BatchPlan(train, config.sequence, job.batch.global_, job.data.seed)
+    if not len(validation) or job.train.evaluate_batches == 0:
+        return batches, None
+    return batches, HeldOut(validation, config.sequence)
+
+
+def check_vocabulary(job: Job, vocabulary: int, config: Any) -> None:
+    """Refuse a text whose ids the model cannot take.
+
+    Raises:
+        ConfigError: naming both sizes.
+    """
+    if vocabulary > config.vocabulary:
+        raise ConfigError(
+            f"the text has {vocabulary} token ids, the model {config.vocabulary}",
+            where="data.vocabulary, model.vocabulary",
+            next_step=f"set data.vocabulary={config.vocabulary}, or a larger model.vocabulary",
+        )
+
+
+def _tokens(assignment: Assignment) -> tuple[Tokens, Tokens]:
+    if assignment.tokens is not None:
+        first, second = (open_tokens(Path(path)) for path in assignment.tokens)
+        return first, second
+    prepared = prepare_data(assignment.job)
+    return prepared.train, prepared.validation
+
+
+def prepare_data(job: Job, progress: Callable[[str], None] | None = None) -> Any:
+    """The token files of a job, made once and kept in the cache."""
+    return prepare(
+        job.data.source,
+        job.data.vocabulary,
+        job.data.validation_fraction,
+        Path(job.data.cache) if job.data.cache else None,
+        progress,
+    )

@@ -1,0 +1,101 @@
+"""What a run leaves behind: metrics, trace, evaluations, TensorBoard, and a log line a step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from holmes.events.jsonl import append_objects
+from holmes.events.metrics import StepMetrics, append_metrics
+from holmes.events.span import Span
+from holmes.events.trace import append_trace
+from holmes.runtime.groups import Groups
+from holmes.train.assignment import Assignment
+
+WARM_UP_STEPS = 3
+"""Steps that neither the trace nor the medians take, where the run is longer."""
+
+
+def traced_steps(first: int, stop: int, count: int) -> range:
+    """The steps whose spans are written: ``count`` of them, after the warm-up if there is room."""
+    start = max(first, min(first + WARM_UP_STEPS, stop - count))
+    return range(start, min(stop, start + count))
+
+
+class RunRecorder:
+    """Writes the run folder. Every rank has one; logical rank 0 writes the shared files."""
+
+    def __init__(self, assignment: Assignment, groups: Groups) -> None:
+        self._groups = groups
+        self._folder = assignment.run_folder
+        self._traced = traced_steps(0, assignment.steps, assignment.job.train.trace_steps)
+        self._writes = groups.rank == 0
+        self._board: Any = None
+        if self._writes and assignment.job.train.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self._folder / "tensorboard"))
+
+    def step(self, metrics: StepMetrics, spans: Sequence[Span], *, applied: bool) -> None:
+        """Record one step; every rank calls it, since the trace has the spans of all."""
+        if metrics.step in self._traced:
+            gathered = gather_json(self._groups, [asdict(span) for span in spans])
+            if self._writes:
+                everything = (Span(**item) for part in gathered for item in part)
+                append_trace(self._folder / "trace.jsonl", everything)
+        if self._writes:
+            append_metrics(self._folder / "metrics.jsonl", [metrics])
+            self._to_board(metrics)
+        loss = "" if metrics.loss is None else f" loss {metrics.loss:.4f}"
+        skipped = "" if applied else " SKIPPED: the gradient norm is not finite"
+        self.log(f"step {metrics.step}:{loss} {metrics.step_seconds:.4f} s{skipped}")
+
+    def evaluation(self, step: int, loss: float) -> None:
+        """Record the loss on held-out text after ``step`` steps."""
+        if self._writes:
+            append_objects(self._folder / "evaluations.jsonl", [{"step": step, "loss": loss}])
+            if self._board is not None:
+                self._board.add_scalar("loss/validation", loss, step)
+        self.log(f"step {step}: held-out loss {loss:.4f}")
+
+    def log(self, line: str) -> None:
+        """One line to this rank's log."""
+        print(f"[rank {self._groups.rank}] {line}", flush=True)
+
+    def close(self) -> None:
+        """Flush what is open."""
+        if self._board is not None:
+            self._board.close()
+
+    def _to_board(self, metrics: StepMetrics) -> None:
+        if self._board is None:
+            return
+        if metrics.loss is not None:
+            self._board.add_scalar("loss/train", metrics.loss, metrics.step)
+        self._board.add_scalar("step_seconds", metrics.step_seconds, metrics.step)
+        self._board.add_scalar("learning_rate", metrics.learning_rate, metrics.step)
+
+
+def gather_json(groups: Groups, value: Any) -> list[Any]:
+    """Every rank's JSON value, in rank order, on every rank; as bytes, never pickled."""
+    if groups.world_size == 1:
+        return [value]
+    data = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=groups.device)
+    (longest,) = groups.maximum(float(data.numel()))
+    row = torch.zeros(int(longest) + 8, dtype=torch.uint8, device=groups.device)
+    size = torch.tensor([data.numel()], dtype=torch.int64).view(torch.uint8)
+    row[:8] = size.to(groups.device)
+    row[8 : 8 + data.numel()] = data
+    rows = [torch.empty_like(row) for _ in range(groups.world_size)]
+    dist.all_gather(rows, row, group=groups["world"].process_group)
+    values = []
+    for each in rows:
+        raw = each.cpu()
+        count = int(raw[:8].view(torch.int64).item())
+        values.append(json.loads(bytes(raw[8 : 8 + count].tolist())))
+    return values

@@ -1,0 +1,106 @@
+"""The plain run: one process, one model, torch's own AdamW. What every plan must equal.
+
+It shares with the parallel run only what defines the job: the model, the data
+order, the learning rate, and the definition of the global norm (one fp64 sum of
+squares per tensor, added in model order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holmes.data.batches import BatchPlan
+from holmes.job.job import Job
+from holmes.models.registry import describe, model_module, sharding_module
+from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
+from holmes.train.learning_rate import learning_rate
+from holmes.train.settings import dtype_of
+
+
+@dataclass(frozen=True)
+class ReferenceResult:
+    """Parameters by global name after the last step, and the loss of each step."""
+
+    parameters: dict[str, Tensor]
+    losses: tuple[float, ...]
+
+
+def train_reference(
+    job: Job,
+    batches: BatchPlan,
+    *,
+    steps: int,
+    dp: int,
+    micro: int,
+    microbatch_order: Sequence[int],
+    on_step: Callable[[int], None] = lambda step: None,
+) -> ReferenceResult:
+    """Train ``steps`` steps of a job in this process.
+
+    Args:
+        dp: data-parallel replicas whose samples are visited one replica after the other.
+        micro: samples of a micro-batch.
+        microbatch_order: the order in which backward passes add to the gradients.
+        on_step: told the number of steps done.
+    """
+    module = model_module(job.family)
+    config = describe(job.family).config_from(job.model)
+    sharding = sharding_module(job.family)
+    blocks = module.build_blocks(
+        config, 0, config.blocks, seed=job.train.seed, dtype=dtype_of(job.train.precision)
+    )
+    named = dict(module.named_parameters(blocks, 0))
+    optimizer = _adamw(job, named, sharding)
+    losses: list[float] = []
+    scale = dp * len(microbatch_order)
+    for step in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for replica in range(dp):
+            for microbatch in microbatch_order:
+                tokens, targets = batches.micro_batch(step, replica, microbatch, dp, micro)
+                x: Tensor = torch.from_numpy(tokens)
+                with module.autocast(job.train.precision):
+                    for block in blocks:
+                        x = block(x)
+                    loss = module.loss(x, torch.from_numpy(targets)) / scale
+                loss.backward()
+                total += loss.item()
+        _clip(list(named.values()), job.optimizer.clip)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, job.train.steps, job.optimizer)
+        optimizer.step()
+        losses.append(total)
+        on_step(step + 1)
+    return ReferenceResult({k: v.detach() for k, v in named.items()}, tuple(losses))
+
+
+def _adamw(job: Job, named: dict[str, torch.nn.Parameter], sharding: Any) -> torch.optim.AdamW:
+    settings = job.optimizer
+    decayed = [p for p in named.values() if sharding.decays(p.shape)]
+    plain = [p for p in named.values() if not sharding.decays(p.shape)]
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        foreach=False,
+        fused=False,
+    )
+
+
+def _clip(parameters: list[torch.nn.Parameter], limit: float | None) -> None:
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = global_norm(torch.stack([sum_of_squares(g) for g in gradients]))
+    coefficient = clip_coefficient(norm, limit)
+    if coefficient != 1.0:
+        for gradient in gradients:
+            gradient.mul_(coefficient)

@@ -1,0 +1,23 @@
+"""From the job's words to torch's."""
+
+from __future__ import annotations
+
+import torch
+
+from holmes.job.sections import Optimizer
+from holmes.runtime.sharding.bucket_state import AdamWSettings
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Parameters are fp32, or fp64 where the job says so; bf16 is autocast over fp32."""
+    return torch.float64 if precision == "fp64" else torch.float32
+
+
+def adamw_settings(optimizer: Optimizer) -> AdamWSettings:
+    """The optimiser's constants; the learning rate is set step by step."""
+    return AdamWSettings(
+        betas=optimizer.betas,
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+        clip=optimizer.clip,
+    )

@@ -1,0 +1,139 @@
+"""What a rank process runs: train, measure its blocks, train the plain reference.
+
+Each function is called by name with a RankContext and JSON-able arguments, in a
+session's warm ranks or in a process that torchrun or Slurm started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from holmes.job.job import Job
+from holmes.launch.context import RankContext
+from holmes.models.registry import describe, model_module, sharding_module
+from holmes.runtime.checkpoint.read import read_checkpoint
+from holmes.runtime.groups import GroupOptions, Rendezvous, open_groups
+from holmes.runtime.profile import Sample, profile_blocks, profile_optimizer
+from holmes.train.assignment import Assignment
+from holmes.train.compare import compare_parameters
+from holmes.train.parts import build_parts, open_data
+from holmes.train.reference import train_reference
+from holmes.train.settings import dtype_of
+from holmes.train.trainer import Trainer
+
+START_SECONDS = 30.0
+
+
+def train(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, Any]:
+    """Run an assignment on this rank; returns where it ended."""
+    given = Assignment.from_json(assignment)
+    torch.set_num_threads(given.job.train.threads)
+    rank = given.logical_rank(context)
+    context.report({"phase": "opening groups"})
+    rendezvous = Rendezvous(
+        context.master_address, context.master_port, context.hosts_store, context.attempt
+    )
+    groups = open_groups(given.plan, rank, rendezvous, _options(given, context))
+    try:
+        context.report({"phase": "building the model"})
+        parts = build_parts(given, groups)
+        try:
+            result = Trainer(given, groups, parts, context.report).run()
+        finally:
+            parts.interpreter.close()
+    finally:
+        groups.close()
+    return {
+        "rank": rank,
+        "step": result.step,
+        "loss": result.loss,
+        "validation": result.validation,
+        "checkpoint": str(result.checkpoint) if result.checkpoint else None,
+    }
+
+
+def _options(given: Assignment, context: RankContext) -> GroupOptions:
+    device = torch.device("cpu")
+    if given.backend == "nccl":
+        device = torch.device("cuda", context.local_rank)
+        torch.cuda.set_device(device)
+    seconds = given.job.train.deadline_seconds
+    return GroupOptions(
+        backend=given.backend,
+        timeout_seconds=seconds,
+        start_seconds=min(seconds, START_SECONDS),
+        interface_override=given.interface_override,
+        device=device,
+    )
+
+
+def profile(context: RankContext, job: Mapping[str, Any], micro: int) -> dict[str, Any]:
+    """Seconds of each kind of block and of the optimiser on this rank.
+
+    Returns ``{blocks: {kind: {forward, backward, spread}}, optimizer: seconds per element}``.
+    """
+    given = Job.model_validate(job)
+    torch.set_num_threads(given.train.threads)
+    samples = block_samples(given, micro)
+    module = model_module(given.family)
+    measured = profile_blocks(samples, autocast=lambda: module.autocast(given.train.precision))
+    return {
+        "blocks": {
+            kind: {"forward": m.forward, "backward": m.backward, "spread": m.spread}
+            for kind, m in measured.items()
+        },
+        "optimizer": profile_optimizer(),
+    }
+
+
+def block_samples(job: Job, micro: int) -> dict[str, Sample]:
+    """One block of each kind with the inputs of a micro-batch."""
+    module, config = model_module(job.family), describe(job.family).config_from(job.model)
+    dtype = dtype_of(job.train.precision)
+    (first,) = module.build_blocks(config, 0, 1, dtype=dtype)
+    (middle,) = module.build_blocks(config, 1, 2, dtype=dtype)
+    (last,) = module.build_blocks(config, config.blocks - 1, config.blocks, dtype=dtype)
+    generator = torch.Generator().manual_seed(0)
+    shape = (micro, config.sequence)
+    tokens = torch.randint(config.vocabulary, shape, generator=generator)
+    hidden = torch.randn(*shape, config.hidden, dtype=dtype, generator=generator)
+    return {
+        "embedding": Sample(first, tokens),
+        "transformer": Sample(middle, hidden),
+        "head": Sample(last, hidden, tokens, module.loss),
+    }
+
+
+def compare_with_reference(
+    context: RankContext,
+    assignment: Mapping[str, Any],
+    checkpoint: str,
+    microbatch_order: list[int],
+) -> dict[str, Any]:
+    """Train the plain reference in this process and compare a checkpoint with it."""
+    given = Assignment.from_json(assignment)
+    torch.set_num_threads(1)
+    config = describe(given.job.family).config_from(given.job.model)
+    batches, _ = open_data(given, config)
+    context.report({"phase": "plain single-process run"})
+    reference = train_reference(
+        given.job,
+        batches,
+        steps=given.steps,
+        dp=given.plan.layout.dp,
+        micro=given.plan.batch.micro,
+        microbatch_order=microbatch_order,
+        on_step=lambda step: context.report({"phase": "plain single-process run", "step": step}),
+    )
+    stored = read_checkpoint(Path(checkpoint)).tensors
+    prefix = "parameters/"
+    parameters = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+    zero = sharding_module(given.job.family).zero_gradient_parameters(config)
+    return {
+        **compare_parameters(reference.parameters, parameters, zero),
+        "reference_losses": list(reference.losses),
+    }

@@ -1,0 +1,163 @@
+"""The trainer: next batch, run instructions, record, maybe evaluate, maybe save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from holmes.events.metrics import StepMetrics
+from holmes.plan.plan import Stage
+from holmes.runtime.groups import Groups
+from holmes.runtime.pipeline.stage import MicroBatch
+from holmes.train.assignment import Assignment
+from holmes.train.learning_rate import learning_rate
+from holmes.train.measure import MeasuredStep, Stopwatch
+from holmes.train.parts import Parts
+from holmes.train.recorder import RunRecorder
+from holmes.train.saving import load, save
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run ended; ``validation`` is None where nothing is held out."""
+
+    step: int
+    loss: float | None
+    validation: float | None
+    checkpoint: Path | None
+
+
+class Trainer:
+    """Trains the plan of an assignment on one rank; every rank has one.
+
+    Args:
+        report: told step, loss and seconds after each step.
+    """
+
+    def __init__(
+        self, assignment: Assignment, groups: Groups, parts: Parts, report: Report
+    ) -> None:
+        self.assignment, self.groups, self.report = assignment, groups, report
+        self.job, self.plan = assignment.job, assignment.plan
+        self.interpreter, self.optimizer = parts.interpreter, parts.optimizer
+        self.parts, self.batches, self.held_out = parts, parts.batches, parts.held_out
+        slot = assignment.topology.devices[self.plan.rank_map[groups.rank]]
+        self.stopwatch = Stopwatch(groups, slot)
+        self.recorder = RunRecorder(assignment, groups)
+        self.data_index = _stage_of(self.plan.stages, groups.rank).ranks.index(groups.rank)
+        self.first_step = 0
+        self.loss: float | None = None
+        self.validation: float | None = None
+        self.checkpoint: Path | None = None
+        if assignment.resume_from is not None:
+            self.resume(Path(assignment.resume_from))
+
+    def run(self) -> TrainResult:
+        """Train to the assignment's last step; evaluate and save on the way and at the end."""
+        last = self.assignment.steps
+        for step in range(self.first_step, last):
+            self.parts.set_learning_rate(self.learning_rate(step))
+            measured = self.stopwatch.measure(lambda step=step: self.step(step))  # type: ignore[misc]
+            self.record(step, measured)
+            if self.due(step, self.job.train.evaluate_every):
+                self.evaluate(step + 1)
+            if self.due(step, self.job.train.checkpoint_every):
+                self.save(step + 1)
+        self.recorder.close()
+        return TrainResult(last, self.loss, self.validation, self.checkpoint)
+
+    def step(self, step: int) -> Any:
+        """One step of the plan."""
+        return self.interpreter.step(step, self.loader(step) if self.batches else None)
+
+    def loader(self, step: int) -> Callable[[int], MicroBatch]:
+        """Micro-batches of a step for this rank's replica, by number."""
+        batches, dp, micro = self.batches, self.plan.layout.dp, self.plan.batch.micro
+        assert batches is not None
+
+        def load_one(microbatch: int) -> MicroBatch:
+            return self.on_device(
+                *batches.micro_batch(step, self.data_index, microbatch, dp, micro)
+            )
+
+        return load_one
+
+    def on_device(self, tokens: Any, targets: Any) -> MicroBatch:
+        """A micro-batch as tensors where the blocks are."""
+        device = self.groups.device
+        return MicroBatch(torch.from_numpy(tokens).to(device), torch.from_numpy(targets).to(device))
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something that is done every so many steps, and after the last, is due."""
+        return step + 1 == self.assignment.steps or (every > 0 and (step + 1) % every == 0)
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        return learning_rate(step, self.job.train.steps, self.job.optimizer)
+
+    def record(self, step: int, measured: MeasuredStep) -> None:
+        """Write the step down and tell the caller."""
+        self.loss = measured.result.loss
+        tokens = self.plan.batch.global_ * self.plan.workload.sequence
+        metrics = StepMetrics(
+            step=step,
+            loss=self.loss,
+            step_seconds=measured.seconds,
+            tokens_per_second=tokens / measured.seconds,
+            grad_norm=None if self.loss is None else measured.result.grad_norm,
+            learning_rate=self.learning_rate(step),
+            bytes=measured.bytes_,
+        )
+        self.recorder.step(metrics, measured.result.spans, applied=measured.result.applied)
+        self.report({"step": step + 1, "loss": self.loss, "seconds": measured.seconds})
+
+    def evaluate(self, step: int) -> None:
+        """Mean loss over held-out text, the same on every rank."""
+        held, wanted = self.held_out, self.job.train.evaluate_batches
+        if held is None or wanted == 0:
+            return
+        dp, micro = self.plan.layout.dp, self.plan.batch.micro
+        count = max(1, held.batches(micro, wanted) // dp)
+
+        def load_one(index: int) -> MicroBatch:
+            return self.on_device(*held.batch(index * dp + self.data_index, micro))
+
+        self.validation = self.interpreter.evaluate(load_one, count)
+        self.recorder.evaluation(step, self.validation)
+
+    def save(self, step: int) -> None:
+        """Commit a checkpoint of the state before step ``step``."""
+        if self.optimizer is None or self.batches is None or not self.assignment.save:
+            return
+        start = time.monotonic()
+        self.interpreter.gather_parameters()
+        self.checkpoint = save(
+            self.assignment.run_folder,
+            step,
+            self.job.train.keep_checkpoints,
+            plan=self.plan,
+            groups=self.groups,
+            optimizer=self.optimizer,
+            batches=self.batches,
+        )
+        seconds = time.monotonic() - start
+        self.report({"step": step, "checkpoint": self.checkpoint.name})
+        self.recorder.log(f"step {step}: committed {self.checkpoint.name} in {seconds:.2f} s")
+
+    def resume(self, folder: Path) -> None:
+        """Continue where a checkpoint ended."""
+        if self.optimizer is None or self.batches is None:
+            return
+        self.first_step, self.batches = load(folder, self.optimizer, self.batches)
+        self.recorder.log(f"resumed from {folder.name}")
+
+
+def _stage_of(stages: tuple[Stage, ...], rank: int) -> Stage:
+    return next(stage for stage in stages if rank in stage.ranks)
