@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holmes.events.span import Span, Timeline
-from holmes.hardware.site import Fabric
+from holmes.hardware.site import Fabric, Site
 from holmes.report import units
 from holmes.report.parts import gantt
 from holmes.report.parts.chart import MOST_POINTS, thin, ticks
 from holmes.report.parts.gantt import gantt_data
 from holmes.report.parts.html import Html, data_block, tag
 from holmes.report.parts.map_model import MOST_CARDS, site_map
+from holmes.report.parts.traffic import memory
 from holmes.report.run_data import RunData, read_run
 from tests.report import fixtures
 
@@ -143,3 +144,18 @@ def test_the_typical_step_is_nearest_the_median(tmp_path: Path) -> None:
     traced = {span.step for span in run.measured.spans}
     best = min(abs(times[step] - middle) for step in traced)
     assert abs(times[run.typical_step] - middle) == best
+
+
+def test_the_memory_limit_comes_from_the_site_else_from_the_catalogue() -> None:
+    def drawn(device: dict[str, object]) -> str:
+        data = fixtures.site().model_dump()
+        for cluster in data["clusters"]:
+            cluster["device"] = device
+        site = Site.model_validate(data)
+        plan = replace(fixtures.plan(), site=site)
+        nothing = Timeline("measured")
+        return str(memory([RunData("run", plan, (), nothing, nothing, {}, "", ())]))
+
+    assert "of 3 GB" in drawn({"kind": "a100-80g-sxm", "memory_gb": 3.0})
+    assert "device memory" in drawn({"kind": "a100-80g-sxm"})
+    assert "no limit is drawn" in drawn({"kind": "nobody-knows-this"})

@@ -10,7 +10,13 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from holmes.report.terminal import groups_table, plan_table, summary_table
+from holmes.report.terminal import (
+    groups_table,
+    plan_table,
+    show_plan,
+    summary_table,
+    verification_table,
+)
 from tests.report import fixtures
 
 
@@ -67,3 +73,19 @@ def test_markup_in_names_is_shown_as_it_is() -> None:
     plan = replace(fixtures.plan(model="[red]model[/red]"), name="[bold]plan[/]")
     text = show(plan_table(plan))
     assert "[red]model[/red]" in text and "[bold]plan[/]" in text
+
+
+def test_the_reasons_are_printed_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan(fixtures.plan(), explain=False)
+    assert "One extra warm-up forward" not in capsys.readouterr().out
+    show_plan(fixtures.plan(), explain=True)
+    assert "One extra warm-up forward" in capsys.readouterr().out
+
+
+def test_a_verification_shows_the_worst_parameters_first() -> None:
+    rows = [{"name": f"blocks.{i}.weight", "max_relative_difference": i * 1e-8} for i in range(30)]
+    result = {"max_relative_difference": 2.9e-7, "bit_equal": False, "parameters": rows}
+    text = show(verification_table(result))
+    assert text.index("blocks.29.weight") < text.index("blocks.28.weight")
+    assert "blocks.3.weight" not in text and "and 20 more" in text
+    assert "2.90e-07, not bit-equal" in text

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,8 +23,24 @@ from holmes.report.parts.traffic import label_of
 
 WIDTH = 100
 MOST_GROUPS = 16
+MOST_PARAMETERS = 10
 
 _FABRIC_STYLE = {"infiniband": "blue", "roce": "yellow", "ethernet": "green"}
+
+
+def show_plan(plan: Plan, *, explain: bool) -> None:
+    """Print a plan and its groups on stdout, and the reasons when asked for."""
+    console = Console()
+    console.print(plan_table(plan))
+    console.print(groups_table(plan))
+    if explain:
+        for line in plan.explain:
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
+
+
+def show_verification(result: Mapping[str, Any]) -> None:
+    """Print the outcome of `holmes verify` on stdout, the worst parameters first."""
+    Console().print(verification_table(result))
 
 
 def plan_table(plan: Plan) -> Table:
@@ -106,6 +124,22 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         first, second = list(runs)[:2]
         table.caption = Text(f"{first} against {second}: {claim(ratio)}", style="bold")
         table.caption_justify = "left"
+    return table
+
+
+def verification_table(result: Mapping[str, Any]) -> Table:
+    """Parameters after the distributed and the plain run: ``max|a-b| / max|a|`` per tensor."""
+    worst = sorted(result["parameters"], key=lambda row: -row["max_relative_difference"])
+    table = _table("Against the plain single-process run", ("parameter",))
+    table.add_column("largest relative difference", justify="right", no_wrap=True)
+    for row in worst[:MOST_PARAMETERS]:
+        table.add_row(Text(str(row["name"])), f"{row['max_relative_difference']:.2e}")
+    if len(worst) > MOST_PARAMETERS:
+        table.add_row(f"and {len(worst) - MOST_PARAMETERS} more, none larger", "")
+    equal = "bit-equal" if result["bit_equal"] else "not bit-equal"
+    largest = f"largest difference {result['max_relative_difference']:.2e}, {equal}"
+    table.caption = Text(largest, style="bold")
+    table.caption_justify = "left"
     return table
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from holmes.errors import ConfigError
+from holmes.hardware.catalogue import resolve
+from holmes.hardware.site import Device
 from holmes.hardware.topology import Topology
 from holmes.plan import Plan
 from holmes.report import units
@@ -93,8 +96,7 @@ def _memory_of(run: RunData, plan: Plan, runs: int) -> list[Html]:
         return []
     devices = Topology(plan.site).devices
     limits = {
-        rank: _limit(devices[device].node.device.memory_gb)
-        for rank, device in enumerate(plan.rank_map)
+        rank: _limit(devices[device].node.device) for rank, device in enumerate(plan.rank_map)
     }
     shown = sorted(predicted, key=lambda rank: (-predicted[rank], rank))[:MOST_RANKS]
     full = [limit for rank in shown if (limit := limits.get(rank))]
@@ -106,13 +108,20 @@ def _memory_of(run: RunData, plan: Plan, runs: int) -> list[Html]:
     if len(shown) < len(predicted):
         notes.append(f"The {len(shown)} fullest of {len(predicted)} ranks.")
     if not full:
-        notes.append("The site gives no memory size for these devices, so no limit is drawn.")
+        notes.append(
+            "Neither site nor catalogue gives a memory size for these devices, so no limit is drawn."
+        )
     heading = tag("h3", run.name) if runs > 1 else None
     note = tag("p", " ".join(notes), class_="note") if notes else None
     return [tag("div", heading, tag("div", *bars, class_="bars"), note)]
 
 
-def _limit(memory_gb: float | None) -> float | None:
+def _limit(device: Device) -> float | None:
+    """Bytes of one device: as the site says, else as the catalogue does."""
+    try:
+        memory_gb = resolve(device).memory_gb
+    except ConfigError:  # a kind this catalogue does not know still has its bar
+        memory_gb = device.memory_gb
     return memory_gb * 1e9 if memory_gb else None
 
 
