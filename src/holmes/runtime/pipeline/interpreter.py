@@ -1,0 +1,284 @@
+"""The interpreter: walks a rank's instruction list, step after step.
+
+The main thread runs what computes; each communication goes to its lane when the walk
+reaches it (docs/design/0001-instructions-and-lanes.md). The simulator follows the same
+rules, so measured and predicted spans share instruction ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from holmes.errors import ConfigError
+from holmes.events.span import Span
+from holmes.plan.program import LOSS_SLOTS
+from holmes.runtime import collectives
+from holmes.runtime.clock import Clock
+from holmes.runtime.communicator import Communicator
+from holmes.runtime.groups import Groups
+from holmes.runtime.lanes import Completion, Lanes
+from holmes.runtime.pipeline.stage import MicroBatch, StageProgram
+from holmes.runtime.sharding.optimizer import Outcome, StepOptimizer
+from holmes.schedule.instruction import COMPUTE_OPS, Instruction, Op
+from holmes.schedule.lower import Program
+
+LoadBatch = Callable[[int], MicroBatch]
+"""The micro-batch of this number, of this rank's data replica, in the current step."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did, the same on every rank but for the spans.
+
+    ``loss`` is the mean over the global batch, None where devices are virtual.
+    ``applied`` is false when the norm was not finite: the step changed nothing.
+    """
+
+    step: int
+    loss: float | None
+    grad_norm: float
+    applied: bool
+    spans: tuple[Span, ...]
+
+
+class Interpreter:
+    """Runs the program of one rank.
+
+    Args:
+        tensors: parameter tensors of the whole model, the length of the squared norms.
+        clock: for the spans; by default the one all ranks share.
+
+    Raises:
+        ConfigError: when the boundary buffers of the stage are not what the plan sends.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        groups: Groups,
+        stage: StageProgram,
+        optimizer: StepOptimizer,
+        tensors: int,
+        clock: Clock | None = None,
+    ) -> None:
+        self._rank = groups.rank
+        self._list = program.ranks[groups.rank]
+        self._groups = groups
+        self._stage = stage
+        self._optimizer = optimizer
+        self._clock = clock or groups.clock
+        self._tensors = tensors
+        self._completion = Completion()
+        self._buffers: dict[str, Tensor] = {}
+        self._batches: dict[int, MicroBatch] = {}
+        self._spans: list[Span] = []
+        self._outcome = Outcome(0.0, False)
+        self._load: LoadBatch | None = None
+        self._step = -1
+        self._squares = self._empty_squares()
+        lanes = {ins.lane for ins in self._list if ins.op not in COMPUTE_OPS}
+        self._comms: dict[str, Communicator] = {
+            lane: groups[lane.removeprefix("comm:")] for lane in sorted(lanes)
+        }
+        self._gathers = [ins for ins in self._list if ins.op is Op.ALL_GATHER]
+        self._gathers_first = bool(self._gathers) and self._gathers[0] is self._list[0]
+        self._stale = False
+        self._check_boundaries()
+        self._lanes = Lanes(self._comms, self._communicate, self._completion, groups.device)
+
+    def step(self, number: int, load_batch: LoadBatch | None = None) -> StepResult:
+        """Run one step; every rank calls it.
+
+        Args:
+            number: the step, for the spans.
+            load_batch: called once per micro-batch on ranks of the first and last stage.
+
+        Raises:
+            RankDiedError: another rank went away; names instruction, lane and peers.
+        """
+        self._step, self._load = number, load_batch
+        self._spans = []
+        self._squares = self._empty_squares()
+        self._completion.reset()
+        try:
+            self._walk()
+        except BaseException as error:
+            self._completion.fail(error)
+            raise
+        self._stale = self._gathers_first
+        loss = float(self._squares[-1].item())
+        return StepResult(
+            step=number,
+            loss=loss if load_batch is not None else None,
+            grad_norm=self._outcome.norm,
+            applied=self._outcome.applied,
+            spans=tuple(sorted(self._spans, key=lambda span: (span.start, span.id))),
+        )
+
+    def gather_parameters(self) -> None:
+        """Bring parameters up to date outside a step; every rank calls it.
+
+        With overlap the gathers stand at the head of the next step. Call this before
+        an evaluation or a checkpoint.
+        """
+        if self._stale:
+            for ins in self._gathers:
+                self._optimizer.gather(_bucket(ins), self._comms[ins.lane])
+        self._stale = False
+
+    def evaluate(self, load_batch: LoadBatch, count: int) -> float:
+        """Mean loss over ``count`` micro-batches of each replica; every rank calls it.
+
+        Nothing is kept for backward. Parameters are brought up to date first.
+        """
+        self.gather_parameters()
+        place = self._stage.place
+        total = torch.zeros(2, dtype=torch.float64, device=self._groups.device)
+        down = [c for lane, c in self._comms.items() if lane.endswith(".down")]
+        before = next((c for c in down if c.index == 1), None)
+        after = next((c for c in down if c.index == 0), None)
+        for microbatch in range(count):
+            received = None
+            if before is not None:
+                received = self._stage.new_input()
+                collectives.receive(before, received, before.ranks[0])
+            batch = load_batch(microbatch) if self._stage.uses_data else None
+            output = self._stage.evaluate(received, batch)
+            if after is not None:
+                collectives.send(after, output, after.ranks[1])
+            if place.is_last:
+                total += torch.tensor([output.item(), 1.0], dtype=total.dtype, device=total.device)
+        if self._groups.world_size > 1:
+            collectives.all_reduce(self._groups["world"], total)
+        loss, samples = total.tolist()
+        return float(loss / samples)
+
+    def close(self) -> None:
+        """End the lanes."""
+        self._lanes.close()
+
+    def _walk(self) -> None:
+        for ins in self._list:
+            if ins.op in COMPUTE_OPS:
+                self._completion.wait(ins.waits)
+                start = self._clock()
+                self._compute(ins)
+                self._record(ins, start)
+                self._completion.finish(ins.id)
+            else:
+                self._lanes.submit(ins)
+        self._completion.wait(ins.id for ins in self._list)
+
+    def _compute(self, ins: Instruction) -> None:
+        if ins.op is Op.STEP:
+            if self._groups.world_size == 1:
+                self._fill_squares()
+            self._outcome = self._optimizer.step(self._squares[:-1])
+        elif ins.op is Op.FORWARD:
+            self._forward(ins)
+        else:
+            self._backward(ins)
+
+    def _forward(self, ins: Instruction) -> None:
+        place, micro = self._stage.place, _microbatch(ins)
+        received = None
+        if ins.blocks[0] == place.start:
+            if not place.is_first:
+                received = self._buffers.pop(f"input.s{ins.stage}.m{micro}")
+            if self._load is not None and self._stage.uses_data:
+                self._batches[micro] = self._load(micro)
+        ends = ins.blocks[1] == place.stop
+        batch = self._batches.pop(micro, None) if ends else self._batches.get(micro)
+        output = self._stage.forward(micro, ins.blocks, received, batch)
+        if ends and not place.is_last:
+            self._buffers[ins.buffer] = output
+
+    def _backward(self, ins: Instruction) -> None:
+        place, micro = self._stage.place, _microbatch(ins)
+        received = None
+        if ins.blocks[1] == place.stop and not place.is_last:
+            received = self._buffers.pop(f"output_gradient.s{ins.stage}.m{micro}")
+        gradient = self._stage.backward(micro, ins.blocks, received)
+        if ins.blocks[0] == place.start and not place.is_first:
+            assert gradient is not None
+            self._buffers[ins.buffer] = gradient
+
+    def _communicate(self, ins: Instruction) -> None:
+        """Run one communication to its end; called by the instruction's lane."""
+        start = self._clock()
+        comm = self._comms[ins.lane]
+        if ins.op is Op.SEND:
+            collectives.send(comm, self._buffers.pop(ins.buffer), ins.peer[0].rank)
+        elif ins.op is Op.RECEIVE:
+            downward = ins.lane.endswith(".down")
+            buffer = self._stage.new_input() if downward else self._stage.new_output_gradient()
+            collectives.receive(comm, buffer, ins.peer[0].rank)
+            self._buffers[ins.buffer] = buffer
+        elif ins.op is Op.REDUCE_SCATTER:
+            self._optimizer.reduce(_bucket(ins), comm)
+        elif ins.op is Op.ALL_GATHER:
+            self._optimizer.gather(_bucket(ins), comm)
+        elif ins.buffer == "norms":
+            self._fill_squares()
+            collectives.all_reduce(comm, self._squares)
+        else:
+            self._optimizer.sum_tied(_bucket(ins), comm)
+        if self._groups.device.type == "cuda":
+            torch.cuda.current_stream(self._groups.device).synchronize()
+        self._record(ins, start)
+
+    def _fill_squares(self) -> None:
+        """This rank's squared norms, and behind them its losses."""
+        self._optimizer.add_squares(self._squares)
+        self._squares[-1] = self._stage.take_loss() or 0.0
+
+    def _empty_squares(self) -> Tensor:
+        return torch.zeros(
+            self._tensors + LOSS_SLOTS, dtype=torch.float64, device=self._groups.device
+        )
+
+    def _record(self, ins: Instruction, start: int) -> None:
+        self._spans.append(
+            Span(
+                id=ins.id,
+                rank=self._rank,
+                step=self._step,
+                lane=ins.lane,
+                op=ins.op.value,
+                stage=ins.stage,
+                microbatch=ins.microbatch,
+                start=start,
+                stop=self._clock(),
+                bytes=ins.bytes,
+                buffer=ins.buffer,
+            )
+        )
+
+    def _check_boundaries(self) -> None:
+        for ins in self._list:
+            if ins.op is not Op.RECEIVE:
+                continue
+            downward = ins.lane.endswith(".down")
+            buffer = self._stage.new_input() if downward else self._stage.new_output_gradient()
+            if buffer.nbytes != ins.bytes:
+                raise ConfigError(
+                    f"stage {ins.stage} receives {buffer.nbytes} bytes per micro-batch, "
+                    f"the plan says {ins.bytes}",
+                    where=f"rank {self._rank}, {ins.lane}",
+                    why="the plan was made for another precision or sequence length",
+                    next_step="plan again with `holmes plan`",
+                )
+
+
+def _microbatch(ins: Instruction) -> int:
+    assert ins.microbatch is not None
+    return ins.microbatch
+
+
+def _bucket(ins: Instruction) -> int:
+    """The bucket index at the end of a collective's buffer name."""
+    return int(ins.buffer.rpartition(".")[2])

@@ -1,0 +1,246 @@
+"""One pipeline stage: forward and backward of block ranges, on torch or asleep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Blocks = tuple[int, int]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Inputs of the first block and targets of the loss, [micro, ...] each."""
+
+    tokens: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class StagePlace:
+    """Where a stage stands in the chain of blocks: [start, stop) of ``total``."""
+
+    stage: int
+    start: int
+    stop: int
+    total: int
+
+    @property
+    def is_first(self) -> bool:
+        return self.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.stop == self.total
+
+
+class StageProgram(Protocol):
+    """What the interpreter needs of a stage. One thread calls it.
+
+    ``uses_data`` tells whether micro-batches are loaded for it.
+    """
+
+    place: StagePlace
+    uses_data: bool
+
+    def new_input(self) -> Tensor:
+        """A buffer for the boundary activation of one micro-batch."""
+
+    def new_output_gradient(self) -> Tensor:
+        """A buffer for the gradient of the outgoing boundary of one micro-batch."""
+
+    def forward(
+        self, microbatch: int, blocks: Blocks, received: Tensor | None, batch: MicroBatch | None
+    ) -> Tensor:
+        """Run a block range; returns its output, contiguous.
+
+        ``received`` is the boundary activation, given at the first block of a stage that
+        is not the first; ``batch`` is given to the first and the last stage.
+        """
+
+    def backward(self, microbatch: int, blocks: Blocks, received: Tensor | None) -> Tensor | None:
+        """Run a range backwards; returns the gradient of its input, None at the model's start.
+
+        ``received`` is the gradient of the outgoing boundary, given at the last block of a
+        stage that is not the last. Frees the activations of the range.
+        """
+
+    def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
+        """Forward without keeping anything; the last stage returns the mean loss."""
+
+    def take_loss(self) -> float | None:
+        """The sum of the losses since the last call; None where no loss is computed."""
+
+
+@dataclass
+class _Kept:
+    """What backward of one block needs: its detached input, and its output or how to redo it."""
+
+    input: Tensor
+    output: Tensor | None
+    targets: Tensor | None
+    rng: Tensor | None
+
+
+class TorchStage:
+    """Real blocks. Activations are detached at block boundaries, so backward of a range is
+    a loop over its blocks, and the graph of a block is freed as soon as it is used.
+
+    Args:
+        blocks: the modules of blocks [place.start, place.stop).
+        loss: of the last block's output and the targets; a mean over the micro-batch.
+        loss_divisor: micro-batches x data replicas: gradients sum to those of the mean.
+        recompute: keep only block inputs and run each block again before its backward
+            (with the random numbers of the first time).
+        autocast: makes the context in which blocks run forward.
+    """
+
+    def __init__(
+        self,
+        place: StagePlace,
+        blocks: Sequence[nn.Module],
+        loss: LossFunction,
+        loss_divisor: int,
+        boundary: Tensor,
+        *,
+        recompute: bool = False,
+        autocast: Autocast = nullcontext,
+    ) -> None:
+        assert len(blocks) == place.stop - place.start
+        self.place = place
+        self.uses_data = place.is_first or place.is_last
+        self._blocks = dict(enumerate(blocks, place.start))
+        self._loss = loss
+        self._divisor = loss_divisor
+        self._boundary = boundary
+        self._recompute = recompute
+        self._autocast = autocast
+        self._kept: dict[tuple[int, int], _Kept] = {}
+        self._between: dict[int, Tensor] = {}
+        self._losses: list[Tensor] = []
+
+    def new_input(self) -> Tensor:
+        return torch.empty_like(self._boundary)
+
+    def new_output_gradient(self) -> Tensor:
+        return torch.empty_like(self._boundary)
+
+    def forward(
+        self, microbatch: int, blocks: Blocks, received: Tensor | None, batch: MicroBatch | None
+    ) -> Tensor:
+        x = self._range_input(microbatch, blocks, received, batch)
+        for index in range(*blocks):
+            if x.is_floating_point():
+                x = x.detach().requires_grad_()
+            targets = batch.targets if batch is not None and self._is_loss(index) else None
+            rng = _rng_state(x.device) if self._recompute else None
+            with torch.set_grad_enabled(not self._recompute):
+                output = self._run(index, x, targets)
+            kept = None if self._recompute else output
+            self._kept[microbatch, index] = _Kept(x, kept, targets, rng)
+            if targets is not None:
+                self._losses.append(output.detach())
+            x = output
+        if blocks[1] < self.place.stop:
+            self._between[microbatch] = x
+        self._finish()
+        return x.detach().contiguous()
+
+    def backward(self, microbatch: int, blocks: Blocks, received: Tensor | None) -> Tensor | None:
+        gradient = self._take_on_this_stream(received)
+        if blocks[1] < self.place.stop:
+            gradient = self._between.pop(microbatch)
+        for index in reversed(range(*blocks)):
+            kept = self._kept.pop((microbatch, index))
+            output = kept.output if kept.output is not None else self._again(index, kept)
+            torch.autograd.backward(output, gradient)
+            gradient = kept.input.grad
+        if blocks[0] > self.place.start:
+            assert gradient is not None
+            self._between[microbatch] = gradient
+        self._finish()
+        return None if gradient is None else gradient.contiguous()
+
+    @torch.no_grad()
+    def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
+        x = batch.tokens if self.place.is_first and batch is not None else received
+        assert x is not None
+        with self._autocast():
+            for block in self._blocks.values():
+                x = block(x)
+        if self.place.is_last:
+            assert batch is not None
+            x = self._loss(x, batch.targets)
+        self._finish()
+        return x.contiguous()
+
+    def take_loss(self) -> float | None:
+        if not self.place.is_last:
+            return None
+        total = 0.0
+        for loss in self._losses:
+            total += loss.item()
+        self._losses.clear()
+        return total
+
+    def _range_input(
+        self, microbatch: int, blocks: Blocks, received: Tensor | None, batch: MicroBatch | None
+    ) -> Tensor:
+        if blocks[0] > self.place.start:
+            return self._between.pop(microbatch)
+        if self.place.is_first:
+            assert batch is not None
+            return batch.tokens
+        taken = self._take_on_this_stream(received)
+        assert taken is not None
+        return taken
+
+    def _is_loss(self, index: int) -> bool:
+        return index == self.place.total - 1
+
+    def _run(self, index: int, x: Tensor, targets: Tensor | None) -> Tensor:
+        with self._autocast():
+            output: Tensor = self._blocks[index](x)
+        if targets is not None:
+            output = self._loss(output, targets) / self._divisor
+        return output
+
+    def _again(self, index: int, kept: _Kept) -> Tensor:
+        """Run a block a second time, with the random numbers it had the first time."""
+        assert kept.rng is not None
+        device = kept.input.device
+        now = _rng_state(device)
+        _set_rng_state(kept.rng, device)
+        output = self._run(index, kept.input, kept.targets)
+        _set_rng_state(now, device)
+        return output
+
+    def _take_on_this_stream(self, received: Tensor | None) -> Tensor | None:
+        """On CUDA, keep the allocator from reusing a lane's buffer while this stream reads it."""
+        if received is not None and received.is_cuda:
+            received.record_stream(torch.cuda.current_stream(received.device))
+        return received
+
+    def _finish(self) -> None:
+        """Compute is complete when the call returns: lanes and spans rely on it."""
+        if self._boundary.is_cuda:
+            torch.cuda.current_stream(self._boundary.device).synchronize()
+
+
+def _rng_state(device: torch.device) -> Tensor:
+    """The state of the generator that a block on this device draws from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_rng_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)

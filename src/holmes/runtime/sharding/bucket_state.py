@@ -1,0 +1,97 @@
+"""The moments of one bucket's interval, and the torch optimiser that updates it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holmes.runtime.sharding.buckets import FlatBucket, Placed
+
+STATES = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class AdamWSettings:
+    """Hyper-parameters; ``clip`` is the largest global norm, None for no clipping."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float | None = 1.0
+
+
+class BucketState:
+    """AdamW over the interval [start, stop) of a bucket: at most two flat tensors.
+
+    Args:
+        whole: hold the states of the whole bucket, not of this rank's shard only.
+    """
+
+    def __init__(self, bucket: FlatBucket, settings: AdamWSettings, *, whole: bool) -> None:
+        self._bucket = bucket
+        self.start, self.stop = (0, bucket.parameters.numel()) if whole else bucket.shard
+        self.count = 0.0
+        self._moments = {
+            kind: torch.zeros_like(bucket.parameters[self.start : self.stop]) for kind in STATES
+        }
+        border = min(max(bucket.decayed, self.start), self.stop)
+        parts = (
+            (self.start, border, settings.weight_decay),
+            (border, self.stop, 0.0),
+        )
+        leaves = {
+            self._leaf(start, stop): (start, stop, decay)
+            for start, stop, decay in parts
+            if start < stop
+        }
+        groups: list[dict[str, Any]] = [
+            {"params": [leaf], "weight_decay": decay} for leaf, (_, _, decay) in leaves.items()
+        ]
+        self._adamw: torch.optim.AdamW | None = None
+        if groups:
+            self._adamw = torch.optim.AdamW(
+                groups, lr=0.0, betas=settings.betas, eps=settings.eps, foreach=False, fused=False
+            )
+            for leaf, (start, stop, _) in leaves.items():
+                self._adamw.state[leaf] = {"step": torch.tensor(0.0), **self.moments(start, stop)}
+
+    def _leaf(self, start: int, stop: int) -> Tensor:
+        leaf = self._bucket.parameters[start:stop]
+        leaf.grad = self._bucket.gradients[start:stop]
+        return leaf
+
+    def set_learning_rate(self, value: float) -> None:
+        """The learning rate of the updates that follow."""
+        for group in self._adamw.param_groups if self._adamw else ():
+            group["lr"] = value
+
+    @torch.no_grad()
+    def update(self, coefficient: float) -> None:
+        """Scale this interval's gradients and apply one AdamW step to it."""
+        self.count += 1
+        if self._adamw is None:
+            return
+        if coefficient != 1.0:
+            self._bucket.gradients[self.start : self.stop].mul_(coefficient)
+        self._adamw.step()
+
+    def set_count(self, value: float) -> None:
+        """Continue after ``value`` updates."""
+        self.count = value
+        for state in self._adamw.state.values() if self._adamw else ():
+            state["step"].fill_(value)
+
+    def moments(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Views of both moments of the bucket interval [start, stop)."""
+        low, high = start - self.start, stop - self.start
+        return {kind: vector[low:high] for kind, vector in self._moments.items()}
+
+    def load(self, kind: str, item: Placed, whole: Tensor) -> None:
+        """Take the part of a whole moment tensor that this interval holds."""
+        low, high = item.overlap(self.start, self.stop)
+        if low < high:
+            values = whole.reshape(-1)[low - item.start : high - item.start]
+            self.moments(low, high)[kind].copy_(values)

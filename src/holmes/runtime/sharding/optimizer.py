@@ -1,0 +1,180 @@
+"""AdamW on flat buckets, its states sharded over the data group.
+
+Each rank updates its own interval of every bucket and the parameters are gathered
+afterwards (``sharding: optimizer``). With ``sharding: none`` every rank keeps all
+states: the reduced *gradients* are gathered instead, the same bytes, and the update of
+the whole bucket follows on each rank. Both give the bits of plain AdamW, because the
+update is elementwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from holmes.errors import HolmesError
+from holmes.runtime import collectives
+from holmes.runtime.checkpoint.manifest import Shard
+from holmes.runtime.communicator import Communicator
+from holmes.runtime.sharding.bucket_state import STATES, AdamWSettings, BucketState
+from holmes.runtime.sharding.buckets import FlatBucket
+from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
+
+STEP_NAME = "optimizer/step"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step did; ``applied`` is false where the norm was not finite, on all ranks."""
+
+    norm: float
+    applied: bool
+
+
+class StepOptimizer(Protocol):
+    """What the interpreter needs of an optimiser; the data group's lane calls the first three."""
+
+    def reduce(self, bucket: int, comm: Communicator) -> None:
+        """Sum a bucket's gradients over the group; this rank keeps its part."""
+
+    def gather(self, bucket: int, comm: Communicator) -> None:
+        """Bring a bucket's parameters up to date on all members."""
+
+    def sum_tied(self, bucket: int, comm: Communicator) -> None:
+        """Add the gradients of a tied weight and its twin, on both."""
+
+    def add_squares(self, squares: Tensor) -> None:
+        """Add this rank's part of each tensor's squared norm to a fp64 vector."""
+
+    def step(self, squares: Tensor) -> Outcome:
+        """Update this rank's part, given the squared norms of all tensors."""
+
+
+class ShardedAdamW:
+    """AdamW over the buckets of one stage; see the module text.
+
+    Args:
+        buckets: from :func:`holmes.runtime.sharding.buckets.flatten`.
+        keep_whole: every rank keeps all states (``sharding: none``).
+    """
+
+    def __init__(
+        self,
+        buckets: tuple[FlatBucket, ...],
+        settings: AdamWSettings,
+        members: int,
+        *,
+        keep_whole: bool = False,
+    ) -> None:
+        self._buckets = {bucket.index: bucket for bucket in buckets}
+        self._settings = settings
+        self._deferred = keep_whole and members > 1
+        self._pending: dict[int, float] = {}
+        self._states = {b.index: BucketState(b, settings, whole=self._deferred) for b in buckets}
+        longest = max(buckets, key=lambda b: b.gradients.numel()).gradients
+        needed = collectives.scratch_elements(longest.numel(), members)
+        self._scratch = longest.new_empty(needed)
+
+    def set_learning_rate(self, value: float) -> None:
+        """The learning rate of the steps that follow."""
+        for state in self._states.values():
+            state.set_learning_rate(value)
+
+    def reduce(self, bucket: int, comm: Communicator) -> None:
+        collectives.reduce_scatter(comm, self._buckets[bucket].gradients, self._scratch)
+
+    def gather(self, bucket: int, comm: Communicator) -> None:
+        flat = self._buckets[bucket]
+        if not self._deferred:
+            collectives.all_gather(comm, flat.parameters)
+            return
+        coefficient = self._pending.pop(bucket, None)
+        collectives.all_gather(comm, flat.gradients)
+        if coefficient is not None:
+            self._states[bucket].update(coefficient)
+        flat.gradients.zero_()
+
+    def sum_tied(self, bucket: int, comm: Communicator) -> None:
+        flat = self._buckets[bucket]
+        for item in flat.tied:
+            collectives.all_reduce(comm, flat.gradients[item.start : item.stop])
+
+    def add_squares(self, squares: Tensor) -> None:
+        for bucket in self._buckets.values():
+            for item in bucket.placed:
+                low, high = item.overlap(*bucket.shard)
+                if item.slot.counted and low < high:
+                    squares[item.slot.norm_index] += sum_of_squares(bucket.gradients[low:high])
+
+    def step(self, squares: Tensor) -> Outcome:
+        norm = global_norm(squares)
+        applied = math.isfinite(norm)
+        coefficient = clip_coefficient(norm, self._settings.clip)
+        for index, state in self._states.items():
+            if self._deferred:
+                if applied:
+                    self._pending[index] = coefficient
+                else:
+                    self._buckets[index].gradients.zero_()
+                continue
+            if applied:
+                state.update(coefficient)
+            self._buckets[index].gradients.zero_()
+        return Outcome(norm, applied)
+
+    def named_shards(self) -> dict[str, Shard]:
+        """What this rank contributes to a checkpoint: parameters, both moments, the step count.
+
+        Names: ``parameters/<name>``, ``exp_avg/<name>``, ``exp_avg_sq/<name>`` and
+        ``optimizer/step``. Over all ranks the intervals of a name cover it exactly once
+        (the step count is held by every rank). Bring parameters up to date first.
+
+        Raises:
+            HolmesError: when an update is still pending.
+        """
+        if self._pending:
+            raise HolmesError("parameters are not up to date; call gather_parameters() first")
+        found: dict[str, Shard] = {}
+        for index, bucket in self._buckets.items():
+            state = self._states[index]
+            found[STEP_NAME] = Shard(torch.tensor([state.count]), (1,), 0, 1)
+            for item in bucket.placed:
+                low, high = item.overlap(*bucket.shard)
+                if not item.slot.counted or low == high:
+                    continue
+                values = {
+                    "parameters": bucket.parameters[low:high],
+                    **state.moments(low, high),
+                }
+                for kind, tensor in values.items():
+                    found[f"{kind}/{item.slot.name}"] = Shard(
+                        tensor,
+                        tuple(item.slot.parameter.shape),
+                        low - item.start,
+                        high - item.start,
+                    )
+        return found
+
+    @torch.no_grad()
+    def load_named(self, read: Callable[[str], Tensor]) -> None:
+        """Take parameters and states from whole tensors by the names of :meth:`named_shards`.
+
+        Parameters are complete afterwards on every rank; nothing needs gathering.
+        """
+        count = float(read(STEP_NAME).item())
+        self._pending.clear()
+        for index, bucket in self._buckets.items():
+            state = self._states[index]
+            state.set_count(count)
+            bucket.gradients.zero_()
+            for item in bucket.placed:
+                parameter = item.slot.parameter
+                whole = read(f"parameters/{item.slot.name}")
+                parameter.copy_(whole.view(parameter.shape))
+                for kind in STATES:
+                    state.load(kind, item, read(f"{kind}/{item.slot.name}"))
