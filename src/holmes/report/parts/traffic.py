@@ -108,9 +108,7 @@ def _memory_of(run: RunData, plan: Plan, runs: int) -> list[Html]:
     if len(shown) < len(predicted):
         notes.append(f"The {len(shown)} fullest of {len(predicted)} ranks.")
     if not full:
-        notes.append(
-            "Neither site nor catalogue gives a memory size for these devices, so no limit is drawn."
-        )
+        notes.append("Neither site nor catalogue says what these devices hold: no limit is drawn.")
     heading = tag("h3", run.name) if runs > 1 else None
     note = tag("p", " ".join(notes), class_="note") if notes else None
     return [tag("div", heading, tag("div", *bars, class_="bars"), note)]
