@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from holmes.cost.calibration import (
     LAB,
@@ -50,7 +50,6 @@ class Case:
     style: CollectiveStyle = "direct"
     sharding: Sharding = "optimizer"
     step_seconds_per_element: float = 0.0
-    speeds: tuple[float, ...] = field(default=())
     shared_nodes: bool = False
     link: float | None = None
     tied: bool = False
@@ -121,11 +120,14 @@ def calibration_of(case: Case) -> Calibration:
     )
 
 
+@dataclass(frozen=True)
 class DictatedCost(CostModel):
     """Block times as the case says, by block."""
 
+    times: tuple[BlockTime, ...] = ()
+
     def block_time(self, block_index, slot, micro, tp=1, recompute="none"):  # type: ignore[no-untyped-def]
-        return _times(self.workload)[block_index].scaled(1.0 / slot.node.device.speed)
+        return self.times[block_index].scaled(1.0 / slot.node.device.speed)
 
 
 class DelayNetwork(Network):
@@ -149,22 +151,14 @@ class UncontendedCost(DictatedCost):
         return DelayNetwork(self.topology, rank_map, self.calibration, self.rates)
 
 
-_TIMES: dict[int, tuple[BlockTime, ...]] = {}
-
-
-def _times(workload: Workload) -> tuple[BlockTime, ...]:
-    return _TIMES[id(workload)]
-
-
 def make(case: Case, kind: type[DictatedCost] = DictatedCost) -> tuple[Plan, DictatedCost]:
     """The plan of a case and a cost model that knows its times."""
     site, workload = site_of(case), workload_of(case)
     times: list[BlockTime] = []
     for f, b, count in zip(case.forward, case.backward, case.blocks_per_stage, strict=True):
         times += [BlockTime(f / count, b / count)] * count
-    _TIMES[id(workload)] = tuple(times)
     plan = plan_of(case, site, workload)
-    return plan, kind(Topology(site), workload, calibration_of(case))
+    return plan, kind(Topology(site), workload, calibration_of(case), None, tuple(times))
 
 
 def plan_of(case: Case, site: Site, workload: Workload) -> Plan:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from holmes.errors import ConfigError
 from holmes.plan.layout import Layout, Recompute, Sharding
 from holmes.plan.plan import Plan
@@ -17,6 +15,7 @@ RUNTIME_BYTES = 600_000_000
 with torch alone measured 300-590 MiB)."""
 BOUNDARY_BUFFERS = 2
 """Boundary activations and gradients received ahead, per direction."""
+WHOLE_SHARE = 10 / 34
 SHARDED_STATES: dict[str, tuple[bool, bool, bool]] = {
     "none": (False, False, False),
     "optimizer": (False, False, True),
@@ -112,20 +111,17 @@ def _working_set(blocks: tuple[Block, ...], tp: int, recompute: Recompute, micro
     return most * micro
 
 
-@lru_cache(maxsize=4096)
-def _shared_fraction(kind: str, recompute: Recompute, tp: int) -> float:
-    """What a tensor rank keeps of a block's activations (Korthikanti et al. 2022, equation 2).
+def _activations(block: Block, tp: int, recompute: Recompute) -> float:
+    """What a tensor rank keeps of a block for one sample (Korthikanti et al. 2022, equation 2).
 
     Without sequence parallelism, 10 of the 34 sbh of a layer (the inputs around norms and
-    dropouts) are held whole by every tensor rank; with full recomputation the one kept
-    input is whole.
+    dropouts) are held whole by every tensor rank; attention scores and the rest divide. The
+    one input that full recomputation keeps is whole.
     """
-    if kind != "transformer":
-        return 1.0 / tp if kind == "head" else 1.0
-    if recompute == "full":
-        return 1.0
-    return 10 / 34 + 24 / 34 / tp
-
-
-def _activations(block: Block, tp: int, recompute: Recompute) -> float:
-    return block.activation_bytes[recompute] * _shared_fraction(block.kind, recompute, tp)
+    kept = block.activation_bytes[recompute]
+    if block.kind == "head":
+        return kept / tp
+    if block.kind == "embedding" or recompute == "full":
+        return kept
+    whole = min(kept, WHOLE_SHARE * block.activation_bytes.get("selective", kept))
+    return whole + (kept - whole) / tp

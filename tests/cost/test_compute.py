@@ -1,0 +1,112 @@
+"""Block times: the roofline by hand, splits, recomputation, measured times."""
+
+from __future__ import annotations
+
+import pytest
+
+from holmes.cost.calibration import (
+    DEFAULT,
+    LAB,
+    BlockTime,
+    calibration_from_dict,
+)
+from holmes.cost.compute import block_seconds, matmul_rate, optimizer_seconds
+from holmes.cost.model import CostModel
+from holmes.errors import ConfigError, DataError
+from holmes.hardware.catalogue import DeviceKind, resolve
+from holmes.hardware.site import Cluster, Device, Fabric, Nic, Site
+from holmes.hardware.topology import Topology
+from holmes.workload import Block, Collective, Segment, Workload
+
+A100 = resolve(Device(kind="a100-80g-sxm"))
+
+
+def block(*inner: Segment | Collective) -> Block:
+    return Block("b", "transformer", 1000, 1, inner, {"none": 1.0, "full": 0.1}, 1.0)
+
+
+def test_wide_products_run_at_the_matmul_rate_and_light_work_at_the_memory_rate() -> None:
+    c = DEFAULT.compute
+    wide = block_seconds(block(Segment("m", 1e15, 1.0)), A100, DEFAULT, 2)
+    assert wide.forward == pytest.approx(2e15 / matmul_rate(A100, c), rel=1e-3)
+    assert wide.backward == pytest.approx(2 * wide.forward, rel=1e-3)
+    light = block_seconds(block(Segment("n", 0.0, 1e12)), A100, DEFAULT, 1)
+    assert light.forward == pytest.approx(1e12 / (2039e9 * c.memory_fraction), rel=1e-3)
+
+
+def test_narrow_products_are_slower_per_flop() -> None:
+    rates = []
+    for hidden in (256, 1024, 8192):
+        work = block(Segment("m", 6.0 * 1024 * hidden**2, 8.0 * 1024 * hidden))
+        rates.append(6.0 * 8 * 1024 * hidden**2 / block_seconds(work, A100, DEFAULT, 8).forward)
+    assert rates == sorted(rates)
+
+
+def test_tensor_ranks_divide_what_is_split_and_pay_for_their_collectives() -> None:
+    split, whole = Segment("m", 1e15, 1.0), Segment("n", 1e15, 1.0, split=())
+    one = block_seconds(block(split, whole), A100, DEFAULT, 1).forward
+    four = block_seconds(block(split, whole), A100, DEFAULT, 1, tp=4).forward
+    assert four == pytest.approx(one * 5 / 8, rel=1e-2)
+    talk = Collective("all_reduce", "tensor", 1e9, "forward")
+    paid = block_seconds(block(split, talk), A100, DEFAULT, 1, tp=4).forward
+    free = block_seconds(block(split), A100, DEFAULT, 1, tp=4).forward
+    assert paid - free == pytest.approx(2 * 0.75 * 1e9 / (0.77 * 300e9), rel=0.02)
+
+
+def test_full_recomputation_adds_a_forward() -> None:
+    work = block(Segment("attention", 1e14, 1.0), Segment("mlp", 1e15, 1.0))
+    none = block_seconds(work, A100, DEFAULT, 1)
+    full = block_seconds(work, A100, DEFAULT, 1, recompute="full")
+    selective = block_seconds(work, A100, DEFAULT, 1, recompute="selective")
+    assert full.forward == none.forward
+    assert full.backward == pytest.approx(none.backward + none.forward)
+    assert none.backward < selective.backward < full.backward
+
+
+def test_measured_times_win_scale_with_samples_and_divide_by_speed() -> None:
+    measured = LAB.with_blocks(
+        {"cpu-core": {"transformer": BlockTime(0.1, 0.3)}}, micro=2, source="profile"
+    )
+    half = resolve(Device(kind="cpu-core", speed=0.5))
+    time = block_seconds(block(Segment("m", 1e15, 1.0)), half, measured, 4)
+    assert time == BlockTime(pytest.approx(0.4), pytest.approx(1.2))
+
+
+def test_a_missing_figure_is_named() -> None:
+    with pytest.raises(ConfigError, match="no memory_gbytes_s"):
+        block_seconds(block(Segment("n", 0.0, 1.0)), DeviceKind("odd", "Odd"), DEFAULT, 1)
+
+
+def test_optimizer_is_measured_or_bound_by_memory() -> None:
+    analytic = optimizer_seconds(1e9, 32, A100, DEFAULT)
+    assert analytic == pytest.approx(
+        32e9 / (2039e9 * DEFAULT.compute.memory_fraction) + DEFAULT.compute.step_launch_seconds
+    )
+    measured = LAB.with_blocks({}, micro=1, source="x", optimizer_seconds_per_element=2e-9)
+    assert optimizer_seconds(1e6, 32, resolve(Device(kind="cpu-core")), measured) == 2e-3
+
+
+def test_calibrations_survive_json() -> None:
+    measured = LAB.with_blocks(
+        {"cpu-core": {"head": BlockTime(0.1, 0.2)}}, micro=2, source="profile"
+    )
+    for calibration in (DEFAULT, LAB, measured):
+        assert calibration_from_dict(calibration.to_dict()) == calibration
+    with pytest.raises(DataError, match="bad calibration"):
+        calibration_from_dict({**LAB.to_dict(), "compute": 3})
+    with pytest.raises(DataError, match="no figures for pigeon"):
+        LAB.link("pigeon")
+
+
+def test_the_cost_model_adds_blocks_and_applies_the_sites_speed() -> None:
+    nics = (Nic(kind=Fabric.ETHERNET, gbit_s=1),)
+    clusters = tuple(
+        Cluster(name=n, nodes=1, device=Device(kind="cpu-core", speed=s), nics=nics)
+        for n, s in (("fast", 1.0), ("slow", 0.5))
+    )
+    work = Workload("w", "gpt", 8, 8, 1, 8, (block(Segment("m", 1e12, 1.0)),) * 3)
+    topology = Topology(Site(name="s", clusters=clusters))
+    cost = CostModel(topology, work, LAB)
+    fast, slow = (cost.blocks_time((0, 2), slot, 1) for slot in topology.devices)
+    assert slow.forward == pytest.approx(2 * fast.forward)
+    assert fast.forward == pytest.approx(2 * cost.block_time(2, topology.devices[0], 1).forward)
