@@ -99,8 +99,7 @@ def _work(a: Plan, b: Plan) -> Iterable[str]:
             "/".join(str(stop - start) for start, stop in cuts) for cuts in (cuts_a, cuts_b)
         )
         yield (
-            f"the stages hold {sizes_a} blocks ({a.partition}) "
-            f"instead of {sizes_b} ({b.partition})"
+            f"the stages hold {sizes_a} blocks ({a.partition}) instead of {sizes_b} ({b.partition})"
         )
     if a.overlap != b.overlap:
         yield (

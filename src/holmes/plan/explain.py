@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from holmes.hardware.topology import Topology
-from holmes.plan.plan import Group, Plan
+from holmes.plan.plan import Group, Plan, Stage
 
 MOST_GROUPS = 12
 """With more groups of one axis and transport than this, they are told as one line."""
@@ -91,11 +92,8 @@ def _order(plan: Plan, topology: Topology) -> Iterable[str]:
     if len(plan.rank_map) > 32:
         ranks = ",".join(str(device) for device in plan.rank_map[:16]) + ",..."
     yield f"rank order `{plan.order}`: logical rank i runs on device {ranks} (site order)"
-    for stage in plan.stages:
-        slots = [topology.devices[plan.rank_map[rank]] for rank in stage.ranks]
-        nodes = list(dict.fromkeys(slot.node.name for slot in slots))
-        shown = ", ".join(nodes) if len(nodes) <= 4 else f"{nodes[0]} to {nodes[-1]}"
-        yield f"  stage {stage.stage} on cluster {stage.cluster} ({shown})"
+    for label, places in _runs([_place(plan, stage, topology) for stage in plan.stages]):
+        yield f"  {label} on cluster {places}"
     several = len(plan.site.clusters) > 1
     spread = [stage.stage for stage in plan.stages if "+" in stage.cluster]
     if spread and several:
@@ -108,6 +106,13 @@ def _order(plan: Plan, topology: Topology) -> Iterable[str]:
             "  launch order equals cluster order here: transport, partition and overlap "
             "make the difference"
         )
+
+
+def _place(plan: Plan, stage: Stage, topology: Topology) -> str:
+    slots = [topology.devices[plan.rank_map[rank]] for rank in stage.ranks]
+    nodes = list(dict.fromkeys(slot.node.name for slot in slots))
+    shown = ", ".join(nodes) if len(nodes) <= 4 else f"{nodes[0]} to {nodes[-1]}"
+    return f"{stage.cluster} ({shown})"
 
 
 def _groups(plan: Plan) -> Iterable[str]:
@@ -140,18 +145,23 @@ def _groups(plan: Plan) -> Iterable[str]:
 
 def _partition(plan: Plan, notes: Notes) -> Iterable[str]:
     yield f"partition `{plan.partition}`" + (f": {notes.partition}" if notes.partition else "")
-    kinds = [block.kind for block in plan.workload.blocks]
-    for stage in plan.stages:
-        start, stop = stage.blocks
-        layers = kinds[start:stop].count("transformer")
-        extra = [kind for kind in kinds[start:stop] if kind != "transformer"]
-        held = " + ".join([f"{layers} transformer blocks", *(f"the {kind}" for kind in extra)])
-        line = f"  stage {stage.stage}: blocks {start} to {stop - 1}, {held}"
-        if notes.stage_seconds:
-            line += f"; {seconds_text(notes.stage_seconds[stage.stage])} a micro-batch"
-        if notes.exposed_seconds and notes.exposed_seconds[stage.stage] > 0:
-            line += f", {seconds_text(notes.exposed_seconds[stage.stage])} of exchange exposed"
-        yield line
+    lines = [_held(plan, stage, notes) for stage in plan.stages]
+    for label, line in _runs(lines):
+        each = " each" if label.startswith("stages") else ""
+        yield f"  {label}: {line}{each}"
+
+
+def _held(plan: Plan, stage: Stage, notes: Notes) -> str:
+    kinds = [block.kind for block in plan.workload.blocks[slice(*stage.blocks)]]
+    layers = kinds.count("transformer")
+    held = [f"{layers} transformer block{'s' if layers > 1 else ''}"] if layers else []
+    held += [f"the {kind}" for kind in kinds if kind != "transformer"]
+    line = " + ".join(held)
+    if notes.stage_seconds:
+        line += f", {seconds_text(notes.stage_seconds[stage.stage])} a micro-batch"
+    if notes.exposed_seconds and notes.exposed_seconds[stage.stage] > 0:
+        line += f", {seconds_text(notes.exposed_seconds[stage.stage])} of exchange exposed"
+    return line
 
 
 def _schedule(plan: Plan, notes: Notes) -> Iterable[str]:
@@ -184,11 +194,19 @@ def _losers(plan: Plan) -> Iterable[str]:
     if search.enumerated > 1:
         yield (
             f"searched {search.enumerated} candidates: {search.pruned} ruled out early, "
-            f"{search.feasible} fit, {search.evaluated} simulated, "
+            f"{search.feasible} fit and priced, {search.evaluated} predictions, "
             f"{search.cpu_seconds:.2f} CPU-seconds"
         )
     for loser in plan.rejected:
         yield f"  rejected {loser.layout}: {loser.reason}"
+
+
+def _runs(texts: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """(`stage 3` or `stages 3 to 5`, text) for each run of equal texts."""
+    for text, run in groupby(enumerate(texts), key=lambda item: item[1]):
+        indices = [index for index, _ in run]
+        first, last = indices[0], indices[-1]
+        yield (f"stage {first}" if first == last else f"stages {first} to {last}"), text
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from holmes.planner.buckets import buckets_of
 from holmes.planner.candidates import Shape
 from holmes.planner.estimates import Estimates
 from holmes.planner.groups import memberships, open_groups
-from holmes.planner.partition import Borders, even, exact, proportional
+from holmes.planner.partition import Borders, even, exact, objective, proportional
 from holmes.planner.placement import RankMap, cluster_of
 from holmes.planner.request import PlanRequest
 from holmes.planner.settings import Settings
@@ -55,6 +55,12 @@ class Draft:
         """Forward and backward of one micro-batch on each stage."""
         costs = self.estimates.stage_costs((0,) * len(self.borders))
         return tuple(costs.seconds(s, *blocks) for s, blocks in enumerate(self.borders))
+
+    @cached_property
+    def least_seconds(self) -> float:
+        """The partition's objective: the step time if the cuts between stages were free."""
+        flight = in_flight(self.schedule, self.shape, self.extras)
+        return objective(self.estimates.stage_costs(flight), self.borders)
 
     def fits(self) -> bool:
         """Whether every stage fits its devices with its micro-batches in flight."""

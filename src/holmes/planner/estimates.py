@@ -8,7 +8,7 @@ from functools import cached_property
 
 from holmes.cost.memory import stage_memory
 from holmes.cost.model import CostModel
-from holmes.cost.network import Network, Traffic
+from holmes.cost.network import Network
 from holmes.hardware.site import Fabric
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import Recompute, TransportRule
@@ -78,9 +78,8 @@ class Estimates:
                 self.network.collective(Op.REDUCE_SCATTER, ranks, share, fabric)
                 for ranks in columns
             ]
-            latency = max(traffic.latency for traffic in traffics)
-            alone = together(self.network, traffics) - latency
-            found.append(Exchange(latency, alone / PROBE_BYTES))
+            whole = self.network.together(traffics)
+            found.append(Exchange(whole.latency, (whole.seconds - whole.latency) / PROBE_BYTES))
         return tuple(found)
 
     @cached_property
@@ -97,7 +96,7 @@ class Estimates:
                 a, b = cut * size + position, (cut + 1) * size + position
                 ends = [self.slots[cut][position], self.slots[cut + 1][position]]
                 traffics.append(self.network.transfer(a, b, boundary, self._fabric(ends)))
-            found.append(together(self.network, traffics))
+            found.append(self.network.together(traffics).seconds)
         return tuple(found)
 
     def stage_costs(self, in_flight: Sequence[int]) -> StageCosts:
@@ -226,20 +225,6 @@ class Estimates:
         nodes = tuple({slot.node.index: slot.node for slot in slots}.values())
         rule: TransportRule = self.settings.transport
         return choose_transport(nodes, self.cost.topology, rule).fabric
-
-
-def together(network: Network, traffics: Sequence[Traffic]) -> float:
-    """Seconds until all of several operations that start at once have ended."""
-    load: dict[str, float] = {}
-    slowest = 0.0
-    for traffic in traffics:
-        for flow in traffic.flows:
-            slowest = max(slowest, flow.bytes / flow.cap)
-            for resource in flow.resources:
-                load[resource] = load.get(resource, 0.0) + flow.bytes
-    for resource, bytes_ in load.items():
-        slowest = max(slowest, bytes_ / network.capacity[resource])
-    return max((traffic.latency for traffic in traffics), default=0.0) + slowest
 
 
 def device_bytes(cost: CostModel, slot: DeviceSlot) -> float:

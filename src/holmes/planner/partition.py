@@ -149,8 +149,14 @@ def exact(costs: StageCosts) -> Borders | None:
                     break
                 if not costs.fits(stage, start, stop):
                     break
+                added = _Added(
+                    stop,
+                    costs.forward_seconds(stage, start, stop),
+                    seconds,
+                    costs.exposed(stage, start, stop),
+                )
                 for partial in front:
-                    grown = _grow(costs, partial, stage, start, stop)
+                    grown = partial.grown(added)
                     if grown.bound(costs.microbatches) <= best * (1 + 1e-9):
                         _insert(following.setdefault(stop, []), grown)
         fronts = following
@@ -177,6 +183,16 @@ def check_stage_count(blocks: int, stages: int) -> None:
 
 
 @dataclass(frozen=True)
+class _Added:
+    """One more stage, up to block ``stop``: its costs in seconds."""
+
+    stop: int
+    forward: float
+    seconds: float
+    exposed: float
+
+
+@dataclass(frozen=True)
 class _Partial:
     """A cut of the first stages."""
 
@@ -190,6 +206,17 @@ class _Partial:
         """The objective so far, which adding stages can only raise."""
         return self.total + (microbatches - 1) * self.slowest + self.tail
 
+    def grown(self, added: _Added) -> _Partial:
+        """This cut with one more stage."""
+        drained = self.total - self.forward
+        return _Partial(
+            stops=(*self.stops, added.stop),
+            forward=self.forward + added.forward,
+            total=self.total + added.seconds,
+            slowest=max(self.slowest, added.seconds),
+            tail=max(self.tail, added.exposed - drained),
+        )
+
     def beats(self, other: _Partial) -> bool:
         return (
             self.forward <= other.forward
@@ -197,19 +224,6 @@ class _Partial:
             and self.slowest <= other.slowest
             and self.tail <= other.tail
         )
-
-
-def _grow(costs: StageCosts, partial: _Partial, stage: int, start: int, stop: int) -> _Partial:
-    forward = costs.forward_seconds(stage, start, stop)
-    seconds = forward + costs.backward_seconds(stage, start, stop)
-    drained = partial.total - partial.forward
-    return _Partial(
-        stops=(*partial.stops, stop),
-        forward=partial.forward + forward,
-        total=partial.total + seconds,
-        slowest=max(partial.slowest, seconds),
-        tail=max(partial.tail, costs.exposed(stage, start, stop) - drained),
-    )
 
 
 def _insert(front: list[_Partial], new: _Partial) -> None:

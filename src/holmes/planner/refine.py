@@ -19,9 +19,9 @@ NEAR_OBJECTIVE = 1.3
 
 def refine(draft: Draft, pricing: Pricing) -> Draft:
     """A draft that no border moved by one block, and no other warm-up, makes faster."""
-    settled = _refine_warmup(draft, pricing)
+    settled = refine_warmup(draft, pricing)
     cut = _refine_borders(settled, pricing)
-    return cut if cut.borders == settled.borders else _refine_warmup(cut, pricing)
+    return cut if cut.borders == settled.borders else refine_warmup(cut, pricing)
 
 
 def neighbours(borders: Borders) -> Iterable[Borders]:
@@ -70,7 +70,8 @@ def _every_near_cut(draft: Draft) -> list[Borders]:
     return near if math.isfinite(limit) else []
 
 
-def _refine_warmup(draft: Draft, pricing: Pricing) -> Draft:
+def refine_warmup(draft: Draft, pricing: Pricing) -> Draft:
+    """The draft with the smallest warm-up that the simulator cannot improve by 1 %."""
     if draft.schedule != "1f1b" or not draft.extras:
         return draft
     if draft.request.wishes.extra_warmup is not None:

@@ -7,29 +7,32 @@ best few are priced by the event simulator, and the winner is refined by it.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
 from holmes.cost.model import CostModel
 from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
-from holmes.plan.layout import Recompute
+from holmes.plan.layout import ScheduleName
 from holmes.plan.plan import Plan, Rejected, SearchSummary
 from holmes.planner.candidates import Shape, enumerate_shapes
 from holmes.planner.draft import Draft, draft
 from holmes.planner.estimates import Estimates
 from holmes.planner.finish import finish
 from holmes.planner.missing import missing_for
-from holmes.planner.placement import RankMap, rank_maps
+from holmes.planner.placement import rank_maps
 from holmes.planner.pricing import Pricing
-from holmes.planner.refine import refine
+from holmes.planner.refine import refine, refine_warmup
 from holmes.planner.request import PlanRequest
 from holmes.planner.settings import Settings, settings_of
 
-FINALISTS = 3
-"""Drafts that the event simulator compares."""
-TIE = 0.002
+FINALISTS = 2
+"""Drafts of each schedule that the event simulator compares."""
+TIE = 0.005
 """Predictions nearer than this fraction are a tie, which the earlier draft wins."""
+DOUBT = 0.1
+"""How far the partition's objective may lie above what the simulator would say."""
 MOST_REJECTED = 10
 
 
@@ -98,6 +101,7 @@ class _Search:
     counts: _Counts = field(default_factory=_Counts)
     rejected: list[Rejected] = field(default_factory=list)
     scored: list[Scored] = field(default_factory=list)
+    losers: list[Scored] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.started = time.process_time()
@@ -120,15 +124,29 @@ class _Search:
         if not self.scored:
             raise self._nothing_fits()
         ranking = sorted(self.scored, key=lambda scored: scored.seconds)
-        finalists = [
-            Scored(scored.draft, self.pricing.seconds(scored.draft))
-            for scored in ranking[:FINALISTS]
-        ]
+        finalists = [self._finalist(scored.draft) for scored in self._finalists(ranking)]
         least = min(scored.seconds for scored in finalists)
+        # The first schedule holds the fewest activations: it wins near ties.
         chosen = next(scored for scored in finalists if scored.seconds <= least * (1 + TIE))
-        self.losers = [scored for scored in ranking if scored.draft is not chosen.draft]
         refined = refine(chosen.draft, self.pricing)
-        return Scored(refined, self.pricing.seconds(refined))
+        best = Scored(refined, self.pricing.seconds(refined))
+        self.losers = [scored for scored in finalists if scored is not chosen]
+        known = {str(scored.draft) for scored in finalists}
+        self.losers += [scored for scored in ranking if str(scored.draft) not in known]
+        return best
+
+    def _finalists(self, ranking: list[Scored]) -> list[Scored]:
+        """The best few of each schedule, in order of preference of the schedules."""
+        return [
+            scored
+            for schedule in self.settings.schedules
+            for scored in [one for one in ranking if one.draft.schedule == schedule][:FINALISTS]
+        ]
+
+    def _finalist(self, draft: Draft) -> Scored:
+        """A draft with its warm-up settled, priced by the simulator."""
+        settled = refine_warmup(draft, self.pricing)
+        return Scored(settled, self.pricing.seconds(settled))
 
     def finished(self, best: Scored, missing: tuple[str, ...] = ()) -> Plan:
         """The complete plan of the winner."""
@@ -144,75 +162,69 @@ class _Search:
     def _survey(self) -> None:
         """Draft and price everything that a lower bound does not rule out."""
         found = enumerate_shapes(self.request, self.settings, self.topology)
-        self.rejected += found.rejected
-        self.counts.enumerated += len(found.rejected)
-        self.counts.pruned += len(found.rejected)
-        todo: list[tuple[float, int, list[Estimates]]] = []
+        for loser in found.rejected:
+            self._rule_out(loser.layout, loser.reason)
+        todo: list[list[Estimates]] = []
         for shape in found.shapes:
             try:
-                maps = self._maps(shape)
-            except ConfigError as error:
-                self._rule_out(str(shape), error.what, 1)
-                continue
-            for rank_map in maps:
-                modes = [self._estimates(shape, rank_map, r) for r in self.settings.recomputes]
-                todo.append((modes[0].least_seconds, len(todo), modes))
-        best = float("inf")
-        for bound, _, modes in sorted(todo, key=lambda item: item[:2]):
-            if bound > best:
-                self._rule_out(
-                    str(modes[0].shape),
-                    f"its compute alone takes {bound / best:.2f} times the best plan",
-                    len(self.settings.schedules),
-                    bound,
+                maps = rank_maps(
+                    self.topology, shape.layout, self.settings.order, self.request.wishes.rank_map
                 )
+            except ConfigError as error:
+                self._rule_out(str(shape), error.what)
                 continue
-            best = min(best, self._price(modes))
+            for ranks in maps:
+                modes = [
+                    Estimates(self.cost, self.settings, shape, ranks, recompute)
+                    for recompute in self.settings.recomputes
+                ]
+                todo.append(modes)
+        best = math.inf
+        for modes in sorted(todo, key=lambda modes: modes[0].least_seconds):
+            for schedule in self._schedules(modes[0].shape):
+                best = min(best, self._consider(modes, schedule, best))
 
-    def _price(self, modes: list[Estimates]) -> float:
-        """Price a shape on a rank map with the lightest recomputation that fits."""
-        best = float("inf")
-        for schedule in self.settings.schedules:
-            if schedule == "gpipe" and len(self.settings.schedules) > 1:
-                # With one stage, or beside plain 1F1B on one micro-batch, it is the same.
-                shape = modes[0].shape
-                if shape.layout.pp == 1 or shape.microbatches == 1:
-                    continue
-            reason = ""
-            for estimates in modes:
-                try:
-                    made = draft(self.request, self.settings, estimates, schedule)
-                except ConfigError as error:
-                    reason = error.what
-                    break
-                if isinstance(made, str):
-                    reason = made
-                    continue
-                seconds = self.pricing.quick_seconds(made)
-                self.counts.enumerated += 1
-                self.counts.feasible += 1
-                self.scored.append(Scored(made, seconds))
-                best = min(best, seconds)
+    def _schedules(self, shape: Shape) -> tuple[ScheduleName, ...]:
+        """The schedules worth a draft: with one stage or one micro-batch all are the same."""
+        alike = shape.layout.pp == 1 or shape.microbatches == 1
+        return self.settings.schedules[:1] if alike else self.settings.schedules
+
+    def _consider(self, modes: list[Estimates], schedule: ScheduleName, best: float) -> float:
+        """Price a shape under one schedule, with the lightest recomputation that fits.
+
+        Returns:
+            Its seconds, or infinity when it is ruled out.
+        """
+        name = f"{modes[0].shape}, {schedule}"
+        if modes[0].least_seconds > best:
+            ratio = modes[0].least_seconds / best
+            self._rule_out(name, f"its compute alone takes {ratio:.2f} times the best plan")
+            return math.inf
+        reason = ""
+        for estimates in modes:
+            try:
+                made = draft(self.request, self.settings, estimates, schedule)
+            except ConfigError as error:
+                reason = error.what
                 break
-            else:
-                self._rule_out(f"{modes[0].shape}, {schedule}", reason, 1)
+            if isinstance(made, str):
+                reason = made
                 continue
-            if reason and best == float("inf"):
-                self._rule_out(f"{modes[0].shape}, {schedule}", reason, 1)
-        return best
+            if made.least_seconds > best * (1 + DOUBT):
+                ratio = made.least_seconds / best
+                self._rule_out(str(made), f"even with free cuts {ratio:.2f} times the best plan")
+                return math.inf
+            self.counts.enumerated += 1
+            self.counts.feasible += 1
+            self.scored.append(Scored(made, self.pricing.quick_seconds(made)))
+            return self.scored[-1].seconds
+        self._rule_out(name, reason)
+        return math.inf
 
-    def _maps(self, shape: Shape) -> tuple[RankMap, ...]:
-        return rank_maps(
-            self.topology, shape.layout, self.settings.order, self.request.wishes.rank_map
-        )
-
-    def _estimates(self, shape: Shape, rank_map: RankMap, recompute: Recompute) -> Estimates:
-        return Estimates(self.cost, self.settings, shape, rank_map, recompute)
-
-    def _rule_out(self, what: str, why: str, count: int, seconds: float | None = None) -> None:
-        self.counts.enumerated += count
-        self.counts.pruned += count
-        self.rejected.append(Rejected(what, why, seconds))
+    def _rule_out(self, what: str, why: str) -> None:
+        self.counts.enumerated += 1
+        self.counts.pruned += 1
+        self.rejected.append(Rejected(what, why))
 
     def _rejected(self, best: Scored) -> tuple[Rejected, ...]:
         """The nearest losers first, then what was ruled out."""
