@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from holmes.errors import ConfigError, UnavailableError
+from holmes.errors import ConfigError, RankDiedError, UnavailableError
 from holmes.launch.failures import RankFailedError, RankKilledError, RankSilentError
 from holmes.launch.pool import Pool
 
@@ -241,6 +241,18 @@ def test_a_dead_zygote_takes_its_ranks_along_and_is_replaced(fragile: Pool) -> N
     zygote = psutil.Process(pids[0]).ppid()
     os.kill(zygote, signal.SIGKILL)
     assert ended(pids)
+    assert len(fragile.run(CASES + "who", {}, deadline_seconds=60)) == 3
+
+
+@pytest.mark.faults
+def test_a_zygote_that_dies_during_a_task_is_the_cause(fragile: Pool) -> None:
+    def kill_zygote(rank: int, value: object) -> None:
+        os.kill(psutil.Process(fragile.pids[0]).ppid(), signal.SIGKILL)
+
+    with pytest.raises(RankDiedError, match="the process that starts ranks ended"):
+        fragile.run(
+            CASES + "report_then_hang", {}, deadline_seconds=60, on_progress=kill_zygote, ranks=2
+        )
     assert len(fragile.run(CASES + "who", {}, deadline_seconds=60)) == 3
 
 

@@ -84,7 +84,9 @@ class Train(Section):
     steps: Annotated[int, Number, Field(ge=1, le=1_000_000_000)] = 100
     seed: Seed = 0
     """Initial parameters."""
-    precision: Literal["fp32", "fp64", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "fp64", "bf16"] = "auto"
+    """bf16 is autocast over fp32 parameters. auto: fp32 on CPU sites; on GPU sites
+    plans count half-precision mixed training and runs use bf16."""
     evaluate_every: Steps = 0
     """Steps between evaluations; the last step is always followed by one."""
     evaluate_batches: Annotated[int, Number, Field(ge=0, le=1_000_000)] = 4

@@ -242,6 +242,8 @@ class Pool:
         if watch.dead:
             rank = self._first_dead(watch.dead)
             status = self._forker.status(self._members[rank].pid)
+            if status is None and not self._forker.alive:
+                return _zygote_lost(call)
             return RankKilledError(call, self._standing(rank, watch), status)
         if cause := watch.cause():
             rank, payload = cause

@@ -195,6 +195,10 @@ class Estimates:
         return tuple(sums)
 
     @cached_property
+    def _fabrics(self) -> dict[tuple[int, ...], Fabric | None]:
+        return {}
+
+    @cached_property
     def _row_cache(self) -> dict[tuple[int, ...], tuple[tuple[float, ...], tuple[float, ...]]]:
         return {}
 
@@ -222,9 +226,13 @@ class Estimates:
         return self._row_cache[key]
 
     def _fabric(self, slots: Iterable[DeviceSlot]) -> Fabric | None:
-        nodes = tuple({slot.node.index: slot.node for slot in slots}.values())
-        rule: TransportRule = self.settings.transport
-        return choose_transport(nodes, self.cost.topology, rule).fabric
+        nodes = {slot.node.index: slot.node for slot in slots}
+        key = tuple(nodes)
+        if key not in self._fabrics:
+            rule: TransportRule = self.settings.transport
+            chosen = choose_transport(tuple(nodes.values()), self.cost.topology, rule)
+            self._fabrics[key] = chosen.fabric
+        return self._fabrics[key]
 
 
 def device_bytes(cost: CostModel, slot: DeviceSlot) -> float:

@@ -121,8 +121,9 @@ def proportional(blocks: Sequence[Block], speeds: Sequence[float]) -> Borders:
     return _borders(cuts, len(blocks))
 
 
-def exact(costs: StageCosts) -> Borders | None:
-    """The borders with the smallest :func:`objective`, or None when nothing fits.
+def exact(costs: StageCosts, limit: float = math.inf) -> Borders | None:
+    """The borders with the smallest :func:`objective`, or None when nothing fits
+    that is at most ``limit`` seconds.
 
     A dynamic programme over (stage, first block not yet placed). A state keeps
     the front of partial cuts that no other beats in all of: forward sum, total
@@ -135,7 +136,7 @@ def exact(costs: StageCosts) -> Borders | None:
     """
     stages, blocks = costs.stages, costs.blocks
     check_stage_count(blocks, stages)
-    best = objective(costs, _balanced(costs))
+    best = min(limit, objective(costs, _balanced(costs)))
     least = _least_sum(costs)
     fronts: dict[int, list[_Partial]] = {0: [_Partial()]}
     for stage in range(stages):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 from holmes.errors import UnavailableError
 from holmes.probe.clusters import Found, find_clusters
@@ -79,4 +80,4 @@ def _store() -> Store:
             why=str(error).splitlines()[0][:120],
             next_step="check MASTER_ADDR and that the port is open from every node",
         ) from None
-    return store
+    return cast(Store, store)

@@ -124,8 +124,9 @@ def open_groups(
         offset = 0 if same_kernel else _clock_offset(groups, store)
         groups.barrier()
     except BaseException:
-        with suppress(Exception):
-            dist.destroy_process_group()
+        if opener.began:
+            with suppress(Exception):
+                dist.destroy_process_group()
         raise
     return Groups(rank, plan.world_size, options.device, communicators, offset)
 
@@ -139,6 +140,7 @@ class _Opener:
         self.options = options
         self.start = timedelta(seconds=options.start_seconds)
         devices = Topology(plan.site).devices
+        self.began = False
         self.nodes = [devices[index].node.name for index in plan.rank_map]
 
     @property
@@ -173,12 +175,15 @@ class _Opener:
             register_gloo_nic()
         mine: dict[str, Communicator] = {}
         world = self.plan.group_by_name.get("world")
-        if world is None or dist.is_initialized():
+        if world is None:
+            raise HolmesError(f"plan {self.plan.name} has groups, but no world group")
+        if dist.is_initialized():
             raise HolmesError(
-                "groups can be opened for plans with a world group, in a process without groups",
+                "this process already has process groups",
                 where=f"rank {self.rank}",
                 next_step="close the groups of the plan before",
             )
+        self.began = True
         for group in (world, *(g for g in self.plan.groups if g.name != "world")):
             for name in _communicator_names(group):
                 if list(group.ranks) != sorted(set(group.ranks)):

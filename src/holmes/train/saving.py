@@ -10,7 +10,6 @@ from holmes.data.batches import BatchPlan
 from holmes.errors import DataError
 from holmes.plan.plan import Plan
 from holmes.runtime.checkpoint.folders import checkpoint_folder, prune, step_of, sweep
-from holmes.runtime.checkpoint.manifest import Shard
 from holmes.runtime.checkpoint.random_state import random_state, restore_random_state
 from holmes.runtime.checkpoint.read import read_checkpoint
 from holmes.runtime.checkpoint.write import write_checkpoint
@@ -37,10 +36,6 @@ def save(
     if groups.rank == 0:
         sweep(run)
     groups.barrier()
-    shards = {
-        name: Shard(part.tensor.detach().cpu(), part.shape, part.start, part.stop)
-        for name, part in optimizer.named_shards().items()
-    }
     meta = {
         "step": step,
         "plan_digest": plan.schedule.digest,
@@ -48,7 +43,9 @@ def save(
         "data": batches.position(step),
         "random": random_state(),
     }
-    write_checkpoint(folder, groups.rank, groups.world_size, shards, meta, groups.barrier)
+    write_checkpoint(
+        folder, groups.rank, groups.world_size, optimizer.named_shards(), meta, groups.barrier
+    )
     if groups.rank == 0:
         prune(run, keep)
     return folder

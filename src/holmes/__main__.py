@@ -1,0 +1,5 @@
+"""`python -m holmes`: the same as the `holmes` command."""
+
+from holmes.cli.main import main
+
+main()

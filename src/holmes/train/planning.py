@@ -1,0 +1,131 @@
+"""From a resolved job to a plan, and to the calibration a rehearsal plans with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from holmes.cost.calibration import DEFAULT, LAB, BlockTime, Calibration
+from holmes.hardware.topology import Topology
+from holmes.job.resolve import ResolvedJob
+from holmes.models.registry import describe, family_of
+from holmes.plan.capabilities import Capabilities
+from holmes.planner.request import PlanRequest
+from holmes.workload.workload import Workload
+
+CPU_KIND = "cpu-core"
+
+
+def on_cpu(resolved: ResolvedJob) -> bool:
+    """Whether every device of the site is a CPU core."""
+    return {slot.node.device.kind for slot in Topology(resolved.site).devices} == {CPU_KIND}
+
+
+def runnable(resolved: ResolvedJob, *, on_gpu: bool) -> ResolvedJob:
+    """The job with a precision that a run can have: ``auto`` is bf16 on GPUs, else fp32."""
+    train = resolved.job.train
+    if train.precision != "auto":
+        return resolved
+    chosen = train.model_copy(update={"precision": "bf16" if on_gpu else "fp32"})
+    return replace(resolved, job=resolved.job.model_copy(update={"train": chosen}))
+
+
+def workload_of(resolved: ResolvedJob) -> Workload:
+    """What the job's model costs; ``precision: auto`` is mixed on GPU sites, fp32 on CPU.
+
+    Raises:
+        ConfigError: the model is not one.
+    """
+    module = describe(family_of(resolved.job.model))
+    config = module.config_from(resolved.job.model)
+    precision: str = resolved.job.train.precision
+    if precision == "auto":
+        precision = "fp32" if on_cpu(resolved) else "mixed"
+    return module.workload(config, precision)
+
+
+def request_of(
+    resolved: ResolvedJob,
+    *,
+    capabilities: Capabilities | None,
+    calibration: Calibration | None = None,
+    rates: Mapping[Any, float] | None = None,
+) -> PlanRequest:
+    """The question to the planner."""
+    job = resolved.job
+    return PlanRequest(
+        name=job.name,
+        site=resolved.site,
+        workload=workload_of(resolved),
+        global_batch=job.batch.global_,
+        micro_batch=job.batch.micro,
+        wishes=job.wishes(),
+        calibration=calibration or default_calibration(resolved),
+        capabilities=capabilities,
+        rates=rates,
+        placement_name=job.placement or "planned",
+    )
+
+
+def default_calibration(resolved: ResolvedJob) -> Calibration:
+    """Coefficients for gloo where CPU cores compute, else those of GPU sites."""
+    return LAB if on_cpu(resolved) else DEFAULT
+
+
+def virtual_calibration(resolved: ResolvedJob, micro: int) -> Calibration:
+    """Block times as the job dictates them: transformer blocks only, the ends take none."""
+    options = resolved.job.rehearsal
+    assert options.forward_ms is not None and options.backward_ms is not None
+    times = {
+        "embedding": BlockTime(0.0, 0.0),
+        "transformer": BlockTime(options.forward_ms / 1e3, options.backward_ms / 1e3),
+        "head": BlockTime(0.0, 0.0),
+    }
+    return LAB.with_blocks(
+        _for_every_kind(resolved, times),
+        micro=micro,
+        source="virtual devices: block times given by the job",
+        optimizer_seconds_per_element=0.0,
+    )
+
+
+def measured_calibration(
+    resolved: ResolvedJob, micro: int, profiles: Sequence[Mapping[str, Any]]
+) -> Calibration:
+    """Block times as all ranks measured them at once: the median, at relative speed 1.
+
+    Args:
+        profiles: one per device of the site, as the profile task returns them.
+    """
+    slots = Topology(resolved.site).devices
+    fastest = max(slot.node.device.speed for slot in slots)
+    shares = [slot.node.device.speed / fastest for slot in slots]
+
+    def typical(kind: str, part: str) -> float:
+        return median(
+            profile["blocks"][kind][part] * share
+            for profile, share in zip(profiles, shares, strict=True)
+        )
+
+    times = {
+        kind: BlockTime(typical(kind, "forward") * fastest, typical(kind, "backward") * fastest)
+        for kind in profiles[0]["blocks"]
+    }
+    optimizer = median(
+        profile["optimizer"] * share for profile, share in zip(profiles, shares, strict=True)
+    )
+    return LAB.with_blocks(
+        _for_every_kind(resolved, times),
+        micro=micro,
+        source=f"blocks measured on {len(slots)} ranks at once, network coefficients of gloo",
+        optimizer_seconds_per_element=optimizer * fastest,
+    )
+
+
+def _for_every_kind(
+    resolved: ResolvedJob, times: Mapping[str, BlockTime]
+) -> dict[str, Mapping[str, BlockTime]]:
+    """A rehearsal's ranks are alike, whatever device kinds they stand for."""
+    return {slot.node.device.kind: times for slot in Topology(resolved.site).devices}

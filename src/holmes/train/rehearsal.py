@@ -1,0 +1,223 @@
+"""A rehearsal: hosts up, blocks measured, then every placement planned and run in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holmes.cost.calibration import Calibration
+from holmes.cost.model import CostModel
+from holmes.errors import HolmesError
+from holmes.events.trace import append_trace
+from holmes.hardware.topology import Topology
+from holmes.job.job import Job
+from holmes.job.resolve import ResolvedJob
+from holmes.launch.session import OnProgress, Session, fair_cores
+from holmes.plan.plan import Plan
+from holmes.planner.search import make_plan
+from holmes.runtime.capabilities import CAPABILITIES
+from holmes.runtime.checkpoint.folders import latest_committed
+from holmes.simulate.events import simulate
+from holmes.train.assignment import Assignment
+from holmes.train.parts import prepare_data
+from holmes.train.planning import (
+    measured_calibration,
+    request_of,
+    runnable,
+    virtual_calibration,
+)
+from holmes.train.run_folder import make_run_folder, run_path, write_inputs
+from holmes.train.summary import summarise, write_json
+
+PROFILE_SECONDS = 120.0
+STEP_ALLOWANCE = 20.0
+"""A run may take this many times its predicted time before it counts as stuck."""
+START_ALLOWANCE_SECONDS = 120.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a rehearsal tells what it does: lines for phases, a callback for steps."""
+
+    say: Say
+    on_steps: Callable[[str, int], OnProgress]
+    """(run name, steps) -> what to call with (rank, report)."""
+
+
+class Rehearsal:
+    """An open session with a calibration; plans and runs jobs of one site. A context manager.
+
+    Args:
+        resolved: the job; its site is brought up, its blocks are measured.
+        log_dir: logs of the calibration.
+    """
+
+    def __init__(
+        self, resolved: ResolvedJob, log_dir: Path, progress: Progress, *, rehearse: bool = True
+    ) -> None:
+        self.resolved = runnable(resolved, on_gpu=False)
+        self.progress = progress
+        job = self.resolved.job
+        virtual = job.rehearsal.devices == "virtual"
+        self.tokens: tuple[str, str] | None = None
+        if not virtual:
+            self.tokens = token_files(job, progress.say)
+        ranks = len(Topology(resolved.site).devices)
+        self.session = Session(
+            resolved.site,
+            rehearse=rehearse,
+            cores_per_rank=None if virtual or not rehearse else _cores(job, ranks),
+            log_dir=log_dir,
+            threads=job.train.threads,
+        )
+        self.calibration: Calibration | None = None
+
+    def __enter__(self) -> Rehearsal:
+        self.progress.say("bringing up the hosts and the ranks")
+        self.session.__enter__()
+        if not self.session.lab.shaped:
+            self.progress.say(f"links are not shaped: {self.session.lab.reason}")
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.session.__exit__(*exception)
+
+    def calibrate(self, micro: int) -> Calibration:
+        """Measure (or, for virtual devices, dictate) the seconds of every kind of block."""
+        job = self.resolved.job
+        if job.rehearsal.devices == "virtual":
+            self.calibration = virtual_calibration(self.resolved, micro)
+            return self.calibration
+        self.progress.say("measuring the model's blocks on all ranks at once")
+        profiles = self.session.run(
+            "holmes.train.tasks:profile",
+            {"job": job.model_dump(mode="json", by_alias=True), "micro": micro},
+            deadline_seconds=PROFILE_SECONDS,
+            operation_seconds=PROFILE_SECONDS,
+        )
+        if self.session.quota_reason:
+            self.progress.say(f"no CPU quota per rank: {self.session.quota_reason}")
+        self.calibration = measured_calibration(self.resolved, micro, profiles)
+        return self.calibration
+
+    def plan(self, resolved: ResolvedJob) -> Plan:
+        """Plan a job of this site for the links and ranks as they are here."""
+        concrete = runnable(resolved, on_gpu=False)
+        micro = concrete.job.batch.micro or 1
+        calibration = self.calibration or self.calibrate(micro)
+        return make_plan(
+            request_of(
+                concrete,
+                capabilities=CAPABILITIES,
+                calibration=calibration,
+                rates=self.session.rates,
+            )
+        )
+
+    def run(
+        self, resolved: ResolvedJob, plan: Plan, run: Path, *, steps: int, save: bool = True
+    ) -> dict[str, Any]:
+        """Train the plan; returns the rehearse object, which the run folder holds too.
+
+        Raises:
+            HolmesError: what stopped the run, with the last committed checkpoint.
+        """
+        concrete = runnable(resolved, on_gpu=False)
+        make_run_folder(run, keep=False)
+        write_inputs(run, concrete, plan)
+        append_trace(run / "predicted.jsonl", self.predict(plan))
+        self.session.pool.move_logs(run / "logs")
+        assignment = Assignment(
+            job=concrete.job,
+            plan=plan,
+            run_folder=run,
+            steps=steps,
+            seats_are_devices=True,
+            interface_override=self.session.interface_override,
+            tokens=self.tokens,
+            save=save,
+        )
+        self.execute(assignment, run.name)
+        summary = summarise(
+            run, plan, devices=concrete.job.rehearsal.devices, links=self.session.links
+        )
+        write_json(run / "summary.json", summary)
+        return summary
+
+    def execute(self, assignment: Assignment, name: str) -> list[dict[str, Any]]:
+        """Run an assignment on all ranks; results by seat."""
+        predicted = assignment.plan.predicted.step_seconds * assignment.steps
+        try:
+            return self.session.run(
+                "holmes.train.tasks:train",
+                {"assignment": assignment.to_json()},
+                deadline_seconds=START_ALLOWANCE_SECONDS + STEP_ALLOWANCE * predicted,
+                operation_seconds=assignment.job.train.deadline_seconds,
+                on_progress=self.progress.on_steps(name, assignment.steps),
+            )
+        except HolmesError as error:
+            raise with_checkpoint(error, assignment.run_folder) from None
+
+    def predict(self, plan: Plan) -> tuple[Any, ...]:
+        """The predicted spans of one step."""
+        assert self.calibration is not None
+        cost = CostModel(
+            self.session.topology, plan.workload, self.calibration, self.session.rates
+        )
+        return simulate(plan, cost).spans
+
+
+def rehearse(
+    jobs: Sequence[ResolvedJob], progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Rehearse one job, or one job under several placements, in one session.
+
+    Args:
+        jobs: the same job under different placements; run folders are
+            ``<output>/<name>-<placement>`` when there are several.
+
+    Returns:
+        Rehearse objects by placement.
+    """
+    folders = [_folder(resolved.job, several=len(jobs) > 1) for resolved in jobs]
+    for folder in folders:
+        make_run_folder(folder, keep=False)
+    results: dict[str, dict[str, Any]] = {}
+    with Rehearsal(jobs[0], folders[0] / "logs", progress) as rehearsal:
+        for resolved, folder in zip(jobs, folders, strict=True):
+            plan = rehearsal.plan(resolved)
+            progress.say(f"{folder.name}: {plan.explain[0] if plan.explain else 'planned'}")
+            results[plan.placement_name] = rehearsal.run(
+                resolved, plan, folder, steps=resolved.job.train.steps
+            )
+    return results
+
+
+def token_files(job: Job, say: Say) -> tuple[str, str]:
+    """Prepare the job's text once for all ranks; paths of the two token files."""
+    prepared = prepare_data(job, say)
+    return str(prepared.train.path), str(prepared.validation.path)
+
+
+def with_checkpoint(error: HolmesError, run: Path) -> HolmesError:
+    """The error of a stopped run with what it can be resumed from."""
+    last = latest_committed(run)
+    found = f"last committed checkpoint: {last}" if last else "no checkpoint was committed yet"
+    more = f"{found}; `holmes train --resume` continues from it" if last else found
+    error.next_step = f"{error.next_step}; {more}" if error.next_step else more
+    error.args = (error.text(),)
+    return error
+
+
+def _cores(job: Job, ranks: int) -> float:
+    quota = job.rehearsal.cpu_quota
+    return fair_cores(ranks) if quota == "auto" else float(quota)
+
+
+def _folder(job: Job, *, several: bool) -> Path:
+    name = f"{job.name}-{job.placement}" if several else job.name
+    return run_path(job, name)
+

@@ -1,0 +1,81 @@
+"""The run folder: made before anything starts, so that an unwritable one costs nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from holmes.errors import DataError, WriteError
+from holmes.job.job import Job
+from holmes.job.resolve import ResolvedJob
+from holmes.plan.codec import write_plan
+from holmes.plan.plan import Plan
+
+FRESH = ("metrics.jsonl", "trace.jsonl", "predicted.jsonl", "evaluations.jsonl", "summary.json")
+"""Files that a new run under an old name starts without; checkpoints go too."""
+
+
+def run_path(job: Job, name: str | None = None) -> Path:
+    """The absolute folder of a run."""
+    return (Path(job.output).expanduser() / (name or job.name)).absolute()
+
+
+def make_run_folder(path: Path, *, keep: bool) -> None:
+    """Make the folder; a new run of an old name replaces what the old one left.
+
+    Args:
+        keep: the run continues, so leave everything in place.
+
+    Raises:
+        WriteError: when the folder cannot be made or written.
+    """
+    try:
+        (path / "logs").mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+        if not keep:
+            for name in FRESH:
+                (path / name).unlink(missing_ok=True)
+            shutil.rmtree(path / "checkpoints", ignore_errors=True)
+            for log in (path / "logs").glob("*.log"):
+                log.unlink()
+    except OSError as error:
+        raise WriteError(
+            f"cannot write the run folder: {error.strerror or error}",
+            where=str(path),
+            next_step="choose another place with `output=FOLDER` or --name",
+        ) from None
+    if not os.access(path, os.W_OK):
+        raise WriteError("cannot write the run folder", where=str(path))
+
+
+def write_inputs(path: Path, resolved: ResolvedJob, plan: Plan) -> None:
+    """Write job and plan, so that the folder explains itself.
+
+    Raises:
+        WriteError: when a file cannot be written.
+    """
+    try:
+        (path / "job.yaml").write_text(resolved.yaml_text())
+    except OSError as error:
+        raise WriteError(f"cannot write the job: {error.strerror}", where=str(path)) from None
+    write_plan(plan, path / "plan.json")
+
+
+
+
+def existing_run(path: Path) -> Path:
+    """A run folder that is there.
+
+    Raises:
+        DataError: when it is not.
+    """
+    if not (path / "plan.json").exists():
+        raise DataError(
+            "there is no run to resume",
+            where=str(path),
+            next_step="start it without --resume, or name it with --name",
+        )
+    return path

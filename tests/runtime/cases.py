@@ -1,0 +1,265 @@
+"""What the ranks run in tests; every case gets a RankContext and returns JSON values."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from holmes.errors import HolmesError
+from holmes.launch.context import RankContext
+from holmes.models.gpt import model as gpt
+from holmes.models.gpt.sharding import decays, tied_parameters
+from holmes.runtime import collectives
+from holmes.runtime.groups import GroupOptions, Groups, Rendezvous, open_groups
+from holmes.runtime.pipeline.assemble import (
+    Engine,
+    StageModel,
+    place_of,
+    real_engine,
+    stage_of,
+    virtual_engine,
+)
+from holmes.runtime.sharding.bucket_state import AdamWSettings
+from holmes.runtime.sharding.optimizer import ShardedAdamW
+from tests.runtime.plans import Spec, plan_of
+from tests.runtime.reference import BETAS, LEARNING_RATE, WEIGHT_DECAY, batch_of, dtype_of
+
+TIMEOUT_SECONDS = 20.0
+
+
+def spec_of(values: dict[str, Any]) -> Spec:
+    return Spec(**{**values, "cuts": tuple(values.get("cuts", ()))})
+
+
+def join(context: RankContext, spec: Spec, **options: Any) -> Groups:
+    rendezvous = Rendezvous(
+        context.master_address, context.master_port, context.hosts_store, context.attempt
+    )
+    settings = {"interface_override": "lo", "timeout_seconds": TIMEOUT_SECONDS, **options}
+    return open_groups(plan_of(spec), context.rank, rendezvous, GroupOptions(**settings))
+
+
+def build(spec: Spec, groups: Groups) -> Engine[ShardedAdamW]:
+    plan = plan_of(spec)
+    place = place_of(plan, stage_of(plan, groups.rank))
+    model = StageModel(
+        gpt.build_blocks(spec.config, place.start, place.stop, dtype=dtype_of(spec)),
+        gpt.loss,
+        decays,
+        tied_parameters(spec.config),
+    )
+    settings = AdamWSettings(betas=BETAS, weight_decay=WEIGHT_DECAY, clip=spec.clip)
+    engine = real_engine(plan, groups, model, settings)
+    engine.optimizer.set_learning_rate(LEARNING_RATE)
+    return engine
+
+
+def save_parameters(engine: Engine[ShardedAdamW], path: Path) -> None:
+    """Every copy, the twin of a tied weight under a name of its own."""
+    tensors: dict[str, Tensor] = {}
+    for slot in engine.slots:
+        name = slot.name if slot.counted else f"twin.{slot.name}"
+        tensors[name] = slot.parameter.detach().clone()
+    save_file(tensors, path)
+
+
+def run_steps(
+    engine: Engine[ShardedAdamW], spec: Spec, replica: int, steps: range
+) -> dict[str, list[Any]]:
+    losses, norms, spans = [], [], []
+    for step in steps:
+        result = engine.interpreter.step(step, lambda m, s=step: batch_of(spec, s, replica, m))
+        assert result.applied
+        losses.append(result.loss)
+        norms.append(result.grad_norm)
+        spans.append([[s.id, s.op, s.lane, s.start, s.stop] for s in result.spans])
+    return {"losses": losses, "norms": norms, "spans": spans}
+
+
+def train(context: RankContext, spec: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Train, save every copy of every parameter, and report."""
+    wanted = spec_of(spec)
+    groups = join(context, wanted)
+    engine = build(wanted, groups)
+    replica = context.rank % wanted.dp
+    found = run_steps(engine, wanted, replica, range(wanted.steps))
+    engine.interpreter.gather_parameters()
+    save_parameters(engine, Path(folder) / f"{context.rank}.safetensors")
+    evaluated = engine.interpreter.evaluate(lambda m: batch_of(wanted, 999, replica, m), 2)
+    engine.interpreter.close()
+    groups.close()
+    return {**found, "evaluated": evaluated}
+
+
+def resume(context: RankContext, spec: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Train half, hand the named shards over through files, load into a fresh engine, go on."""
+    wanted = spec_of(spec)
+    groups = join(context, wanted)
+    replica = context.rank % wanted.dp
+    half = wanted.steps // 2
+    first = build(wanted, groups)
+    run_steps(first, wanted, replica, range(half))
+    first.interpreter.gather_parameters()
+    shards = first.optimizer.named_shards()
+    where = Path(folder)
+    save_file(
+        {f"{k}@{s.start}": s.tensor.clone().reshape(-1) for k, s in shards.items()},
+        where / f"shards-{context.rank}.safetensors",
+    )
+    shapes = {name: shard.global_shape for name, shard in shards.items()}
+    first.interpreter.close()
+    groups.barrier()
+    parts: dict[str, dict[int, Tensor]] = {}
+    for file in sorted(where.glob("shards-*.safetensors")):
+        for key, tensor in load_file(file).items():
+            name, _, start = key.rpartition("@")
+            parts.setdefault(name, {})[int(start)] = tensor
+    second = build(wanted, groups)
+    second.optimizer.load_named(
+        lambda name: torch.cat([parts[name][start] for start in sorted(parts[name])])
+    )
+    run_steps(second, wanted, replica, range(half, wanted.steps))
+    second.interpreter.gather_parameters()
+    save_parameters(second, where / f"{context.rank}.safetensors")
+    second.interpreter.close()
+    groups.close()
+    return {"names": len(shapes)}
+
+
+def not_finite(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:
+    """One infinite weight gradient on one rank: all ranks skip, nothing changes; then go on."""
+    wanted = spec_of(spec)
+    groups = join(context, wanted)
+    engine = build(wanted, groups)
+    before = {slot.name: slot.parameter.detach().clone() for slot in engine.slots}
+    broken = engine.slots[0].parameter
+    hook = broken.register_hook(lambda g: g * float("inf")) if context.rank == 0 else None
+    replica = context.rank % wanted.dp
+    result = engine.interpreter.step(0, lambda m: batch_of(wanted, 0, replica, m))
+    engine.interpreter.gather_parameters()
+    same = all(torch.equal(before[s.name], s.parameter) for s in engine.slots)
+    if hook is not None:
+        hook.remove()
+    again = engine.interpreter.step(1, lambda m: batch_of(wanted, 1, replica, m))
+    engine.interpreter.close()
+    groups.close()
+    return {"applied": [result.applied, again.applied], "same": same, "loss": again.loss}
+
+
+def compare_collectives(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:
+    """The direct exchange against the obvious: everybody gets everything, adds in rank order."""
+    groups = join(context, spec_of(spec))
+    comm = groups["world"]
+    worst = 0.0
+    for chunk in (1, 3, 1000):
+        for dtype in (torch.float32, torch.float64):
+            everybody = [
+                torch.randn(
+                    chunk * comm.size, dtype=dtype, generator=torch.Generator().manual_seed(rank)
+                )
+                for rank in range(comm.size)
+            ]
+            total = everybody[0].clone()
+            for other in everybody[1:]:
+                total += other
+            mine = everybody[comm.index].clone()
+            needed = collectives.scratch_elements(mine.numel(), comm.size)
+            own = collectives.reduce_scatter(comm, mine, torch.empty(needed, dtype=dtype))
+            assert own.data_ptr() == mine[comm.index * chunk :].data_ptr()
+            expected = total[comm.index * chunk : (comm.index + 1) * chunk]
+            assert torch.equal(own, expected)
+            collectives.all_gather(comm, mine)
+            assert torch.equal(mine, total)
+            summed = everybody[comm.index].clone()
+            collectives.all_reduce(comm, summed)
+            worst = max(worst, (summed - total).abs().max().item())
+    largest = groups.maximum(float(context.rank), -float(context.rank))
+    groups.close()
+    return {"worst_all_reduce": worst, "maximum": list(largest)}
+
+
+def die_in_step(context: RankContext, spec: dict[str, Any], victim: int) -> dict[str, Any]:
+    """One rank is gone in step 1; the others must say so, soon."""
+    wanted = spec_of(spec)
+    groups = join(context, wanted, timeout_seconds=8.0)
+    engine = build(wanted, groups)
+    replica = context.rank % wanted.dp
+    engine.interpreter.step(0, lambda m: batch_of(wanted, 0, replica, m))
+    if context.rank == victim:
+        os._exit(9)
+    began = time.monotonic()
+    try:
+        for step in range(1, 50):
+            engine.interpreter.step(step, lambda m: batch_of(wanted, 1, replica, m))
+    except HolmesError as error:
+        context.report(
+            {
+                "text": error.text(),
+                "code": error.exit_code,
+                "seconds": time.monotonic() - began,
+            }
+        )
+    time.sleep(30)
+    return {}
+
+
+def freeze(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:
+    """The last rank stops answering but keeps its connections: the timeout must end the wait."""
+    wanted = spec_of(spec)
+    groups = join(context, wanted, timeout_seconds=2.0)
+    engine = build(wanted, groups)
+    if context.rank == groups.world_size - 1:
+        time.sleep(20)
+    engine.interpreter.step(0, lambda m: batch_of(wanted, 0, 0, m))
+    return {}
+
+
+def open_badly(context: RankContext, spec: dict[str, Any], interfaces: list[str]) -> dict[str, Any]:
+    """Open groups with an interface per rank; report the error each rank gets."""
+    try:
+        join(
+            context,
+            spec_of(spec),
+            interface_override=interfaces[context.rank],
+            start_seconds=5.0,
+        )
+    except HolmesError as error:
+        return {"text": error.text(), "code": error.exit_code}
+    return {"text": "", "code": 0}
+
+
+def reopen(context: RankContext, spec: dict[str, Any], ports: list[int]) -> dict[str, Any]:
+    """Open, use and close groups several times in one warm process."""
+    wanted = spec_of(spec)
+    names: list[list[str]] = []
+    for port in ports:
+        rendezvous = Rendezvous(context.master_address, port, context.hosts_store)
+        options = GroupOptions(interface_override="lo", timeout_seconds=TIMEOUT_SECONDS)
+        groups = open_groups(plan_of(wanted), context.rank, rendezvous, options)
+        groups.barrier()
+        names.append(sorted(groups.communicators))
+        groups.close()
+    return {"names": names}
+
+
+def virtual(context: RankContext, spec: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Steps on virtual devices; spans with their bytes."""
+    wanted = spec_of(spec)
+    plan = plan_of(wanted)
+    groups = join(context, wanted)
+    times = {i: (seconds, 2 * seconds) for i in range(len(plan.workload.blocks))}
+    engine = virtual_engine(plan, groups, times, 1e-9)
+    spans = [
+        [[s.id, s.op, s.start, s.stop] for s in engine.interpreter.step(n).spans]
+        for n in range(wanted.steps)
+    ]
+    engine.interpreter.gather_parameters()
+    engine.interpreter.close()
+    groups.close()
+    return {"spans": spans, "rank": context.rank}

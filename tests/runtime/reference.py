@@ -1,0 +1,72 @@
+"""The slow and obvious: one process, torch's AdamW per tensor, autograd over the whole model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from holmes.models.gpt import model as gpt
+from holmes.models.gpt.sharding import decays
+from holmes.plan.program import schedule_of
+from holmes.runtime.pipeline.stage import MicroBatch
+from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
+from holmes.schedule.instruction import Op
+from tests.runtime.plans import Spec, plan_of
+
+LEARNING_RATE = 3e-3
+BETAS = (0.9, 0.95)
+WEIGHT_DECAY = 0.1
+
+
+def dtype_of(spec: Spec) -> torch.dtype:
+    return torch.float64 if spec.precision == "fp64" else torch.float32
+
+
+def batch_of(spec: Spec, step: int, replica: int, microbatch: int) -> MicroBatch:
+    """Text that can be learnt: each token follows from the one before it."""
+    seed = ((step * 64) + replica) * 64 + microbatch
+    generator = torch.Generator().manual_seed(seed)
+    config = spec.config
+    first = torch.randint(config.vocabulary, (spec.micro, 1), generator=generator)
+    ramp = torch.arange(config.sequence + 1)
+    text = (first + 7 * ramp) % config.vocabulary
+    return MicroBatch(text[:, :-1].contiguous(), text[:, 1:].contiguous())
+
+
+def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[float]]:
+    """Parameters by name, losses and norms of the steps."""
+    config = spec.config
+    blocks = gpt.build_blocks(config, 0, config.blocks, dtype=dtype_of(spec))
+    named = dict(gpt.named_parameters(blocks, 0))
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in named.values() if decays(p.shape)]},
+            {"params": [p for p in named.values() if not decays(p.shape)], "weight_decay": 0.0},
+        ],
+        lr=LEARNING_RATE,
+        betas=BETAS,
+        weight_decay=WEIGHT_DECAY,
+        foreach=False,
+    )
+    order = [a.microbatch for a in schedule_of(plan_of(spec)).actions[-1] if a.op is Op.BACKWARD]
+    losses, norms = [], []
+    for step in range(spec.steps):
+        optimizer.zero_grad()
+        total = 0.0
+        for replica in range(spec.dp):
+            for microbatch in order:
+                batch = batch_of(spec, step, replica, microbatch)
+                x = batch.tokens
+                for block in blocks:
+                    x = block(x)
+                loss = gpt.loss(x, batch.targets) / (spec.dp * spec.microbatches)
+                loss.backward()
+                total += loss.item()
+        gradients = [p.grad for p in named.values() if p.grad is not None]
+        norm = global_norm(torch.stack([sum_of_squares(g) for g in gradients]))
+        for gradient in gradients:
+            gradient.mul_(clip_coefficient(norm, spec.clip))
+        optimizer.step()
+        losses.append(total)
+        norms.append(norm)
+    return {name: p.detach() for name, p in named.items()}, losses, norms
