@@ -253,7 +253,7 @@ def virtual(context: RankContext, spec: dict[str, Any], seconds: float) -> dict[
     wanted = spec_of(spec)
     plan = plan_of(wanted)
     groups = join(context, wanted)
-    times = {i: (seconds, 2 * seconds) for i in range(len(plan.workload.blocks))}
+    times = dict.fromkeys(range(len(plan.workload.blocks)), (seconds, 2 * seconds))
     engine = virtual_engine(plan, groups, times, 1e-9)
     spans = [
         [[s.id, s.op, s.start, s.stop] for s in engine.interpreter.step(n).spans]

@@ -26,6 +26,8 @@ class Prepared:
     train: Tokens
     validation: Tokens
     tokenizer: TextTokenizer
+    paths: tuple[Path, Path]
+    """Token files of the training and the held-out split."""
 
     @property
     def vocabulary(self) -> int:
@@ -83,7 +85,7 @@ def prepare(
             say("tokens: encoding the text")
             train, validation = _write_both(corpus, tokenizer, validation_fraction, paths)
     say(f"tokens: {len(train)} to train on, {len(validation)} held out")
-    return Prepared(train, validation, tokenizer)
+    return Prepared(train, validation, tokenizer, paths)
 
 
 def _write_both(

@@ -164,15 +164,11 @@ class Rehearsal:
     def predict(self, plan: Plan) -> tuple[Any, ...]:
         """The predicted spans of one step."""
         assert self.calibration is not None
-        cost = CostModel(
-            self.session.topology, plan.workload, self.calibration, self.session.rates
-        )
+        cost = CostModel(self.session.topology, plan.workload, self.calibration, self.session.rates)
         return simulate(plan, cost).spans
 
 
-def rehearse(
-    jobs: Sequence[ResolvedJob], progress: Progress
-) -> dict[str, dict[str, Any]]:
+def rehearse(jobs: Sequence[ResolvedJob], progress: Progress) -> dict[str, dict[str, Any]]:
     """Rehearse one job, or one job under several placements, in one session.
 
     Args:
@@ -199,7 +195,7 @@ def rehearse(
 def token_files(job: Job, say: Say) -> tuple[str, str]:
     """Prepare the job's text once for all ranks; paths of the two token files."""
     prepared = prepare_data(job, say)
-    return str(prepared.train.path), str(prepared.validation.path)
+    return str(prepared.paths[0]), str(prepared.paths[1])
 
 
 def with_checkpoint(error: HolmesError, run: Path) -> HolmesError:
@@ -220,4 +216,3 @@ def _cores(job: Job, ranks: int) -> float:
 def _folder(job: Job, *, several: bool) -> Path:
     name = f"{job.name}-{job.placement}" if several else job.name
     return run_path(job, name)
-

@@ -64,8 +64,6 @@ def write_inputs(path: Path, resolved: ResolvedJob, plan: Plan) -> None:
     write_plan(plan, path / "plan.json")
 
 
-
-
 def existing_run(path: Path) -> Path:
     """A run folder that is there.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -38,6 +40,7 @@ def summarise(run: Path, plan: Plan, *, devices: str, links: str) -> dict[str, A
         "bytes_per_step": _bytes(kept, plan),
         "devices": devices,
         "links": links,
+        "machine": machine(),
     }
 
 
@@ -84,3 +87,13 @@ def _bytes(metrics: list[StepMetrics], plan: Plan) -> dict[str, dict[str, float 
         }
         for kind in kinds
     }
+
+
+def machine() -> dict[str, Any]:
+    """The machine a run was measured on."""
+    name = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+            break
+    return {"cpu": name, "cores": os.cpu_count(), "kernel": platform.release()}

@@ -1,0 +1,182 @@
+"""The command line's Python twin: one function a command, plain values in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from holmes.errors import ConfigError, DataError
+from holmes.job.resolve import ResolvedJob
+from holmes.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -> None:
+    """Print every value of a job with its origin."""
+    rows = resolved.rows()
+    if json_output:
+        import json
+
+        print(json.dumps({key: {"value": value, "origin": o} for key, value, o in rows}))
+        return
+    from rich.table import Table
+
+    table = Table("key", "value", "origin", box=None)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)
+
+
+def plan(resolved: ResolvedJob) -> Plan:
+    """The plan the runtime can run; where it can run none, the best without its limits.
+
+    What a wider runtime would gain stands in the plan's explanation.
+
+    Raises:
+        ConfigError: no plan exists at all.
+    """
+    from holmes.planner.search import make_plan, make_plans
+    from holmes.runtime.capabilities import CAPABILITIES
+    from holmes.train.planning import request_of
+
+    try:
+        return make_plans(request_of(resolved, capabilities=CAPABILITIES)).plan
+    except ConfigError as error:
+        request = request_of(resolved, capabilities=None)
+        try:
+            wider = make_plan(request)
+        except ConfigError:
+            raise error from None
+        note = f"this runtime cannot run it yet: {error.what}"
+        return replace(wider, explain=(*wider.explain, note))
+
+
+def rehearse(jobs: Sequence[ResolvedJob], console: Console) -> dict[str, Any]:
+    """Rehearse one job, or the same job under several placements.
+
+    Returns:
+        The rehearse object; for several placements ``{<placement>: object, speedup}``.
+    """
+    from holmes.report.page import write_comparison, write_report
+    from holmes.report.terminal import summary_table
+    from holmes.train.progress import Bars
+    from holmes.train.rehearsal import rehearse as run_all
+    from holmes.train.run_folder import run_path
+    from holmes.train.summary import machine, write_json
+
+    with Bars(console) as bars:
+        results = run_all(jobs, bars.progress)
+    for result in results.values():
+        write_report(Path(result["run"]), Path(result["run"]) / "report.html")
+    if len(results) == 1:
+        (only,) = results.values()
+        console.print(summary_table(only))
+        console.print(f"report: {Path(only['run']) / 'report.html'}")
+        return only
+    first, second = list(results.values())[:2]
+    ratio = second["step_seconds"]["median"] / first["step_seconds"]["median"]
+    summary: dict[str, Any] = {**results, "speedup": ratio, "machine": machine()}
+    folder = run_path(jobs[0].job)
+    write_json(folder / "summary.json", summary)
+    pages = {name: Path(result["run"]) for name, result in results.items()}
+    write_comparison(pages, folder / "report.html", summary)
+    console.print(summary_table(summary))
+    console.print(f"report: {folder / 'report.html'}")
+    return summary
+
+
+def train(
+    resolved: ResolvedJob, *, resume: bool, plan_file: Path | None, console: Console
+) -> dict[str, Any] | None:
+    """Train a job; the rehearse object, or None on ranks other than the first."""
+    from holmes.report.page import write_report
+    from holmes.train.local import train as run
+    from holmes.train.progress import Bars
+
+    with Bars(console) as bars:
+        result = run(resolved, resume=resume, plan_file=plan_file, progress=bars.progress)
+    if result is not None:
+        write_report(Path(result["run"]), Path(result["run"]) / "report.html")
+        console.print(f"run folder: {result['run']}")
+    return result
+
+
+def verify(resolved: ResolvedJob, *, steps: int, console: Console) -> dict[str, Any]:
+    """Compare a job's parameters with those of the plain single-process run."""
+    from holmes.train.progress import Bars
+    from holmes.train.verification import verify as run
+
+    with Bars(console) as bars:
+        return run(resolved, steps, bars.progress)
+
+
+def report(
+    runs: Sequence[Path], *, output: Path | None = None, perfetto: Path | None = None
+) -> dict[str, str]:
+    """Write the page of one run, or of several side by side; paths of what was written."""
+    from holmes.events.perfetto import write_perfetto
+    from holmes.events.trace import read_trace
+    from holmes.hardware.topology import Topology
+    from holmes.plan.codec import read_plan
+    from holmes.report.page import write_comparison, write_report
+
+    for folder in runs:
+        if not folder.is_dir():
+            raise DataError("there is no run folder", where=str(folder))
+    target = output or runs[0] / "report.html"
+    if len(runs) == 1:
+        write_report(runs[0], target)
+    else:
+        write_comparison({folder.name: folder for folder in runs}, target, {})
+    written = {"report": str(target)}
+    if perfetto is not None:
+        made = read_plan(runs[0] / "plan.json")
+        devices = Topology(made.site).devices
+        nodes = {rank: devices[slot].node.name for rank, slot in enumerate(made.rank_map)}
+        timelines = [read_trace(runs[0] / "trace.jsonl")]
+        if (runs[0] / "predicted.jsonl").exists():
+            timelines.append(read_trace(runs[0] / "predicted.jsonl", "predicted"))
+        write_perfetto(perfetto, timelines, nodes)
+        written["perfetto"] = str(perfetto)
+    return written
+
+
+def probe(
+    *, name: str, output: Path | None, quick: bool, console: Console
+) -> dict[str, Any] | None:
+    """Describe and measure this machine, or all machines of a torchrun job."""
+    from holmes.errors import WriteError
+    from holmes.probe.probe import probe as run
+
+    result = run(name, quick=quick)
+    if result is None:
+        return None
+    for remark in result.found.remarks:
+        console.print(remark, markup=False)
+    if output is None:
+        print(result.text, end="")
+    else:
+        try:
+            output.write_text(result.text)
+        except OSError as error:
+            raise WriteError(f"cannot write: {error.strerror}", where=str(output)) from None
+        console.print(f"wrote {output}")
+    return {"site": result.text, "nodes": len(result.nodes), "remarks": result.found.remarks}
+
+
+def launch(plan_file: Path, job: Path, *, starter: Literal["torchrun", "slurm"]) -> dict[str, Any]:
+    """The command lines and per-node environment that start a plan."""
+    from holmes.launch.scripts import slurm_script, torchrun_command, used_nodes
+    from holmes.plan.codec import read_plan
+
+    made = read_plan(plan_file)
+    command = ["holmes", "train", str(job), "--plan", str(plan_file)]
+    if starter == "slurm":
+        return {"starter": starter, "text": slurm_script(made, command)}
+    nodes = {node.name: torchrun_command(made, node.name, command) for node, _ in used_nodes(made)}
+    text = "\n".join(f"# on {name}\n{line}" for name, line in nodes.items())
+    return {"starter": starter, "nodes": nodes, "text": text}

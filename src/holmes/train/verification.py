@@ -1,0 +1,61 @@
+"""Verification: the parallel run of a job against the plain single-process run."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from holmes.events.metrics import read_metrics
+from holmes.job.resolve import ResolvedJob
+from holmes.plan.program import schedule_of
+from holmes.schedule.instruction import Op
+from holmes.train.assignment import Assignment
+from holmes.train.planning import default_calibration
+from holmes.train.rehearsal import Progress, Rehearsal
+
+REFERENCE_SECONDS = 1800.0
+
+
+def verify(resolved: ResolvedJob, steps: int, progress: Progress) -> dict[str, Any]:
+    """Train ``steps`` steps on all ranks and in one process; compare every parameter.
+
+    Both run with one thread and add the gradients of micro-batches in the order of
+    the plan's schedule.
+
+    Returns:
+        ``{max_relative_difference, bit_equal, parameters, zero_gradient_parameters,
+        losses, reference_losses, layout}``.
+    """
+    train = resolved.job.train.model_copy(update={"threads": 1})
+    resolved = replace(resolved, job=resolved.job.model_copy(update={"train": train}))
+    with tempfile.TemporaryDirectory(prefix="holmes-verify-") as folder:
+        run = Path(folder)
+        with Rehearsal(resolved, run / "logs", progress, rehearse=False) as rehearsal:
+            rehearsal.calibration = default_calibration(resolved)
+            plan = rehearsal.plan(resolved)
+            assignment = Assignment(
+                job=rehearsal.resolved.job,
+                plan=plan,
+                run_folder=run,
+                steps=steps,
+                seats_are_devices=True,
+                interface_override=rehearsal.session.interface_override,
+                tokens=rehearsal.tokens,
+            )
+            results = rehearsal.execute(assignment, "verify")
+            backward = [a.microbatch for a in schedule_of(plan).actions[0] if a.op is Op.BACKWARD]
+            (compared,) = rehearsal.session.pool.run(
+                "holmes.train.tasks:compare_with_reference",
+                {
+                    "assignment": assignment.to_json(),
+                    "checkpoint": results[0]["checkpoint"],
+                    "microbatch_order": backward,
+                },
+                deadline_seconds=REFERENCE_SECONDS,
+                ranks=1,
+            )
+        losses = [step.loss for step in read_metrics(run / "metrics.jsonl")]
+    layout = {"pp": plan.layout.pp, "dp": plan.layout.dp}
+    return {**compared, "losses": losses, "layout": layout, "steps": steps}
