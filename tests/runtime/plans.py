@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,7 +132,7 @@ def _groups(layout: Layout, stages: tuple[Stage, ...]) -> list[Group]:
     ]
     if layout.dp > 1:
         wanted += [(f"data.s{stage.stage}", "data", stage.ranks) for stage in stages]
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in itertools.pairwise(stages):
         pairs = zip(before.ranks, after.ranks, strict=True)
         wanted += [(f"pipeline.{a}-{b}", "pipeline", (a, b)) for a, b in pairs]
     if any(bucket.tied for bucket in stages[0].buckets):

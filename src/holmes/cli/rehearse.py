@@ -43,17 +43,21 @@ def command(
 ) -> None:
     from holmes import api
 
-    shorthand = {
-        "site": site,
-        "model": model,
-        "global_batch": global_batch,
-        "micro_batch": micro_batch,
-        "rank_map": rank_map,
-        "steps": steps,
-        "name": name,
-    }
-    placements = list(dict.fromkeys(placement or []))
-    jobs = [resolve(words, placement=chosen, **shorthand) for chosen in placements or [None]]
+    chosen: list[str | None] = [*dict.fromkeys(placement or ())] or [None]
+    jobs = [
+        resolve(
+            words,
+            placement=each,
+            rank_map=rank_map,
+            site=site,
+            model=model,
+            global_batch=global_batch,
+            micro_batch=micro_batch,
+            steps=steps,
+            name=name,
+        )
+        for each in chosen
+    ]
     if print_config:
         api.show_config(jobs[0], console(), json_output=json_output)
         return

@@ -127,7 +127,11 @@ def _virtual_parts(assignment: Assignment, groups: Groups) -> Parts:
         int(blocks[stop - 1].output_bytes * micro) // 4 if stop < len(blocks) else 0,
     )
     optimizer = VirtualOptimizer(
-        stage.buckets, len(stage.ranks), cost.calibration.optimizer_seconds_per_element or 0.0
+        stage.buckets,
+        len(stage.ranks),
+        cost.calibration.optimizer_seconds_per_element or 0.0,
+        gradient_bytes=plan.workload.gradient_bytes,
+        parameter_bytes=plan.workload.parameter_bytes,
     )
     return Parts(_interpreter(plan, groups, program, optimizer), None, None, None)
 

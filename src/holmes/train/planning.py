@@ -105,7 +105,7 @@ def measured_calibration(
 
     def typical(kind: str, part: str) -> float:
         return median(
-            profile["blocks"][kind][part] * share
+            float(profile["blocks"][kind][part]) * share
             for profile, share in zip(profiles, shares, strict=True)
         )
 
