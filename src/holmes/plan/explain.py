@@ -194,7 +194,7 @@ def _losers(plan: Plan) -> Iterable[str]:
     if search.enumerated > 1:
         yield (
             f"searched {search.enumerated} candidates: {search.pruned} ruled out early, "
-            f"{search.feasible} fit and priced, {search.evaluated} predictions, "
+            f"{search.feasible} fit, {search.evaluated} predictions, "
             f"{search.cpu_seconds:.2f} CPU-seconds"
         )
     for loser in plan.rejected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +18,8 @@ from holmes.planner.request import PlanRequest
 from holmes.planner.settings import Settings
 from holmes.planner.warmup import Extras, warmup_of_cuts, within_memory
 
+LEAST_SECONDS = 1e-9
+"""Stands for the time of a stage that the calibration says takes none."""
 UNPREDICTED = Predicted(0.0, 0.0, 0.0, 0.0, 0.0, {})
 
 
@@ -133,9 +136,16 @@ class Draft:
 
 
 def draft(
-    request: PlanRequest, settings: Settings, estimates: Estimates, schedule: ScheduleName
+    request: PlanRequest,
+    settings: Settings,
+    estimates: Estimates,
+    schedule: ScheduleName,
+    limit: float = math.inf,
 ) -> Draft | str:
-    """Partition and warm-up by the closed rules, or the reason why nothing fits.
+    """Partition and warm-up by the closed rules, or the reason why there is none.
+
+    Args:
+        limit: seconds above which an exact partition is not wanted.
 
     Raises:
         ConfigError: the partition rule cannot cut this model into these stages.
@@ -144,7 +154,7 @@ def draft(
     extras = _first_warmup(request, estimates, schedule)
     bare = (0,) * len(extras) if request.wishes.extra_warmup is None else extras
     for tried in dict.fromkeys((extras, bare)):
-        borders = _cut(settings, estimates, in_flight(schedule, shape, tried))
+        borders = _cut(settings, estimates, in_flight(schedule, shape, tried), limit)
         if borders is None:
             continue
         found = Draft(request, settings, estimates, schedule, borders, tried)
@@ -154,7 +164,7 @@ def draft(
             lowered = within_memory(tried, lambda e, d=found: d.with_warmup(e).fits())  # type: ignore[misc]
             if found.with_warmup(lowered).fits():
                 return found.with_warmup(lowered)
-    return _too_large(estimates, in_flight(schedule, shape, bare))
+    return _why_not(estimates, in_flight(schedule, shape, bare))
 
 
 def in_flight(schedule: ScheduleName, shape: Shape, extras: Extras) -> tuple[int, ...]:
@@ -175,37 +185,42 @@ def _first_warmup(request: PlanRequest, estimates: Estimates, schedule: Schedule
     return warmup_of_cuts(estimates.cut_seconds, typical, estimates.shape.microbatches)
 
 
-def _cut(settings: Settings, estimates: Estimates, flight: tuple[int, ...]) -> Borders | None:
+def _cut(
+    settings: Settings, estimates: Estimates, flight: tuple[int, ...], limit: float
+) -> Borders | None:
     blocks = estimates.cost.workload.blocks
     stages = estimates.shape.layout.pp
     if settings.partition == "even":
         return even(blocks, stages)
     costs = estimates.stage_costs(flight)
     if settings.partition == "exact":
-        return exact(costs)
+        return exact(costs, limit)
     share = max(1, len(blocks) // stages)
     # S_i is the speed at which stage i does an equal share of the step, its exchange included.
     speeds = [
         1.0
-        / (
+        / max(
             costs.microbatches * costs.seconds(stage, 0, len(blocks)) / stages
-            + costs.exposed(stage, 0, share)
+            + costs.exposed(stage, 0, share),
+            LEAST_SECONDS,
         )
         for stage in range(stages)
     ]
     return proportional(blocks, speeds)
 
 
-def _too_large(estimates: Estimates, flight: tuple[int, ...]) -> str:
-    """Name the memory that is short, for the fairest cut."""
+def _why_not(estimates: Estimates, flight: tuple[int, ...]) -> str:
+    """Name the memory that is short for equal counts of blocks, or else that it is slow."""
     blocks = estimates.cost.workload.blocks
     stages = estimates.shape.layout.pp
     cuts = [(len(blocks) * s // stages, len(blocks) * (s + 1) // stages) for s in range(stages)]
-    need, stage = max(
+    short, stage = max(
         (estimates.memory(*cut, flight[s]) - estimates.room[s], s) for s, cut in enumerate(cuts)
     )
     room = estimates.room[stage]
+    if short <= 0:
+        return "slower than the best plan even with free cuts between the stages"
     return (
-        f"does not fit in memory: stage {stage} needs about {(need + room) / 1e9:.1f} GB "
+        f"does not fit in memory: stage {stage} needs about {(short + room) / 1e9:.1f} GB "
         f"of {room / 1e9:.1f} GB per device"
     )

@@ -31,8 +31,10 @@ FINALISTS = 2
 """Drafts of each schedule that the event simulator compares."""
 TIE = 0.005
 """Predictions nearer than this fraction are a tie, which the earlier draft wins."""
-DOUBT = 0.1
+DOUBT = 0.05
 """How far the partition's objective may lie above what the simulator would say."""
+MOST_PRICED = 48
+"""Drafts priced by the closed form, in order of their objective."""
 MOST_REJECTED = 10
 
 
@@ -102,6 +104,8 @@ class _Search:
     rejected: list[Rejected] = field(default_factory=list)
     scored: list[Scored] = field(default_factory=list)
     losers: list[Scored] = field(default_factory=list)
+    waiting: list[Draft] = field(default_factory=list)
+    best: float = math.inf
 
     def __post_init__(self) -> None:
         self.started = time.process_time()
@@ -179,47 +183,64 @@ class _Search:
                     for recompute in self.settings.recomputes
                 ]
                 todo.append(modes)
-        best = math.inf
         for modes in sorted(todo, key=lambda modes: modes[0].least_seconds):
             for schedule in self._schedules(modes[0].shape):
-                best = min(best, self._consider(modes, schedule, best))
+                self._consider(modes, schedule)
+        self._price_waiting()
 
     def _schedules(self, shape: Shape) -> tuple[ScheduleName, ...]:
         """The schedules worth a draft: with one stage or one micro-batch all are the same."""
         alike = shape.layout.pp == 1 or shape.microbatches == 1
         return self.settings.schedules[:1] if alike else self.settings.schedules
 
-    def _consider(self, modes: list[Estimates], schedule: ScheduleName, best: float) -> float:
-        """Price a shape under one schedule, with the lightest recomputation that fits.
-
-        Returns:
-            Its seconds, or infinity when it is ruled out.
-        """
+    def _consider(self, modes: list[Estimates], schedule: ScheduleName) -> None:
+        """Draft a shape under one schedule, with the lightest recomputation that fits."""
         name = f"{modes[0].shape}, {schedule}"
-        if modes[0].least_seconds > best:
-            ratio = modes[0].least_seconds / best
+        if modes[0].least_seconds > self.best:
+            ratio = modes[0].least_seconds / self.best
             self._rule_out(name, f"its compute alone takes {ratio:.2f} times the best plan")
-            return math.inf
+            return
         reason = ""
         for estimates in modes:
+            limit = self.best * (1 + DOUBT)
             try:
-                made = draft(self.request, self.settings, estimates, schedule)
+                made = draft(self.request, self.settings, estimates, schedule, limit)
             except ConfigError as error:
                 reason = error.what
                 break
             if isinstance(made, str):
                 reason = made
                 continue
-            if made.least_seconds > best * (1 + DOUBT):
-                ratio = made.least_seconds / best
-                self._rule_out(str(made), f"even with free cuts {ratio:.2f} times the best plan")
-                return math.inf
             self.counts.enumerated += 1
             self.counts.feasible += 1
-            self.scored.append(Scored(made, self.pricing.quick_seconds(made)))
-            return self.scored[-1].seconds
+            if self.waiting and made.least_seconds >= self.waiting[0].least_seconds:
+                self.waiting.append(made)
+            else:
+                # A new favourite: its price bounds what is worth drafting.
+                self.waiting.insert(0, made)
+                self._price(made)
+            return
         self._rule_out(name, reason)
-        return math.inf
+
+    def _price(self, made: Draft) -> None:
+        self.scored.append(Scored(made, self.pricing.quick_seconds(made)))
+        self.best = min(self.best, self.scored[-1].seconds)
+
+    def _price_waiting(self) -> None:
+        """Price what was drafted, most promising first, until the rest cannot win."""
+        done = {id(scored.draft) for scored in self.scored}
+        for made in sorted(self.waiting, key=lambda made: made.least_seconds):
+            if id(made) in done:
+                continue
+            if made.least_seconds > self.best * (1 + DOUBT):
+                ratio = made.least_seconds / self.best
+                reason = f"even with free cuts {ratio:.2f} times the best plan"
+            elif len(self.scored) >= MOST_PRICED:
+                reason = f"{MOST_PRICED} more promising ones were priced"
+            else:
+                self._price(made)
+                continue
+            self.rejected.append(Rejected(str(made), reason))
 
     def _rule_out(self, what: str, why: str) -> None:
         self.counts.enumerated += 1
