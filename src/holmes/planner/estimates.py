@@ -101,7 +101,7 @@ class Estimates:
 
     def stage_costs(self, in_flight: Sequence[int]) -> StageCosts:
         """The view of the partition search, with this many micro-batches in flight per stage."""
-        rows = [self._rows(stage) for stage in self.slots]
+        rows = self._rows
         return StageCosts(
             forward=tuple(forward for forward, _ in rows),
             backward=tuple(backward for _, backward in rows),
@@ -116,13 +116,19 @@ class Estimates:
         With overlap, all buckets but the last reduce under the last backward, and
         all but the first are gathered under the first forward.
         """
+        key = (stage, start, stop)
+        if key not in self._exposed:
+            self._exposed[key] = self._exposed_seconds(stage, start, stop)
+        return self._exposed[key]
+
+    def _exposed_seconds(self, stage: int, start: int, stop: int) -> float:
         workload = self.cost.workload
         layout = self.shape.layout
         elements = self._parameters[stop] - self._parameters[start]
         owned = elements / layout.tp
         if self.settings.sharding != "none":
             owned /= layout.dp
-        step = max(self.cost.optimizer_seconds(owned, slot) for slot in self._kinds(stage))
+        step = max(self.cost.optimizer_seconds(owned, slot) for slot in self._kinds[stage])
         if layout.dp == 1:
             return step
         buckets = min(BUCKETS_PER_STAGE, stop - start)
@@ -131,10 +137,10 @@ class Estimates:
         gather = exchange.seconds(elements * workload.parameter_bytes, buckets)
         if not self.settings.overlap:
             return step + reduce + gather
-        times = self._rows(self.slots[stage])
+        forward, backward = self._rows[stage]
         hidden = (buckets - 1) / buckets
         exposed: float = step
-        for seconds, row in ((gather, times[0]), (reduce, times[1])):
+        for seconds, row in ((gather, forward), (reduce, backward)):
             exposed += max(seconds - hidden * float(sum(row[start:stop])), seconds / buckets)
         return exposed
 
@@ -163,14 +169,14 @@ class Estimates:
     def room(self) -> tuple[float, ...]:
         """Bytes of the smallest device of each stage; infinite where nobody knows."""
         return tuple(
-            min(device_bytes(self.cost, slot) for slot in self._kinds(stage))
+            min(device_bytes(self.cost, slot) for slot in self._kinds[stage])
             for stage in range(self.shape.layout.pp)
         )
 
     @cached_property
     def least_seconds(self) -> float:
         """No partition of this shape is faster: its compute, perfectly divided."""
-        rows = [self._rows(stage) for stage in self.slots]
+        rows = self._rows
         blocks = range(len(self.cost.workload.blocks))
         whole = sum(min(forward[i] + backward[i] for forward, backward in rows) for i in blocks)
         return self.shape.microbatches * whole / self.shape.layout.pp
@@ -199,31 +205,38 @@ class Estimates:
         return {}
 
     @cached_property
-    def _row_cache(self) -> dict[tuple[int, ...], tuple[tuple[float, ...], tuple[float, ...]]]:
+    def _exposed(self) -> dict[tuple[int, int, int], float]:
         return {}
 
-    def _kinds(self, stage: int) -> list[DeviceSlot]:
-        """One slot per different node entry of a stage."""
-        return list({id(slot.node.group): slot for slot in self.slots[stage]}.values())
+    @cached_property
+    def _kinds(self) -> tuple[tuple[DeviceSlot, ...], ...]:
+        """Per stage, one slot of each different node entry."""
+        return tuple(
+            tuple({id(slot.node.group): slot for slot in slots}.values()) for slots in self.slots
+        )
 
-    def _rows(self, slots: list[DeviceSlot]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Forward and backward of every block on the slowest of these devices."""
-        kinds = {id(slot.node.group): slot for slot in slots}
-        key = tuple(kinds)
-        if key not in self._row_cache:
-            micro, tp = self.shape.batch.micro, self.shape.layout.tp
-            times = [
-                [
-                    self.cost.block_time(index, slot, micro, tp, self.recompute)
-                    for slot in kinds.values()
-                ]
-                for index in range(len(self.cost.workload.blocks))
-            ]
-            self._row_cache[key] = (
-                tuple(max(time.forward for time in each) for each in times),
-                tuple(max(time.backward for time in each) for each in times),
-            )
-        return self._row_cache[key]
+    @cached_property
+    def _rows(self) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]:
+        """Per stage, forward and backward of every block on its slowest device."""
+        known: dict[tuple[int, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {}
+        found = []
+        for slots in self._kinds:
+            key = tuple(id(slot.node.group) for slot in slots)
+            if key not in known:
+                known[key] = self._row(slots)
+            found.append(known[key])
+        return tuple(found)
+
+    def _row(self, slots: Sequence[DeviceSlot]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        micro, tp = self.shape.batch.micro, self.shape.layout.tp
+        times = [
+            [self.cost.block_time(index, slot, micro, tp, self.recompute) for slot in slots]
+            for index in range(len(self.cost.workload.blocks))
+        ]
+        return (
+            tuple(max(time.forward for time in each) for each in times),
+            tuple(max(time.backward for time in each) for each in times),
+        )
 
     def _fabric(self, slots: Iterable[DeviceSlot]) -> Fabric | None:
         nodes = {slot.node.index: slot.node for slot in slots}

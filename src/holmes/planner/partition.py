@@ -138,6 +138,8 @@ def exact(costs: StageCosts, limit: float = math.inf) -> Borders | None:
     check_stage_count(blocks, stages)
     best = min(limit, objective(costs, _balanced(costs)))
     least = _least_sum(costs)
+    if not _coverable(costs, least, best):
+        return None
     fronts: dict[int, list[_Partial]] = {0: [_Partial()]}
     for stage in range(stages):
         following: dict[int, list[_Partial]] = {}
@@ -252,6 +254,29 @@ def _balanced(costs: StageCosts) -> Borders:
         cuts.append(stop)
         start = stop
     return _borders(cuts, blocks)
+
+
+def _coverable(costs: StageCosts, least: float, best: float) -> bool:
+    """Whether stages that each take all they may reach the end of the chain.
+
+    Taking the most from the front is the best there is, since a range that is
+    too large or too slow stays so when it grows.
+    """
+    start = 0
+    for stage in range(costs.stages):
+        stop = start
+        last = costs.blocks - (costs.stages - stage - 1)
+        while (
+            stop < last
+            and (costs.microbatches - 1) * costs.seconds(stage, start, stop + 1) + least
+            <= best * (1 + 1e-9)
+            and costs.fits(stage, start, stop + 1)
+        ):
+            stop += 1
+        if stop == start:
+            return False
+        start = stop
+    return start == costs.blocks
 
 
 def _least_sum(costs: StageCosts) -> float:
