@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +53,8 @@ def main() -> None:
         data = record.read(name)
         if data is not None:
             block = f"<!-- table:{name} -->\n{render(data)}\n<!-- end -->"
-            text = re.sub(
-                rf"<!-- table:{name} -->.*?<!-- end -->", lambda _: block, text, flags=re.S
-            )
+            before, _, rest = text.partition(f"<!-- table:{name} -->")
+            text = before + block + rest.partition("<!-- end -->")[2]
     README.write_text(text)
 
 

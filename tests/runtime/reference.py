@@ -35,6 +35,7 @@ def batch_of(spec: Spec, step: int, replica: int, microbatch: int) -> MicroBatch
 
 def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[float]]:
     """Parameters by name, losses and norms of the steps."""
+    torch.set_num_threads(1)
     config = spec.config
     blocks = gpt.build_blocks(config, 0, config.blocks, dtype=dtype_of(spec))
     named = dict(gpt.named_parameters(blocks, 0))

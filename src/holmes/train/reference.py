@@ -61,6 +61,7 @@ def train_reference(
     for step in range(steps):
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
+        sums: dict[str, Tensor] = {}
         for replica in range(dp):
             for microbatch in microbatch_order:
                 tokens, targets = batches.micro_batch(step, replica, microbatch, dp, micro)
@@ -71,6 +72,9 @@ def train_reference(
                     loss = module.loss(x, torch.from_numpy(targets)) / scale
                 loss.backward()
                 total += loss.item()
+            _add_replica(sums, named)
+        for name, parameter in named.items():
+            parameter.grad = sums.get(name)
         _clip(list(named.values()), job.optimizer.clip)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, job.train.steps, job.optimizer)
@@ -78,6 +82,19 @@ def train_reference(
         losses.append(total)
         on_step(step + 1)
     return ReferenceResult({k: v.detach() for k, v in named.items()}, tuple(losses))
+
+
+def _add_replica(sums: dict[str, Tensor], named: dict[str, torch.nn.Parameter]) -> None:
+    """Move the gradients of one replica into the sums: replicas add up one after the other.
+
+    Data parallelism defines the gradient as this sum of sums. Running on in one buffer
+    would round differently, and Adam turns the rounding of a near-zero gradient into a
+    visible step.
+    """
+    for name, parameter in named.items():
+        if parameter.grad is not None:
+            sums[name] = sums[name] + parameter.grad if name in sums else parameter.grad
+            parameter.grad = None
 
 
 def _adamw(job: Job, named: dict[str, torch.nn.Parameter], sharding: Any) -> torch.optim.AdamW:
