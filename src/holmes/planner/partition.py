@@ -281,8 +281,10 @@ def _coverable(costs: StageCosts, least: float, best: float) -> bool:
 
 def _least_sum(costs: StageCosts) -> float:
     """A lower bound of the sum of stage times: each block on its fastest stage."""
+    pairs = zip(costs.forward, costs.backward, strict=True)
+    different = {(id(forward), id(backward)): (forward, backward) for forward, backward in pairs}
     return sum(
-        min(costs.seconds(stage, block, block + 1) for stage in range(costs.stages))
+        min(forward[block] + backward[block] for forward, backward in different.values())
         for block in range(costs.blocks)
     )
 
