@@ -52,9 +52,10 @@ def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[floa
     order = [a.microbatch for a in schedule_of(plan_of(spec)).actions[-1] if a.op is Op.BACKWARD]
     losses, norms = [], []
     for step in range(spec.steps):
-        optimizer.zero_grad()
         total = 0.0
+        replicas: list[list[Tensor]] = []
         for replica in range(spec.dp):
+            optimizer.zero_grad()
             for microbatch in order:
                 batch = batch_of(spec, step, replica, microbatch)
                 x = batch.tokens
@@ -63,7 +64,10 @@ def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[floa
                 loss = gpt.loss(x, batch.targets) / (spec.dp * spec.microbatches)
                 loss.backward()
                 total += loss.item()
-        gradients = [p.grad for p in named.values() if p.grad is not None]
+            replicas.append([p.grad for p in named.values() if p.grad is not None])
+        gradients = [sum(parts[1:], start=parts[0]) for parts in zip(*replicas, strict=True)]
+        for parameter, gradient in zip(named.values(), gradients, strict=True):
+            parameter.grad = gradient
         norm = global_norm(torch.stack([sum_of_squares(g) for g in gradients]))
         for gradient in gradients:
             gradient.mul_(clip_coefficient(norm, spec.clip))
