@@ -1,0 +1,115 @@
+"""The command line as a user meets it: start-up, contracts, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from holmes.cli import main as cli
+
+ROOT = Path(__file__).parent.parent.parent
+DEMO = str(ROOT / "examples" / "demo.yaml")
+KEYS = (
+    "train.steps", "batch.global", "batch.micro", "parallel.pipeline", "parallel.data",
+    "parallel.rank_map", "model.heads", "model.layers", "clusters.ib.nodes", "optimizer.lr",
+    "clusters.roce.nics.roce.gbit_s", "links.ib-roce.gbit_s", "rehearsal.devices", "oops.key",
+)  # fmt: skip
+VALUES = ("-1", "0", "nan", "1e308", "[]", "{a: 1}", "text", "null", "7", "99999999999", "true")
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "holmes", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
+
+
+@pytest.mark.parametrize("words", [("--help",), ("plan", DEMO)])
+def test_starting_needs_no_torch(words: tuple[str, ...]) -> None:
+    probe = f"""
+import sys
+sys.argv = {["holmes", *words]!r}
+from holmes.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_plan_json_keeps_its_contract() -> None:
+    done = run("plan", DEMO, "--json", "--placement", "megatron")
+    assert done.returncode == 0, done.stderr
+    plan: dict[str, Any] = json.loads(done.stdout)
+    predicted = {
+        "step_seconds", "low", "high", "tflops_per_device", "samples_per_second", "memory_bytes",
+    }  # fmt: skip
+    assert predicted <= set(plan["predicted"])
+    assert set(plan["layout"]) == {"tp", "pp", "dp", "cp", "ep"}
+    assert plan["rank_map"] == [0, 1, 2, 3]
+    assert {"enumerated", "pruned", "evaluated", "feasible", "cpu_seconds"} <= set(plan["search"])
+    assert {"name", "microbatches", "virtual_stages", "extra_warmup", "digest"} <= set(
+        plan["schedule"]
+    )
+    assert {group["transport"]["fabric"] for group in plan["groups"]} == {"ethernet"}
+
+
+def test_a_forced_rank_map_is_obeyed() -> None:
+    done = run("plan", DEMO, "--json", "--rank-map", "0,2,3,1")
+    assert json.loads(done.stdout)["rank_map"] == [0, 2, 3, 1]
+
+
+def test_print_config_says_where_values_come_from() -> None:
+    done = run("plan", DEMO, "train.steps=7", "--print-config", "--json")
+    shown = json.loads(done.stdout)
+    assert shown["train.steps"] == {"value": 7, "origin": shown["train.steps"]["origin"]}
+    assert "override" in shown["train.steps"]["origin"]
+    assert "demo.yaml:" in shown["batch.global"]["origin"]
+    assert shown["data.seed"]["origin"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("pln",), 2, "plan"),
+        (("plan", DEMO, "--no-such"), 2, "no-such"),
+        (("plan", "absent.yaml"), 78, "absent.yaml"),
+        (("plan", DEMO, "trian.steps=3"), 78, "train"),
+        (("plan", DEMO, "batch.global=15"), 78, "15"),
+        (("plan", DEMO, "parallel.pipeline=64"), 78, "pipeline"),
+        (("plan", DEMO, "model.heads=7"), 78, "heads"),
+        (("rehearse", DEMO, "data.source=/no/where"), 65, "/no/where"),
+        (("rehearse", DEMO, "output=/proc/nowhere"), 74, "/proc/nowhere"),
+        (("report", "/no/run"), 65, "/no/run"),
+    ],
+)
+def test_bad_input_is_one_message(words: tuple[str, ...], code: int, said: str) -> None:
+    done = run(*words)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(VALUES)), min_size=1, max_size=3))
+def test_generated_overrides_never_end_in_a_traceback(changes: list[tuple[str, str]]) -> None:
+    words = ["plan", DEMO, "--json", *(f"{key}={value}" for key, value in changes)]
+    with Path(os.devnull).open("w") as nowhere:
+        saved = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = nowhere
+        try:
+            code = cli._run(words, debug=False)
+        finally:
+            sys.stdout, sys.stderr = saved
+    assert code in (0, 65, 78)
