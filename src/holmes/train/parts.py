@@ -123,8 +123,8 @@ def _virtual_parts(assignment: Assignment, groups: Groups) -> Parts:
     program = VirtualStage(
         _place(plan, stage),
         seconds,
-        int(blocks[start - 1].output_bytes * micro) // 4 if start else 0,
-        int(blocks[stop - 1].output_bytes * micro) // 4 if stop < len(blocks) else 0,
+        int(blocks[start - 1].output_bytes * micro) if start else 0,
+        int(blocks[stop - 1].output_bytes * micro) if stop < len(blocks) else 0,
     )
     optimizer = VirtualOptimizer(
         stage.buckets,
