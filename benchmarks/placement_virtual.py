@@ -22,7 +22,7 @@ from holmes.job.resolve import ResolvedJob, resolve_job
 from holmes.plan.plan import Plan
 from holmes.planner.search import make_plan
 from holmes.runtime.capabilities import CAPABILITIES
-from holmes.simulate.closed_form import lower_bound_seconds
+from holmes.simulate.bound import lower_bound_seconds
 from holmes.train.planning import request_of, virtual_calibration
 from holmes.train.rehearsal import Progress, Rehearsal
 
@@ -194,7 +194,7 @@ def main() -> None:
             "homogeneous_infiniband": alone,
             "share_of_infiniband": median(alone["seconds"]) / median(holmes["seconds"]),
             "microbatches": other,
-            "sizes": "pp 2, dp 2, 8 micro-batches, 10 and 20 ms a block, 6 blocks, 5.8 M parameters",
+            "sizes": "pp 2, dp 2, 8 micro-batches, 10 and 20 ms a block, 5.8 M parameters",
         }
 
     record.write("placement_virtual", record.with_drift(body))
