@@ -45,6 +45,7 @@ docs: setup
 
 benchmarks: setup
 	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/placement_virtual.py
 	$(BIN)/python benchmarks/tables.py
 
 clean:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import record
@@ -43,7 +44,43 @@ def _bytes(value: dict[str, float] | None) -> str:
     return f"{value['measured'] / 1e6:.1f} MB (formula {off:+.1%})"
 
 
-TABLES = {"demo": demo_table}
+def placement_table(data: dict[str, Any]) -> str:
+    """Step of every arm, its gain over megatron, and what the simulator said before."""
+    lines = [
+        "| arm | step, measured | step, predicted | throughput over megatron |",
+        "|---|---|---|---|",
+    ]
+    for name, arm in data["arms"].items():
+        gain = data["gains"][name]["median"]
+        lines.append(f"| {name} | {_spread(arm)} | {arm['predicted'] * 1e3:.0f} ms | {gain:.2f} |")
+    alone = data["homogeneous_infiniband"]
+    lines.append(
+        f"| InfiniBand everywhere, with overlap | {_spread(alone)} | "
+        f"{alone['predicted'] * 1e3:.0f} ms | - |"
+    )
+    rates = ", ".join(f"{kind} {rate:.2f}" for kind, rate in data["rates_gbit_s"].items())
+    like = data["gains"]["holmes, both with overlap"]["median"]
+    others = ", ".join(
+        f"{_gain(arms):.2f} with {count} micro-batches"
+        for count, arms in data["microbatches"].items()
+    )
+    pairs = data["gains"]["megatron"]["pairs"]
+    lines.append(
+        f"\nVirtual devices ({data['sizes']}), shaped links ({rates} Gbit/s), medians of "
+        f"{pairs} alternated run(s) per arm, {data['date']}: only the network part is measured. "
+        f"Both with overlap: {like:.2f}. Of the InfiniBand site: "
+        f"{data['share_of_infiniband']:.0%}. Holmes over megatron is {others}: the more "
+        "micro-batches, the less the placement matters."
+    )
+    return "\n".join(lines)
+
+
+def _gain(arms: dict[str, Any]) -> float:
+    slow, fast = (median(arm["seconds"]) for arm in arms.values())
+    return slow / fast
+
+
+TABLES = {"demo": demo_table, "placement_virtual": placement_table}
 
 
 def main() -> None:
