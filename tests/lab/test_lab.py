@@ -22,6 +22,8 @@ from tests.lab.hosts import Program, all_gone, connect, quickest, receive, send,
 
 IB, ROCE, ETH = Fabric.INFINIBAND, Fabric.ROCE, Fabric.ETHERNET
 MIB = 1 << 20
+STRAY = 1024
+"""Bytes of housekeeping (a group membership report, a late acknowledgement) that a card may see."""
 pytestmark = pytest.mark.lab
 
 
@@ -76,7 +78,8 @@ def test_counters_see_a_transfer_on_its_own_card_only(lab: Lab) -> None:
     assert taken.rx_bytes == sent.tx_bytes
     assert sent.rx_bytes <= 0.01 * 4 * MIB
     for i in range(4):
-        assert after[i]["eth0"] == before[i]["eth0"], "not a byte of noise on the other card"
+        other = after[i]["eth0"] - before[i]["eth0"]
+        assert max(other.tx_bytes, other.rx_bytes) <= STRAY, "the payload stays off the other card"
 
 
 def test_the_slower_fabric_is_slower(lab: Lab) -> None:

@@ -1,6 +1,6 @@
 """Session: warm ranks on the hosts of one site, ready to run one plan after another.
 
-The lab comes up while the zygote imports torch; the ranks are forked onto their
+The lab comes up, one process imports torch, and the ranks are forked onto their
 hosts once. Seat i is device i of the site. Calibration and every plan run in the
 same processes, so comparing two plans costs two trainings and one start.
 """

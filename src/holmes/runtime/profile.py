@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -32,7 +32,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Measured:
-    """Median seconds of one micro-batch; ``spread`` is (q3 - q1) / median of the sum."""
+    """Mean seconds of one micro-batch; ``spread`` is (q3 - q1) / median of the sum.
+
+    The mean, because a CPU quota lets a short block pass untouched or stops it for the
+    rest of a period: the median of either kind is not what a long run pays.
+    """
 
     forward: float
     backward: float
@@ -40,29 +44,39 @@ class Measured:
 
 
 def profile_blocks(
-    samples: Mapping[str, Sample], repeats: int = 7, *, autocast: Autocast = nullcontext
+    chain: Sequence[tuple[str, Sample]], repeats: int = 12, *, autocast: Autocast = nullcontext
 ) -> dict[str, Measured]:
     """Forward and backward seconds of each kind of block, gradients accumulating.
 
-    The kinds take turns, so that a drift of the machine touches all of them alike.
+    Every turn runs the chain forward, then backward, as a stage does: caches hold what
+    they hold in a run, and a drift of the machine touches all kinds alike.
+
+    Args:
+        chain: (kind, sample) in model order; a kind may occur several times.
+        repeats: turns, after some that warm up.
     """
-    forward: dict[str, list[float]] = {kind: [] for kind in samples}
-    backward: dict[str, list[float]] = {kind: [] for kind in samples}
+    forward: dict[str, list[float]] = {kind: [] for kind, _ in chain}
+    backward: dict[str, list[float]] = {kind: [] for kind, _ in chain}
     for turn in range(WARM_UP + repeats):
-        for kind, sample in samples.items():
-            seconds = _once(sample, autocast)
+        outputs = []
+        for kind, sample in chain:
+            seconds, output = _forward(sample, autocast)
+            outputs.append(output)
             if turn >= WARM_UP:
-                forward[kind].append(seconds[0])
-                backward[kind].append(seconds[1])
-    for sample in samples.values():
+                forward[kind].append(seconds)
+        for kind, sample in reversed(chain):
+            seconds = _backward(sample, outputs.pop())
+            if turn >= WARM_UP:
+                backward[kind].append(seconds)
+    for _, sample in chain:
         sample.block.zero_grad(set_to_none=True)
     return {
         kind: Measured(
-            statistics.median(forward[kind]),
-            statistics.median(backward[kind]),
+            statistics.fmean(forward[kind]),
+            statistics.fmean(backward[kind]),
             _spread([f + b for f, b in zip(forward[kind], backward[kind], strict=True)]),
         )
-        for kind in samples
+        for kind in forward
     }
 
 
@@ -81,23 +95,25 @@ def profile_optimizer(
     return statistics.median(seconds) / elements
 
 
-def _once(sample: Sample, autocast: Autocast) -> tuple[float, float]:
+def _forward(sample: Sample, autocast: Autocast) -> tuple[float, Tensor]:
     x = sample.input
     if x.is_floating_point():
         x = x.detach().requires_grad_()
     outputs: list[Tensor] = []
 
-    def forward() -> None:
+    def work() -> None:
         with autocast():
             output = sample.block(x)
         if sample.loss is not None and sample.targets is not None:
             output = sample.loss(output, sample.targets)
         outputs.append(output)
 
-    first = _timed(forward, x.device)
-    gradient = torch.ones_like(outputs[0])
-    second = _timed(lambda: torch.autograd.backward(outputs[0], gradient), x.device)
-    return first, second
+    return _timed(work, x.device), outputs[0]
+
+
+def _backward(sample: Sample, output: Tensor) -> float:
+    gradient = torch.ones_like(output)
+    return _timed(lambda: torch.autograd.backward(output, gradient), sample.input.device)
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

@@ -90,22 +90,27 @@ def profile(context: RankContext, job: Mapping[str, Any], micro: int) -> dict[st
     }
 
 
-def block_samples(job: Job, micro: int) -> dict[str, Sample]:
-    """One block of each kind with the inputs of a micro-batch."""
+PROFILED_LAYERS = 3
+"""Transformer blocks of the measured chain: several, so that caches do not hold them all."""
+
+
+def block_samples(job: Job, micro: int) -> list[tuple[str, Sample]]:
+    """A short chain of the model's blocks with the inputs of a micro-batch."""
     module, config = model_module(job.family), describe(job.family).config_from(job.model)
     dtype = dtype_of(job.train.precision)
     (first,) = module.build_blocks(config, 0, 1, dtype=dtype)
-    (middle,) = module.build_blocks(config, 1, 2, dtype=dtype)
+    layers = min(PROFILED_LAYERS, config.layers)
+    middle = module.build_blocks(config, 1, 1 + layers, dtype=dtype)
     (last,) = module.build_blocks(config, config.blocks - 1, config.blocks, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     shape = (micro, config.sequence)
     tokens = torch.randint(config.vocabulary, shape, generator=generator)
     hidden = torch.randn(*shape, config.hidden, dtype=dtype, generator=generator)
-    return {
-        "embedding": Sample(first, tokens),
-        "transformer": Sample(middle, hidden),
-        "head": Sample(last, hidden, tokens, module.loss),
-    }
+    return [
+        ("embedding", Sample(first, tokens)),
+        *(("transformer", Sample(block, hidden)) for block in middle),
+        ("head", Sample(last, hidden, tokens, module.loss)),
+    ]
 
 
 def compare_with_reference(
