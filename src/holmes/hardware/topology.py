@@ -117,3 +117,9 @@ class Topology:
             found.append((rate, Path(fabric, tuple(crossed))))
         found.sort(key=lambda item: (-item[0], list(Fabric).index(item[1].fabric)))
         return tuple(path for _, path in found)
+
+
+def relative_speed(topology: Topology, device: int) -> float:
+    """Speed of a device of the site against that of its fastest one, by index in site order."""
+    fastest = max(slot.node.device.speed for slot in topology.devices)
+    return topology.devices[device].node.device.speed / fastest

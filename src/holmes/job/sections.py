@@ -162,7 +162,8 @@ class RehearsalOptions(Section):
     cpu_quota: (
         Literal["auto"] | Annotated[float, Number, Field(gt=0, le=1024, allow_inf_nan=False)]
     ) = "auto"
-    """Cores of one rank; auto is cores / ranks, at most one, for ranks that compute."""
+    """Cores that a rank computes with on the fastest device kind, slower ones in proportion;
+    auto is three quarters of cores / ranks, which leaves the rest to communication."""
 
     @model_validator(mode="after")
     def _effective(self) -> RehearsalOptions:

@@ -33,8 +33,8 @@ class Session:
         site: one process is started per device of it.
         rehearse: bring up emulated hosts with shaped links; otherwise all ranks
             share this machine's loopback.
-        cores_per_rank: CPU quota of a rank on the fastest device kind, or None for
-            no quota. Slower devices (``device.speed``) get proportionally less.
+        cores_per_rank: CPU quota of a rank, or None for no quota. It keeps ranks out of
+            each other's way; what makes a device slower than another is its pace.
         log_dir: gets one log per rank.
         threads: compute threads of a rank.
     """
@@ -140,12 +140,10 @@ class Session:
         """Give every new rank its quota; a failed quota is kept as a reason to show."""
         if self._cores is None:
             return
-        fastest = max(slot.node.device.speed for slot in self.topology.devices)
-        for slot, pid in zip(self.topology.devices, self.pool.pids, strict=True):
+        for pid in self.pool.pids:
             if pid in self._limited:
                 continue
-            share = slot.node.device.speed / fastest
-            if not self.lab.quota(pid, self._cores * share):
+            if not self.lab.quota(pid, self._cores):
                 self.quota_reason = self.lab.quota_reason
             self._limited.add(pid)
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from holmes.hardware.topology import Topology
+from holmes.hardware.topology import Topology, relative_speed
 from holmes.job.job import Job
 from holmes.launch.context import RankContext
 from holmes.launch.environment import from_environ, logical_rank
@@ -31,6 +31,8 @@ class Assignment:
         resume_from: a committed checkpoint, or None to start at step 0.
         steps: the step to stop before.
         save: write checkpoints.
+        cores: share of a core that a rank on the fastest device computes with, slower
+            devices in proportion; None: all it gets.
     """
 
     job: Job
@@ -43,6 +45,7 @@ class Assignment:
     tokens: tuple[str, str] | None = None
     resume_from: str | None = None
     save: bool = True
+    cores: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; :meth:`from_json` reads them."""
@@ -57,6 +60,7 @@ class Assignment:
             "tokens": list(self.tokens) if self.tokens else None,
             "resume_from": self.resume_from,
             "save": self.save,
+            "cores": self.cores,
         }
 
     @classmethod
@@ -85,6 +89,12 @@ class Assignment:
     @cached_property
     def topology(self) -> Topology:
         return Topology(self.plan.site)
+
+    def compute_cores(self, rank: int) -> float | None:
+        """Share of a core that a logical rank computes with, by the speed of its device."""
+        if self.cores is None:
+            return None
+        return self.cores * relative_speed(self.topology, self.plan.rank_map[rank])
 
     def logical_rank(self, context: RankContext) -> int:
         """The plan's rank of the process with this context.

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from holmes.cost.calibration import calibration_from_dict
 from holmes.cost.model import CostModel
 from holmes.data.batches import BatchPlan, HeldOut
@@ -18,13 +16,10 @@ from holmes.data.tokens import Tokens, open_tokens
 from holmes.errors import ConfigError
 from holmes.job.job import Job
 from holmes.models.registry import describe, model_module, sharding_module
-from holmes.plan.plan import Plan, Stage
-from holmes.plan.program import program_of
 from holmes.runtime.groups import Groups
+from holmes.runtime.pipeline.assemble import StageModel, real_engine, stage_of, virtual_engine
 from holmes.runtime.pipeline.interpreter import Interpreter
-from holmes.runtime.pipeline.stage import StagePlace, TorchStage
-from holmes.runtime.pipeline.virtual import VirtualOptimizer, VirtualStage
-from holmes.runtime.sharding.buckets import flatten, slots_of
+from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.sharding.optimizer import ShardedAdamW
 from holmes.train.assignment import Assignment
 from holmes.train.settings import adamw_settings, dtype_of
@@ -57,83 +52,44 @@ def build_parts(assignment: Assignment, groups: Groups) -> Parts:
     return build(assignment, groups)
 
 
-def _interpreter(plan: Plan, groups: Groups, stage: Any, optimizer: Any) -> Interpreter:
-    tensors = sum(block.tensors for block in plan.workload.blocks)
-    return Interpreter(program_of(plan), groups, stage, optimizer, tensors)
-
-
-def _stage_of(plan: Plan, rank: int) -> Stage:
-    return next(stage for stage in plan.stages if rank in stage.ranks)
-
-
-def _place(plan: Plan, stage: Stage) -> StagePlace:
-    return StagePlace(stage.stage, *stage.blocks, len(plan.workload.blocks))
-
-
 def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
     job, plan = assignment.job, assignment.plan
     module, config = model_module(job.family), describe(job.family).config_from(job.model)
     sharding = sharding_module(job.family)
-    stage = _stage_of(plan, groups.rank)
-    dtype = dtype_of(job.train.precision)
+    stage = stage_of(plan, groups.rank)
     blocks = module.build_blocks(
-        config, *stage.blocks, seed=job.train.seed, dtype=dtype, device=groups.device
+        config,
+        *stage.blocks,
+        seed=job.train.seed,
+        dtype=dtype_of(job.train.precision),
+        device=groups.device,
     )
-    slots = slots_of(
-        blocks, stage.blocks[0], plan.workload, sharding.decays, sharding.tied_parameters(config)
-    )
-    buckets = flatten(slots, stage.buckets, len(stage.ranks), stage.ranks.index(groups.rank))
-    optimizer = ShardedAdamW(
-        buckets,
-        adamw_settings(job.optimizer),
-        len(stage.ranks),
-        keep_whole=plan.sharding == "none",
-    )
-    boundary = torch.empty(
-        plan.batch.micro, config.sequence, config.hidden, dtype=dtype, device=groups.device
-    )
-    program = TorchStage(
-        _place(plan, stage),
+    model = StageModel(
         blocks,
         module.loss,
-        plan.schedule.microbatches * plan.layout.dp,
-        boundary,
-        recompute=plan.recompute == "full",
-        autocast=partial(module.autocast, job.train.precision, groups.device.type),
+        sharding.decays,
+        sharding.tied_parameters(config),
+        partial(module.autocast, job.train.precision, groups.device.type),
+        Pace(assignment.compute_cores(groups.rank)),
     )
+    engine = real_engine(plan, groups, model, adamw_settings(job.optimizer))
     batches, held_out = open_data(assignment, config)
-    return Parts(_interpreter(plan, groups, program, optimizer), optimizer, batches, held_out)
+    return Parts(engine.interpreter, engine.optimizer, batches, held_out)
 
 
 def _virtual_parts(assignment: Assignment, groups: Groups) -> Parts:
     plan = assignment.plan
-    stage = _stage_of(plan, groups.rank)
-    cost = CostModel(
-        assignment.topology,
-        plan.workload,
-        calibration_from_dict(plan.calibration, where="plan.calibration"),
-    )
+    stage = stage_of(plan, groups.rank)
+    calibration = calibration_from_dict(plan.calibration, where="plan.calibration")
+    cost = CostModel(assignment.topology, plan.workload, calibration)
     slot = assignment.topology.devices[plan.rank_map[groups.rank]]
     seconds = {}
     for index in range(*stage.blocks):
         time = cost.block_time(index, slot, plan.batch.micro, recompute=plan.recompute)
         seconds[index] = (time.forward, time.backward)
-    blocks, micro = plan.workload.blocks, plan.batch.micro
-    start, stop = stage.blocks
-    program = VirtualStage(
-        _place(plan, stage),
-        seconds,
-        int(blocks[start - 1].output_bytes * micro) if start else 0,
-        int(blocks[stop - 1].output_bytes * micro) if stop < len(blocks) else 0,
-    )
-    optimizer = VirtualOptimizer(
-        stage.buckets,
-        len(stage.ranks),
-        cost.calibration.optimizer_seconds_per_element or 0.0,
-        gradient_bytes=plan.workload.gradient_bytes,
-        parameter_bytes=plan.workload.parameter_bytes,
-    )
-    return Parts(_interpreter(plan, groups, program, optimizer), None, None, None)
+    per_element = calibration.optimizer_seconds_per_element or 0.0
+    engine = virtual_engine(plan, groups, seconds, per_element)
+    return Parts(engine.interpreter, None, None, None)
 
 
 def open_data(assignment: Assignment, config: Any) -> tuple[BatchPlan, HeldOut | None]:

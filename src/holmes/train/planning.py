@@ -16,6 +16,7 @@ from holmes.planner.request import PlanRequest
 from holmes.workload.workload import Workload
 
 CPU_KIND = "cpu-core"
+BLOCK_PARTS = ("forward", "backward")
 
 
 def on_cpu(resolved: ResolvedJob) -> bool:
@@ -92,35 +93,30 @@ def virtual_calibration(resolved: ResolvedJob, micro: int) -> Calibration:
 
 
 def measured_calibration(
-    resolved: ResolvedJob, micro: int, profiles: Sequence[Mapping[str, Any]]
+    resolved: ResolvedJob, micro: int, profiles: Sequence[Mapping[str, Any]], cores: float
 ) -> Calibration:
-    """Block times as all ranks measured them at once: the median, at relative speed 1.
+    """Block times from what all ranks measured at once: the median, at relative speed 1.
 
     Args:
         profiles: one per device of the site, as the profile task returns them.
+        cores: share of a core that a rank on the fastest device computes with.
     """
-    slots = Topology(resolved.site).devices
-    fastest = max(slot.node.device.speed for slot in slots)
-    shares = [slot.node.device.speed / fastest for slot in slots]
+    fastest = max(slot.node.device.speed for slot in Topology(resolved.site).devices)
 
-    def typical(kind: str, part: str) -> float:
-        return median(
-            float(profile["blocks"][kind][part]) * share
-            for profile, share in zip(profiles, shares, strict=True)
-        )
+    def seconds(busy: Sequence[float]) -> float:
+        return median(busy) / cores * fastest
 
     times = {
-        kind: BlockTime(typical(kind, "forward") * fastest, typical(kind, "backward") * fastest)
+        kind: BlockTime(
+            *(seconds([p["blocks"][kind][part] for p in profiles]) for part in BLOCK_PARTS)
+        )
         for kind in profiles[0]["blocks"]
     }
-    optimizer = median(
-        profile["optimizer"] * share for profile, share in zip(profiles, shares, strict=True)
-    )
     return LAB.with_blocks(
         _for_every_kind(resolved, times),
         micro=micro,
-        source=f"blocks measured on {len(slots)} ranks at once, network coefficients of gloo",
-        optimizer_seconds_per_element=optimizer * fastest,
+        source=f"blocks measured on {len(profiles)} ranks at once, network coefficients of gloo",
+        optimizer_seconds_per_element=seconds([p["optimizer"] for p in profiles]),
     )
 
 

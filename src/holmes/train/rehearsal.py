@@ -11,7 +11,7 @@ from holmes.cost.calibration import Calibration
 from holmes.cost.model import CostModel
 from holmes.errors import HolmesError
 from holmes.events.trace import append_trace
-from holmes.hardware.topology import Topology
+from holmes.hardware.topology import Topology, relative_speed
 from holmes.job.job import Job
 from holmes.job.resolve import ResolvedJob
 from holmes.launch.session import OnProgress, Session, fair_cores
@@ -35,6 +35,8 @@ PROFILE_SECONDS = 120.0
 STEP_ALLOWANCE = 20.0
 """A run may take this many times its predicted time before it counts as stuck."""
 START_ALLOWANCE_SECONDS = 120.0
+COMPUTE_SHARE = 0.75
+"""Of a rank's fair share of the processors; the rest is left to communication."""
 Say = Callable[[str], None]
 
 
@@ -66,10 +68,11 @@ class Rehearsal:
         if not virtual:
             self.tokens = token_files(job, progress.say)
         ranks = len(Topology(resolved.site).devices)
+        self.cores = None if virtual or not rehearse else _cores(job, ranks)
         self.session = Session(
             resolved.site,
             rehearse=rehearse,
-            cores_per_rank=None if virtual or not rehearse else _cores(job, ranks),
+            cores_per_rank=self.cores and max(self.cores, fair_cores(ranks)),
             log_dir=log_dir,
             threads=job.train.threads,
         )
@@ -92,15 +95,24 @@ class Rehearsal:
             self.calibration = virtual_calibration(self.resolved, micro)
             return self.calibration
         self.progress.say("measuring the model's blocks on all ranks at once")
+        topology = self.session.topology
+        shares = [
+            self.cores and self.cores * relative_speed(topology, slot.index)
+            for slot in topology.devices
+        ]
         profiles = self.session.run(
             "holmes.train.tasks:profile",
-            {"job": job.model_dump(mode="json", by_alias=True), "micro": micro},
+            {
+                "job": job.model_dump(mode="json", by_alias=True),
+                "micro": micro,
+                "cores": shares,
+            },
             deadline_seconds=PROFILE_SECONDS,
             operation_seconds=PROFILE_SECONDS,
         )
         if self.session.quota_reason:
             self.progress.say(f"no CPU quota per rank: {self.session.quota_reason}")
-        self.calibration = measured_calibration(self.resolved, micro, profiles)
+        self.calibration = measured_calibration(self.resolved, micro, profiles, self.cores or 1.0)
         return self.calibration
 
     def plan(self, resolved: ResolvedJob) -> Plan:
@@ -139,6 +151,7 @@ class Rehearsal:
             interface_override=self.session.interface_override,
             tokens=self.tokens,
             save=save,
+            cores=self.cores,
         )
         self.execute(assignment, run.name)
         summary = summarise(
@@ -209,8 +222,9 @@ def with_checkpoint(error: HolmesError, run: Path) -> HolmesError:
 
 
 def _cores(job: Job, ranks: int) -> float:
+    """Share of a core that computes on the fastest device."""
     quota = job.rehearsal.cpu_quota
-    return fair_cores(ranks) if quota == "auto" else float(quota)
+    return COMPUTE_SHARE * fair_cores(ranks) if quota == "auto" else float(quota)
 
 
 def _folder(job: Job, *, several: bool) -> Path:

@@ -6,7 +6,8 @@ session's warm ranks or in a process that torchrun or Slurm started.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from holmes.launch.context import RankContext
 from holmes.models.registry import describe, model_module, sharding_module
 from holmes.runtime.checkpoint.read import read_checkpoint
 from holmes.runtime.groups import GroupOptions, Rendezvous, open_groups
-from holmes.runtime.profile import Sample, profile_blocks, profile_optimizer
+from holmes.runtime.pipeline.pace import Pace
+from holmes.runtime.pipeline.stage import MicroBatch, StagePlace, TorchStage
+from holmes.runtime.profile import profile_blocks, profile_optimizer
 from holmes.train.assignment import Assignment
 from holmes.train.compare import compare_parameters
 from holmes.train.parts import build_parts, open_data
@@ -71,22 +74,28 @@ def _options(given: Assignment, context: RankContext) -> GroupOptions:
     )
 
 
-def profile(context: RankContext, job: Mapping[str, Any], micro: int) -> dict[str, Any]:
-    """Seconds of each kind of block and of the optimiser on this rank.
+def profile(
+    context: RankContext, job: Mapping[str, Any], micro: int, cores: Sequence[float | None]
+) -> dict[str, Any]:
+    """Busy seconds of each kind of block and of the optimiser on this rank.
 
-    Returns ``{blocks: {kind: {forward, backward, spread}}, optimizer: seconds per element}``.
+    Args:
+        cores: by seat, the share of a core that computes; None: all there is.
+
+    Returns:
+        ``{blocks: {kind: {forward, backward, spread}}, optimizer: seconds per element}``.
     """
     given = Job.model_validate(job)
     torch.set_num_threads(given.train.threads)
-    samples = block_samples(given, micro)
-    module = model_module(given.family)
-    measured = profile_blocks(samples, autocast=lambda: module.autocast(given.train.precision))
+    pace = Pace(cores[context.rank])
+    stage, kinds, batch = short_model(given, micro)
+    measured = profile_blocks(stage, kinds, batch, pace)
     return {
         "blocks": {
             kind: {"forward": m.forward, "backward": m.backward, "spread": m.spread}
             for kind, m in measured.items()
         },
-        "optimizer": profile_optimizer(),
+        "optimizer": profile_optimizer(pace),
     }
 
 
@@ -94,23 +103,27 @@ PROFILED_LAYERS = 3
 """Transformer blocks of the measured chain: several, so that caches do not hold them all."""
 
 
-def block_samples(job: Job, micro: int) -> list[tuple[str, Sample]]:
-    """A short chain of the model's blocks with the inputs of a micro-batch."""
+def short_model(job: Job, micro: int) -> tuple[TorchStage, list[str], MicroBatch]:
+    """A model of the job's blocks but few layers, the kinds of its blocks, and a micro-batch."""
     module, config = model_module(job.family), describe(job.family).config_from(job.model)
     dtype = dtype_of(job.train.precision)
-    (first,) = module.build_blocks(config, 0, 1, dtype=dtype)
     layers = min(PROFILED_LAYERS, config.layers)
-    middle = module.build_blocks(config, 1, 1 + layers, dtype=dtype)
-    (last,) = module.build_blocks(config, config.blocks - 1, config.blocks, dtype=dtype)
+    blocks = [
+        *module.build_blocks(config, 0, 1 + layers, dtype=dtype),
+        *module.build_blocks(config, config.blocks - 1, config.blocks, dtype=dtype),
+    ]
     generator = torch.Generator().manual_seed(0)
     shape = (micro, config.sequence)
     tokens = torch.randint(config.vocabulary, shape, generator=generator)
-    hidden = torch.randn(*shape, config.hidden, dtype=dtype, generator=generator)
-    return [
-        ("embedding", Sample(first, tokens)),
-        *(("transformer", Sample(block, hidden)) for block in middle),
-        ("head", Sample(last, hidden, tokens, module.loss)),
-    ]
+    stage = TorchStage(
+        StagePlace(0, 0, len(blocks), len(blocks)),
+        blocks,
+        module.loss,
+        1,
+        torch.empty((*shape, config.hidden), dtype=dtype),
+        autocast=partial(module.autocast, job.train.precision),
+    )
+    return stage, ["embedding", *["transformer"] * layers, "head"], MicroBatch(tokens, tokens)
 
 
 def compare_with_reference(

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from holmes.events.metrics import StepMetrics
-from holmes.plan.plan import Stage
 from holmes.runtime.groups import Groups
+from holmes.runtime.pipeline.assemble import stage_of
 from holmes.runtime.pipeline.stage import MicroBatch
 from holmes.train.assignment import Assignment
 from holmes.train.learning_rate import learning_rate
@@ -51,7 +51,7 @@ class Trainer:
         slot = assignment.topology.devices[self.plan.rank_map[groups.rank]]
         self.stopwatch = Stopwatch(groups, slot)
         self.recorder = RunRecorder(assignment, groups)
-        self.data_index = _stage_of(self.plan.stages, groups.rank).ranks.index(groups.rank)
+        self.data_index = stage_of(self.plan, groups.rank).ranks.index(groups.rank)
         self.first_step = 0
         self.loss: float | None = None
         self.validation: float | None = None
@@ -157,7 +157,3 @@ class Trainer:
             return
         self.first_step, self.batches = load(folder, self.optimizer, self.batches)
         self.recorder.log(f"resumed from {folder.name}")
-
-
-def _stage_of(stages: tuple[Stage, ...], rank: int) -> Stage:
-    return next(stage for stage in stages if rank in stage.ranks)

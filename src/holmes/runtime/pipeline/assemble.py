@@ -14,6 +14,7 @@ from holmes.plan.plan import Plan, Stage
 from holmes.plan.program import program_of
 from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.interpreter import Interpreter
+from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.stage import Autocast, LossFunction, StagePlace, TorchStage
 from holmes.runtime.pipeline.virtual import VirtualOptimizer, VirtualStage
 from holmes.runtime.sharding.bucket_state import AdamWSettings
@@ -33,6 +34,7 @@ class StageModel:
         decays: from a tensor's shape, whether weight decay applies.
         tied: pairs of names of one shared weight, the canonical one first.
         autocast: makes the context of the forward passes.
+        pace: what holds the computation to the speed of the device it stands for.
     """
 
     blocks: Sequence[nn.Module]
@@ -40,6 +42,7 @@ class StageModel:
     decays: Callable[[Sequence[int]], bool]
     tied: Sequence[tuple[str, str]] = ()
     autocast: Autocast = nullcontext
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ def real_engine(
         recompute=plan.recompute == "full",
         autocast=model.autocast,
     )
-    interpreter = Interpreter(program_of(plan), groups, program, optimizer, _tensors(plan))
+    interpreter = Interpreter(
+        program_of(plan), groups, program, optimizer, _tensors(plan), model.pace
+    )
     return Engine(interpreter, optimizer, place, tuple(slots))
 
 

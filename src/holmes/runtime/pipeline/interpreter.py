@@ -17,10 +17,10 @@ from holmes.errors import ConfigError
 from holmes.events.span import Span
 from holmes.plan.program import LOSS_SLOTS
 from holmes.runtime import collectives
-from holmes.runtime.clock import Clock
 from holmes.runtime.communicator import Communicator
 from holmes.runtime.groups import Groups
 from holmes.runtime.lanes import Completion, Lanes
+from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.stage import MicroBatch, StageProgram
 from holmes.runtime.sharding.optimizer import Outcome, StepOptimizer
 from holmes.schedule.instruction import COMPUTE_OPS, Instruction, Op
@@ -50,7 +50,7 @@ class Interpreter:
 
     Args:
         tensors: parameter tensors of the whole model, the length of the squared norms.
-        clock: for the spans; by default the one all ranks share.
+        pace: what holds this rank's computation to the speed of its device.
 
     Raises:
         ConfigError: when the boundary buffers of the stage are not what the plan sends.
@@ -63,14 +63,15 @@ class Interpreter:
         stage: StageProgram,
         optimizer: StepOptimizer,
         tensors: int,
-        clock: Clock | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._rank = groups.rank
         self._list = program.ranks[groups.rank]
         self._groups = groups
         self._stage = stage
         self._optimizer = optimizer
-        self._clock = clock or groups.clock
+        self._clock = groups.clock
+        self._pace = pace or Pace(None)
         self._tensors = tensors
         self._completion = Completion()
         self._buffers: dict[str, Tensor] = {}
@@ -166,7 +167,8 @@ class Interpreter:
             if ins.op in COMPUTE_OPS:
                 self._completion.wait(ins.waits)
                 start = self._clock()
-                self._compute(ins)
+                with self._pace:
+                    self._compute(ins)
                 self._record(ins, start)
                 self._completion.finish(ins.id)
             else:

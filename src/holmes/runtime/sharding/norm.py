@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-PIECE = 1 << 20
+PIECE = 1 << 16
+"""Elements whose fp64 copy stays in a second-level cache."""
 CLIP_EPSILON = 1e-6
 """As torch.nn.utils.clip_grad_norm_."""
 

@@ -1,0 +1,36 @@
+"""From what ranks measured to the block times a rehearsal plans with."""
+
+from __future__ import annotations
+
+from holmes.job.resolve import resolve_job
+from holmes.train.planning import measured_calibration, runnable
+from holmes.train.tasks import short_model
+
+SITE = (
+    "{name: two, clusters: ["
+    "{name: a, nodes: 1, device: {kind: cpu-core, speed: 2}, nics: [{kind: ethernet, gbit_s: 1}]},"
+    "{name: b, nodes: 1, device: {kind: cpu-core}, nics: [{kind: ethernet, gbit_s: 1}]}],"
+    "links: [{between: [a, b], kind: ethernet, gbit_s: 1}]}"
+)
+WORDS = [f"site={SITE}", "model={preset: gpt-1m, sequence: 16, vocabulary: 512}", "batch.global=2"]
+
+
+def test_busy_seconds_become_wall_seconds_at_speed_one() -> None:
+    resolved = resolve_job(None, WORDS, {})
+    busy = [
+        {"blocks": {"head": {"forward": f, "backward": 2 * f}}, "optimizer": 1e-9} for f in (1, 3)
+    ]
+    found = measured_calibration(resolved, 1, busy, cores=0.5)
+    head = found.blocks["cpu-core"]["head"]
+    # Median 2 s on half a core are 4 s on the fastest device; at speed 1 they are twice that.
+    assert (head.forward, head.backward) == (8.0, 16.0)
+    assert found.optimizer_seconds_per_element == 4e-9
+
+
+def test_the_measured_chain_is_a_short_model() -> None:
+    job = runnable(resolve_job(None, WORDS, {}), on_gpu=False).job
+    stage, kinds, batch = short_model(job, 2)
+    assert kinds[0] == "embedding" and kinds[-1] == "head" and "transformer" in kinds
+    assert stage.place.total == len(kinds)
+    loss = stage.forward(0, (0, len(kinds)), None, batch)
+    assert loss.item() > 0
