@@ -8,7 +8,7 @@ from holmes.plan.program import program_of
 from holmes.schedule.instruction import COMPUTE_OPS
 from holmes.schedule.lower import Program
 from holmes.simulate.closed_form import times_of
-from holmes.simulate.meetings import meetings_of
+from holmes.simulate.meetings import meetings_of, program_ranks
 
 
 def lower_bound_seconds(plan: Plan, cost: CostModel, program: Program | None = None) -> float:
@@ -35,17 +35,11 @@ def resource_seconds(
     program = program or program_of(plan)
     network = cost.network(plan.rank_map)
     busy: dict[str, float] = {}
-    seen: set[int] = set()
-    for meetings in meetings_of(plan, program, network).values():
-        for meeting in meetings:
-            if id(meeting) not in seen:
-                seen.add(id(meeting))
-                for flow in meeting.traffic.flows:
-                    for name in flow.resources:
-                        used = flow.bytes / network.capacity[name]
-                        busy[name] = busy.get(name, 0.0) + used
-    ranks = sorted(rank for stage in plan.stages for rank in stage.ranks)
-    for rank, instructions in zip(ranks, program.ranks, strict=True):
+    for meeting in meetings_of(plan, program, network):
+        for flow in meeting.traffic.flows:
+            for name in flow.resources:
+                busy[name] = busy.get(name, 0.0) + flow.bytes / network.capacity[name]
+    for rank, instructions in zip(program_ranks(plan), program.ranks, strict=True):
         seconds = {
             key: cost.compute_seconds(plan, rank, ins)
             for key, ins in {

@@ -10,32 +10,41 @@ max-min fair with all other flows, and it ends with its last flow.
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
-from enum import IntEnum
+from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from holmes.cost.model import CostModel
 from holmes.errors import HolmesError
 from holmes.events.span import Span, Timeline
 from holmes.plan.plan import Plan
 from holmes.plan.program import program_of
-from holmes.schedule.instruction import COMPUTE_OPS, Instruction
 from holmes.schedule.lower import Program
-from holmes.simulate.meetings import Meeting, meetings_of, program_ranks
-from holmes.simulate.traffic import ActiveFlow, Wire
+from holmes.simulate.tables import Tables, tables_of
+from holmes.simulate.wire import Wire
 
-SAME_INSTANT = 1e-10
-"""Events nearer than this (seconds) count as simultaneous."""
+SAME_INSTANT = 1e-12
+"""Rates are set once for events nearer than this, seconds; no time is moved by it."""
+BYTES_TOLERANCE = 1e-6
 
 
 class SimulationError(HolmesError):
     """An instruction list that cannot finish; a bug in a schedule generator."""
 
 
-class _Kind(IntEnum):
-    COMPUTED = 0
-    LATENCY_OVER = 1
-    FLOW_ENDED = 2
+@dataclass(frozen=True)
+class Simulation:
+    """One simulated step.
+
+    Attributes:
+        timeline: spans of all ranks as step 0, in order of start.
+        events: how many ends (of computations, latencies and flows) were processed.
+        carried: bytes that crossed each device link, card and link, by name, counted
+            from rates and times; equal to what the instructions ask for.
+    """
+
+    timeline: Timeline
+    events: int
+    carried: dict[str, float]
 
 
 def simulate(plan: Plan, cost: CostModel, program: Program | None = None) -> Timeline:
@@ -51,174 +60,160 @@ def simulate(plan: Plan, cost: CostModel, program: Program | None = None) -> Tim
         SimulationError: the lists deadlock.
         DataError: the plan's digest does not match, or a group is missing.
     """
-    return _Engine(plan, cost, program or program_of(plan)).run()
+    return simulate_step(plan, cost, program).timeline
 
 
-class _Engine:
-    """State of one simulation; instructions are known by their id."""
+def simulate_step(plan: Plan, cost: CostModel, program: Program | None = None) -> Simulation:
+    """As :func:`simulate`, with the count of events and the bytes on every resource.
 
-    def __init__(self, plan: Plan, cost: CostModel, program: Program) -> None:
-        self.plan = plan
-        self.cost = cost
-        ranks = program_ranks(plan)
-        self.lists = dict(zip(ranks, program.ranks, strict=True))
-        self.by_id: dict[int, Instruction] = {}
-        self.rank_of: dict[int, int] = {}
-        self.unmet: dict[int, int] = {}
-        self.dependents: dict[int, list[int]] = {}
-        for rank, instructions in self.lists.items():
-            for ins in instructions:
-                self.by_id[ins.id] = ins
-                self.rank_of[ins.id] = rank
-                self.unmet[ins.id] = len(ins.waits)
-                for wait in ins.waits:
-                    self.dependents.setdefault(wait, []).append(ins.id)
-        network = cost.network(plan.rank_map)
-        self.meetings = meetings_of(plan, program, network)
-        self.pending = {id_: len(found) for id_, found in self.meetings.items()}
-        self.wire = Wire(network.capacity)
-        self.position = dict.fromkeys(ranks, 0)
-        self.computing = dict.fromkeys(ranks, False)
-        self.queues: dict[tuple[int, str], deque[int]] = {}
-        self.start: dict[int, float] = {}
-        self.stop: dict[int, float] = {}
-        self.seconds: dict[tuple[int, str, tuple[int, int]], float] = {}
-        self.heap: list[tuple[float, int, _Kind, object, int]] = []
-        self.pushed = 0
-        self.now = 0.0
+    Raises:
+        SimulationError: the lists deadlock, or bytes were lost or made.
+        DataError: the plan's digest does not match, or a group is missing.
+    """
+    engine = Engine(tables_of(plan, cost, program or program_of(plan)))
+    engine.run()
+    engine.check()
+    carried = dict(zip(engine.tables.resources, engine.wire.carried, strict=True))
+    return Simulation(Timeline("predicted", engine.spans()), engine.events, carried)
 
-    def run(self) -> Timeline:
-        for rank in self.lists:
-            self._walk(rank)
-        self._share()
-        while self.heap:
-            self.now = self.heap[0][0]
-            while self.heap and self.heap[0][0] <= self.now + SAME_INSTANT:
-                _, _, kind, subject, version = heapq.heappop(self.heap)
-                self._handle(kind, subject, version)
-            self._share()
-        self._check_finished()
-        return Timeline("predicted", self._spans())
 
-    def _push(self, time: float, kind: _Kind, subject: object, version: int = 0) -> None:
-        self.pushed += 1
-        heapq.heappush(self.heap, (time, self.pushed, kind, subject, version))
+class Engine:
+    """State of one simulation.
 
-    def _handle(self, kind: _Kind, subject: object, version: int) -> None:
-        if kind is _Kind.COMPUTED:
-            assert isinstance(subject, int)
-            self.computing[self.rank_of[subject]] = False
-            self._complete(subject)
-        elif kind is _Kind.LATENCY_OVER:
-            assert isinstance(subject, Meeting)
-            self._start_flows(subject)
-        else:
-            assert isinstance(subject, ActiveFlow)
-            if subject.version == version:
-                self.wire.remove(subject)
-                self._flow_ended(subject.owner)
+    An event is ``(time, code)``: the number of a computation that ends, then
+    those of meetings whose latency is over, then those of flows that end.
+    """
 
-    def _share(self) -> None:
-        for active in self.wire.share(self.now):
-            self._push(active.end(), _Kind.FLOW_ENDED, active, active.version)
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        count = len(tables.instructions)
+        self.first_meeting = count
+        self.first_flow = count + len(tables.latency)
+        self.missing = list(tables.missing)
+        self.absent = list(tables.needed)
+        self.flows_left = [0] * len(tables.latency)
+        self.pending = [len(meetings) for meetings in tables.joins]
+        self.start = [-1.0] * count
+        self.stop = [-1.0] * count
+        self.heap: list[tuple[float, int]] = []
+        self.wire = Wire(tables.kinds, tables.capacity, self.heap, self.first_flow)
+        self.events = 0
 
-    def _walk(self, rank: int) -> None:
-        """Let the main thread of a rank go on until it computes, waits or ends."""
-        instructions = self.lists[rank]
-        while not self.computing[rank] and self.position[rank] < len(instructions):
-            ins = instructions[self.position[rank]]
-            if ins.op in COMPUTE_OPS:
-                if self.unmet[ins.id]:
-                    return
-                self.start[ins.id] = self.now
-                self.computing[rank] = True
-                self._push(self.now + self._compute_seconds(rank, ins), _Kind.COMPUTED, ins.id)
-                self.position[rank] += 1
-            else:
-                self.position[rank] += 1
-                queue = self.queues.setdefault((rank, ins.lane), deque())
-                queue.append(ins.id)
-                if queue[0] == ins.id:
-                    self._try_head(queue)
+    def run(self) -> None:
+        """Process events until none is left."""
+        for number, count in enumerate(self.tables.missing):
+            if count == 0:
+                self._begin(number, 0.0)
+        heap, wire, end = self.heap, self.wire, self.wire.end
+        first_meeting, first_flow = self.first_meeting, self.first_flow
+        complete, start_flows = self._complete, self._start_flows
+        changed = wire.changed
+        events = 0
+        while heap:
+            now, code = heappop(heap)
+            if code < first_meeting:
+                complete(code, now)
+                events += 1
+            elif code < first_flow:
+                start_flows(code - first_meeting, now)
+                events += 1
+            elif end[code - first_flow] == now:
+                self._flow_over(code - first_flow, now)
+                events += 1
+            if changed and not (heap and heap[0][0] <= now + SAME_INSTANT):
+                wire.share(now)
+        self.events = events
 
-    def _compute_seconds(self, rank: int, ins: Instruction) -> float:
-        key = (rank, ins.op.value, ins.blocks)
-        if key not in self.seconds:
-            self.seconds[key] = self.cost.compute_seconds(self.plan, rank, ins)
-        return self.seconds[key]
-
-    def _try_head(self, queue: deque[int]) -> None:
-        """The head of a lane joins its meetings once its waits are met."""
-        if not queue or self.unmet[queue[0]] or queue[0] in self.start:
+    def _begin(self, number: int, now: float) -> None:
+        """A computation runs; anything else waits for its partners."""
+        self.start[number] = now
+        seconds = self.tables.seconds[number]
+        if seconds >= 0.0:
+            heappush(self.heap, (now + seconds, number))
             return
-        head = queue[0]
-        self.start[head] = self.now
-        for meeting in self.meetings[head]:
-            meeting.arrived += 1
-            if meeting.arrived == meeting.needed:
-                self._push(self.now + meeting.traffic.latency, _Kind.LATENCY_OVER, meeting)
+        absent = self.absent
+        for meeting in self.tables.joins[number]:
+            absent[meeting] -= 1
+            if not absent[meeting]:
+                begin = now + self.tables.latency[meeting]
+                heappush(self.heap, (begin, self.first_meeting + meeting))
 
-    def _start_flows(self, meeting: Meeting) -> None:
-        flows = [flow for flow in meeting.traffic.flows if flow.bytes > 0]
-        meeting.flows_left = len(flows)
-        for flow in flows:
-            self.wire.add(flow, meeting, self.now)
-        if not flows:
-            self._finish(meeting)
+    def _complete(self, number: int, now: float) -> None:
+        self.stop[number] = now
+        missing = self.missing
+        for following in self.tables.after[number]:
+            missing[following] -= 1
+            if not missing[following]:
+                self._begin(following, now)
 
-    def _flow_ended(self, meeting: Meeting) -> None:
-        meeting.flows_left -= 1
-        if meeting.flows_left == 0:
-            self._finish(meeting)
+    def _start_flows(self, meeting: int, now: float) -> None:
+        kinds = self.tables.flows[meeting]
+        if not kinds:
+            self._end_meeting(meeting, now)
+            return
+        self.flows_left[meeting] = len(kinds)
+        for kind in kinds:
+            self.wire.add(kind, meeting, now)
 
-    def _finish(self, meeting: Meeting) -> None:
-        for member in meeting.members:
-            self.pending[member] -= 1
-            if self.pending[member] == 0:
-                self._complete(member)
+    def _flow_over(self, slot: int, now: float) -> None:
+        meeting = self.wire.finish(slot, now)
+        self.flows_left[meeting] -= 1
+        if not self.flows_left[meeting]:
+            self._end_meeting(meeting, now)
 
-    def _complete(self, id_: int) -> None:
-        self.stop[id_] = self.now
-        rank = self.rank_of[id_]
-        ins = self.by_id[id_]
-        if ins.op not in COMPUTE_OPS:
-            queue = self.queues[rank, ins.lane]
-            queue.popleft()
-            self._try_head(queue)
-        for waiting in self.dependents.get(id_, ()):
-            self.unmet[waiting] -= 1
-            if self.unmet[waiting] == 0 and self.by_id[waiting].op not in COMPUTE_OPS:
-                queue = self.queues.get((rank, self.by_id[waiting].lane), deque())
-                if queue and queue[0] == waiting:
-                    self._try_head(queue)
-        self._walk(rank)
+    def _end_meeting(self, meeting: int, now: float) -> None:
+        pending = self.pending
+        for member in self.tables.members[meeting]:
+            pending[member] -= 1
+            if not pending[member]:
+                self._complete(member, now)
 
-    def _check_finished(self) -> None:
-        for rank, instructions in self.lists.items():
-            for ins in instructions:
-                if ins.id not in self.stop:
-                    raise SimulationError(
-                        "the instruction lists deadlock",
-                        where=f"rank {rank} never ends {ins.op} {ins.buffer} (id {ins.id})",
-                        why="a partner never arrives, or two lanes wait for each other",
-                    )
+    def check(self) -> None:
+        """Everything ended, and every resource carried the bytes that were asked of it.
 
-    def _spans(self) -> tuple[Span, ...]:
+        Raises:
+            SimulationError: naming the instruction or the resource.
+        """
+        tables = self.tables
+        for ins, rank, stop in zip(tables.instructions, tables.rank, self.stop, strict=True):
+            if stop < 0.0:
+                raise SimulationError(
+                    "the instruction lists deadlock",
+                    where=f"rank {rank} never ends {ins.op} {ins.buffer} (id {ins.id})",
+                    why="a partner never arrives, or two lanes wait for each other",
+                )
+        asked = [0.0] * len(tables.resources)
+        for flows in tables.flows:
+            for kind in flows:
+                for name in tables.kinds.path[kind]:
+                    asked[name] += tables.kinds.bytes[kind]
+        for name, wanted, moved in zip(tables.resources, asked, self.wire.carried, strict=True):
+            if abs(moved - wanted) > BYTES_TOLERANCE * wanted:
+                raise SimulationError(
+                    f"{name} carried {moved:.0f} bytes of {wanted:.0f}",
+                    why="a rate or a time of a flow is wrong; a bug in the simulator",
+                )
+
+    def spans(self) -> tuple[Span, ...]:
+        """Spans of all ranks as step 0, in order of start."""
+        tables = self.tables
         spans = [
             Span(
-                id=id_,
-                rank=self.rank_of[id_],
-                step=0,
-                lane=ins.lane,
-                op=ins.op.value,
-                stage=ins.stage,
-                microbatch=ins.microbatch,
-                start=round(self.start[id_] * 1e9),
-                stop=round(self.stop[id_] * 1e9),
-                bytes=ins.bytes,
-                buffer=ins.buffer,
+                ins.id,
+                rank,
+                0,
+                ins.lane,
+                ins.op.value,
+                ins.stage,
+                ins.microbatch,
+                round(start * 1e9),
+                round(stop * 1e9),
+                ins.bytes,
+                ins.buffer,
             )
-            for id_, ins in self.by_id.items()
+            for ins, rank, start, stop in zip(
+                tables.instructions, tables.rank, self.start, self.stop, strict=True
+            )
         ]
         spans.sort(key=lambda span: (span.start, span.rank, span.id))
         return tuple(spans)

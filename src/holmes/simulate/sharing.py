@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from holmes.cost.network import Flow
@@ -47,4 +48,51 @@ def max_min_rates(flows: Sequence[Flow], capacity: Mapping[str, float]) -> list[
                 left[name] = max(0.0, left[name] - rates[number])
                 weight[name] -= flow.weight
         rising -= stopping
+    return rates
+
+
+def fair_rates(
+    paths: Sequence[Sequence[int]],
+    weights: Sequence[int],
+    caps: Sequence[float],
+    capacity: Sequence[float],
+) -> list[float]:
+    """:func:`max_min_rates` over numbered resources, for the event loop.
+
+    Args:
+        paths: the resources each flow crosses.
+        capacity: bytes per second by resource.
+    """
+    users: dict[int, list[int]] = {}
+    weight: dict[int, int] = {}
+    for number, path in enumerate(paths):
+        for name in path:
+            if name in users:
+                users[name].append(number)
+                weight[name] += weights[number]
+            else:
+                users[name] = [number]
+                weight[name] = weights[number]
+    left = {name: capacity[name] for name in users}
+    rates = [0.0] * len(paths)
+    rising = dict.fromkeys(range(len(paths)))
+    limits = [cap / share for cap, share in zip(caps, weights, strict=True)]
+    while rising:
+        levels = {name: left[name] / weight[name] for name in left}
+        level = min(min(levels.values(), default=math.inf), min(limits[n] for n in rising))
+        bound = level * (1.0 + ROUNDING)
+        stopping = [n for n in rising if limits[n] <= bound]
+        for name, reached in levels.items():
+            if reached <= bound:
+                stopping += users[name]
+        for number in stopping:
+            if number in rising:
+                del rising[number]
+                rate = rates[number] = level * weights[number]
+                for name in paths[number]:
+                    weight[name] -= weights[number]
+                    if weight[name]:
+                        left[name] = max(0.0, left[name] - rate)
+                    else:
+                        del left[name]
     return rates
