@@ -89,6 +89,8 @@ class Calibration:
             micro-batch of ``micro`` samples at relative speed 1; wins over the
             analytic model. Other micro-batch sizes scale in proportion.
         optimizer_seconds_per_element: measured; None means from memory rate.
+        drag_seconds_per_byte: seconds of computation that each byte costs which its rank
+            exchanges (sends and receives) meanwhile; the event engine alone counts it.
         interval: relative half width of the error of a predicted step.
     """
 
@@ -100,6 +102,7 @@ class Calibration:
     blocks: Mapping[str, Mapping[str, BlockTime]] = field(default_factory=dict)
     micro: int = 1
     optimizer_seconds_per_element: float | None = None
+    drag_seconds_per_byte: float = 0.0
     interval: float = 0.2
 
     def with_blocks(

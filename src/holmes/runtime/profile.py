@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -44,22 +45,12 @@ def profile_blocks(
     """
     forward: dict[str, list[float]] = {kind: [] for kind in kinds}
     backward: dict[str, list[float]] = {kind: [] for kind in kinds}
-    device = batch.tokens.device
     for turn in range(WARM_UP + repeats):
-        for into, order in ((forward, 1), (backward, -1)):
-            for index, kind in list(enumerate(kinds))[::order]:
-                blocks = (index, index + 1)
-
-                def work(blocks: tuple[int, int] = blocks, down: bool = order > 0) -> object:
-                    if down:
-                        return stage.forward(0, blocks, None, batch)
-                    return stage.backward(0, blocks, None)
-
-                with pace:
-                    seconds = _busy_seconds(work, device)
-                if turn >= WARM_UP:
-                    into[kind].append(seconds)
-        stage.take_loss()
+        down, up = run_chain(stage, kinds, batch, pace)
+        if turn >= WARM_UP:
+            for kind, first, second in zip(kinds, down, up, strict=True):
+                forward[kind].append(first)
+                backward[kind].append(second)
     return {
         kind: Measured(
             statistics.fmean(forward[kind]),
@@ -68,6 +59,24 @@ def profile_blocks(
         )
         for kind in forward
     }
+
+
+def run_chain(
+    stage: TorchStage, kinds: Sequence[str], batch: MicroBatch, pace: Pace
+) -> tuple[list[float], list[float]]:
+    """One micro-batch forward, then backward; busy seconds of each block, in model order."""
+    device = batch.tokens.device
+    down, up = [], []
+    for index in range(len(kinds)):
+        blocks = (index, index + 1)
+        with pace:
+            down.append(_busy_seconds(partial(stage.forward, 0, blocks, None, batch), device))
+    for index in reversed(range(len(kinds))):
+        blocks = (index, index + 1)
+        with pace:
+            up.append(_busy_seconds(partial(stage.backward, 0, blocks, None), device))
+    stage.take_loss()
+    return down, up[::-1]
 
 
 def profile_optimizer(

@@ -5,7 +5,8 @@ its list: a compute instruction runs there after its waits, anything else is
 handed to its lane and the walk goes on. A lane runs its instructions one after
 the other, each after its waits. A transfer or collective starts when it is at
 the head of the lane of all its members; its flows then share NICs and links
-max-min fair with all other flows, and it ends with its last flow.
+max-min fair with all other flows, and it ends with its last flow. Where the
+calibration says so, computation is slower beside traffic (:mod:`.drag`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from holmes.events.span import Span, Timeline
 from holmes.plan.plan import Plan
 from holmes.plan.program import program_of
 from holmes.schedule.lower import Program
+from holmes.simulate.drag import Drag
 from holmes.simulate.tables import Tables, tables_of
 from holmes.simulate.wire import Wire
 
@@ -97,6 +99,7 @@ class Engine:
         self.stop = [-1.0] * count
         self.heap: list[tuple[float, int]] = []
         self.wire = Wire(tables.kinds, tables.capacity, self.heap, self.first_flow)
+        self.drag = Drag(tables) if tables.drag else None
         self.events = 0
 
     def run(self) -> None:
@@ -112,8 +115,9 @@ class Engine:
         while heap:
             now, code = heappop(heap)
             if code < first_meeting:
-                complete(code, now)
                 events += 1
+                if self.drag is None or not self._goes_on(code, now):
+                    complete(code, now)
             elif code < first_flow:
                 start_flows(code - first_meeting, now)
                 events += 1
@@ -129,6 +133,8 @@ class Engine:
         self.start[number] = now
         seconds = self.tables.seconds[number]
         if seconds >= 0.0:
+            if self.drag is not None:
+                self.drag.compute(number, now)
             heappush(self.heap, (now + seconds, number))
             return
         absent = self.absent
@@ -137,6 +143,16 @@ class Engine:
             if not absent[meeting]:
                 begin = now + self.tables.latency[meeting]
                 heappush(self.heap, (begin, self.first_meeting + meeting))
+
+    def _goes_on(self, number: int, now: float) -> bool:
+        """Whether a computation that should end now is still held up by traffic."""
+        assert self.drag is not None
+        owed = self.drag.owed(number)
+        if owed > 0.0:
+            heappush(self.heap, (now + owed, number))
+            return True
+        self.drag.computed(number, now)
+        return False
 
     def _complete(self, number: int, now: float) -> None:
         self.stop[number] = now
@@ -152,6 +168,8 @@ class Engine:
             self._end_meeting(meeting, now)
             return
         self.flows_left[meeting] = len(kinds)
+        if self.drag is not None:
+            self.drag.begin(meeting, now)
         for kind in kinds:
             self.wire.add(kind, meeting, now)
 
@@ -159,6 +177,8 @@ class Engine:
         meeting = self.wire.finish(slot, now)
         self.flows_left[meeting] -= 1
         if not self.flows_left[meeting]:
+            if self.drag is not None:
+                self.drag.end(meeting, now)
             self._end_meeting(meeting, now)
 
     def _end_meeting(self, meeting: int, now: float) -> None:
@@ -185,8 +205,8 @@ class Engine:
         asked = [0.0] * len(tables.resources)
         for flows in tables.flows:
             for kind in flows:
-                for name in tables.kinds.path[kind]:
-                    asked[name] += tables.kinds.bytes[kind]
+                for crossed in tables.kinds.path[kind]:
+                    asked[crossed] += tables.kinds.bytes[kind]
         for name, wanted, moved in zip(tables.resources, asked, self.wire.carried, strict=True):
             if abs(moved - wanted) > BYTES_TOLERANCE * wanted:
                 raise SimulationError(

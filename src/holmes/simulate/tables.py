@@ -44,6 +44,7 @@ class Tables:
         joins: the meetings it takes part in.
         latency, members, needed: of each meeting; ``flows`` are kinds of flow.
         resources: names; ``capacity`` is in bytes per second.
+        drag: seconds of computation per byte that its rank exchanges meanwhile.
     """
 
     instructions: list[Instruction] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Tables:
     kinds: FlowKinds = field(default_factory=FlowKinds)
     resources: list[str] = field(default_factory=list)
     capacity: list[float] = field(default_factory=list)
+    drag: float = 0.0
 
 
 def tables_of(plan: Plan, cost: CostModel, program: Program) -> Tables:
@@ -67,7 +69,7 @@ def tables_of(plan: Plan, cost: CostModel, program: Program) -> Tables:
     Raises:
         DataError: the plan lacks a group that an instruction names.
     """
-    tables = Tables()
+    tables = Tables(drag=cost.calibration.drag_seconds_per_byte)
     position: dict[int, int] = {}
     for rank, instructions in zip(program_ranks(plan), program.ranks, strict=True):
         _add_rank(tables, position, rank, instructions)
@@ -148,9 +150,7 @@ def _kinds(
     )
 
 
-def _kind(
-    tables: Tables, resource: dict[str, int], capacity: dict[str, float], flow: Flow
-) -> int:
+def _kind(tables: Tables, resource: dict[str, int], capacity: dict[str, float], flow: Flow) -> int:
     kinds = tables.kinds
     for name in flow.resources:
         if name not in resource:

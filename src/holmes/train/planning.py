@@ -8,11 +8,13 @@ from statistics import median
 from typing import Any
 
 from holmes.cost.calibration import DEFAULT, LAB, BlockTime, Calibration
+from holmes.cost.links import LinkTiming
 from holmes.hardware.topology import Topology
 from holmes.job.resolve import ResolvedJob
 from holmes.models.registry import describe, family_of
 from holmes.plan.capabilities import Capabilities
 from holmes.planner.request import PlanRequest
+from holmes.schedule.instruction import Op
 from holmes.workload.workload import Workload
 
 CPU_KIND = "cpu-core"
@@ -112,12 +114,24 @@ def measured_calibration(
         )
         for kind in profiles[0]["blocks"]
     }
-    return LAB.with_blocks(
+    drags = [p["drag"] for p in profiles if p["drag"] is not None]
+    calibration = LAB.with_blocks(
         _for_every_kind(resolved, times),
         micro=micro,
-        source=f"blocks measured on {len(profiles)} ranks at once, network coefficients of gloo",
+        source=f"blocks measured on {len(profiles)} ranks at once",
         optimizer_seconds_per_element=seconds([p["optimizer"] for p in profiles]),
     )
+    return replace(calibration, drag_seconds_per_byte=median(drags) / cores if drags else 0.0)
+
+
+def link_timings(profiles: Sequence[Mapping[str, Any]]) -> list[LinkTiming]:
+    """The timings of all ranks; a member that came early waited, so the median of a group."""
+    seconds: dict[tuple[str, str, int], list[float]] = {}
+    for profile in profiles:
+        for timing in profile["links"]:
+            key = (timing["group"], timing["op"], timing["bytes_"])
+            seconds.setdefault(key, []).append(timing["seconds"])
+    return [LinkTiming(g, Op(op), size, median(found)) for (g, op, size), found in seconds.items()]
 
 
 def _for_every_kind(

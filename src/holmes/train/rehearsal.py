@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holmes.cost.calibration import Calibration
+from holmes.cost.calibration import LAB, Calibration
+from holmes.cost.links import with_measured_links
 from holmes.cost.model import CostModel
 from holmes.errors import HolmesError
 from holmes.events.trace import append_trace
-from holmes.hardware.topology import Topology, relative_speed
+from holmes.hardware.topology import Topology
 from holmes.job.job import Job
 from holmes.job.resolve import ResolvedJob
 from holmes.launch.session import OnProgress, Session, fair_cores
@@ -23,6 +24,7 @@ from holmes.simulate.events import simulate
 from holmes.train.assignment import Assignment
 from holmes.train.parts import prepare_data
 from holmes.train.planning import (
+    link_timings,
     measured_calibration,
     request_of,
     runnable,
@@ -89,37 +91,39 @@ class Rehearsal:
         self.session.__exit__(*exception)
 
     def calibrate(self, micro: int) -> Calibration:
-        """Measure (or, for virtual devices, dictate) the seconds of every kind of block."""
-        job = self.resolved.job
-        if job.rehearsal.devices == "virtual":
-            self.calibration = virtual_calibration(self.resolved, micro)
-            return self.calibration
-        self.progress.say("measuring the model's blocks on all ranks at once")
-        topology = self.session.topology
-        shares = [
-            self.cores and self.cores * relative_speed(topology, slot.index)
-            for slot in topology.devices
-        ]
+        """Measure the links, and measure (for virtual devices: dictate) the blocks.
+
+        The groups measured are those of a first plan with assumed coefficients.
+        """
+        virtual = self.resolved.job.rehearsal.devices == "virtual"
+        assumed = virtual_calibration(self.resolved, micro) if virtual else LAB
+        plan = self._plan(self.resolved, assumed)
+        what = "links" if virtual else "links and the model's blocks"
+        self.progress.say(f"measuring {what} on all ranks at once")
         profiles = self.session.run(
             "holmes.train.tasks:profile",
-            {
-                "job": job.model_dump(mode="json", by_alias=True),
-                "micro": micro,
-                "cores": shares,
-            },
+            {"assignment": self._assignment(self.resolved.job, plan, Path(), steps=0).to_json()},
             deadline_seconds=PROFILE_SECONDS,
             operation_seconds=PROFILE_SECONDS,
         )
         if self.session.quota_reason:
             self.progress.say(f"no CPU quota per rank: {self.session.quota_reason}")
-        self.calibration = measured_calibration(self.resolved, micro, profiles, self.cores or 1.0)
-        return self.calibration
+        if not virtual:
+            assumed = measured_calibration(self.resolved, micro, profiles, self.cores or 1.0)
+        rates = self.session.rates
+        if rates is not None:  # unshaped links have no line rate to compare with
+            timings = link_timings(profiles)
+            assumed = with_measured_links(assumed, plan, self.session.topology, rates, timings)
+        self.calibration = assumed
+        return assumed
 
     def plan(self, resolved: ResolvedJob) -> Plan:
         """Plan a job of this site for the links and ranks as they are here."""
         concrete = runnable(resolved, on_gpu=False)
         micro = concrete.job.batch.micro or 1
-        calibration = self.calibration or self.calibrate(micro)
+        return self._plan(concrete, self.calibration or self.calibrate(micro))
+
+    def _plan(self, concrete: ResolvedJob, calibration: Calibration) -> Plan:
         return make_plan(
             request_of(
                 concrete,
@@ -127,6 +131,21 @@ class Rehearsal:
                 calibration=calibration,
                 rates=self.session.rates,
             )
+        )
+
+    def _assignment(
+        self, job: Job, plan: Plan, run: Path, *, steps: int, save: bool = True
+    ) -> Assignment:
+        return Assignment(
+            job=job,
+            plan=plan,
+            run_folder=run,
+            steps=steps,
+            seats_are_devices=True,
+            interface_override=self.session.interface_override,
+            tokens=self.tokens,
+            save=save,
+            cores=self.cores,
         )
 
     def run(
@@ -142,17 +161,7 @@ class Rehearsal:
         write_inputs(run, concrete, plan)
         append_trace(run / "predicted.jsonl", self.predict(plan))
         self.session.pool.move_logs(run / "logs")
-        assignment = Assignment(
-            job=concrete.job,
-            plan=plan,
-            run_folder=run,
-            steps=steps,
-            seats_are_devices=True,
-            interface_override=self.session.interface_override,
-            tokens=self.tokens,
-            save=save,
-            cores=self.cores,
-        )
+        assignment = self._assignment(concrete.job, plan, run, steps=steps, save=save)
         self.execute(assignment, run.name)
         summary = summarise(
             run, plan, devices=concrete.job.rehearsal.devices, links=self.session.links

@@ -6,7 +6,9 @@ session's warm ranks or in a process that torchrun or Slurm started.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from holmes.job.job import Job
 from holmes.launch.context import RankContext
 from holmes.models.registry import describe, model_module, sharding_module
 from holmes.runtime.checkpoint.read import read_checkpoint
-from holmes.runtime.groups import GroupOptions, Rendezvous, open_groups
+from holmes.runtime.groups import GroupOptions, Groups, Rendezvous, open_groups
 from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.stage import MicroBatch, StagePlace, TorchStage
-from holmes.runtime.profile import profile_blocks, profile_optimizer
+from holmes.runtime.profile import profile_blocks, profile_optimizer, run_chain
+from holmes.runtime.profile_links import busy_per_byte, profile_links
 from holmes.train.assignment import Assignment
 from holmes.train.compare import compare_parameters
 from holmes.train.parts import build_parts, open_data
@@ -36,20 +39,13 @@ def train(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, Any]
     given = Assignment.from_json(assignment)
     torch.set_num_threads(given.job.train.threads)
     rank = given.logical_rank(context)
-    context.report({"phase": "opening groups"})
-    rendezvous = Rendezvous(
-        context.master_address, context.master_port, context.hosts_store, context.attempt
-    )
-    groups = open_groups(given.plan, rank, rendezvous, _options(given, context))
-    try:
+    with _open(given, rank, context) as groups:
         context.report({"phase": "building the model"})
         parts = build_parts(given, groups)
         try:
             result = Trainer(given, groups, parts, context.report).run()
         finally:
             parts.interpreter.close()
-    finally:
-        groups.close()
     return {
         "rank": rank,
         "step": result.step,
@@ -57,6 +53,20 @@ def train(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, Any]
         "validation": result.validation,
         "checkpoint": str(result.checkpoint) if result.checkpoint else None,
     }
+
+
+@contextmanager
+def _open(given: Assignment, rank: int, context: RankContext) -> Iterator[Groups]:
+    """The groups of the plan, open as long as the context."""
+    context.report({"phase": "opening groups"})
+    rendezvous = Rendezvous(
+        context.master_address, context.master_port, context.hosts_store, context.attempt
+    )
+    groups = open_groups(given.plan, rank, rendezvous, _options(given, context))
+    try:
+        yield groups
+    finally:
+        groups.close()
 
 
 def _options(given: Assignment, context: RankContext) -> GroupOptions:
@@ -74,29 +84,34 @@ def _options(given: Assignment, context: RankContext) -> GroupOptions:
     )
 
 
-def profile(
-    context: RankContext, job: Mapping[str, Any], micro: int, cores: Sequence[float | None]
-) -> dict[str, Any]:
-    """Busy seconds of each kind of block and of the optimiser on this rank.
-
-    Args:
-        cores: by seat, the share of a core that computes; None: all there is.
+def profile(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, Any]:
+    """What this rank and the groups of a plan can do: busy seconds and seconds on the wire.
 
     Returns:
-        ``{blocks: {kind: {forward, backward, spread}}, optimizer: seconds per element}``.
+        ``{links: [{group, op, bytes_, seconds}]}`` and, where devices are real, ``{blocks:
+        {kind: {forward, backward, spread}}, optimizer: seconds per element, drag: busy
+        seconds that computation loses per byte exchanged beside it, or None}``.
     """
-    given = Job.model_validate(job)
-    torch.set_num_threads(given.train.threads)
-    pace = Pace(cores[context.rank])
-    stage, kinds, batch = short_model(given, micro)
-    measured = profile_blocks(stage, kinds, batch, pace)
-    return {
-        "blocks": {
-            kind: {"forward": m.forward, "backward": m.backward, "spread": m.spread}
-            for kind, m in measured.items()
-        },
-        "optimizer": profile_optimizer(pace),
-    }
+    given = Assignment.from_json(assignment)
+    torch.set_num_threads(given.job.train.threads)
+    rank = given.logical_rank(context)
+    found: dict[str, Any] = {}
+    with _open(given, rank, context) as groups:
+        found["links"] = [asdict(timing) for timing in profile_links(groups, given.plan)]
+        if given.virtual:
+            return found
+        pace = Pace(given.compute_cores(rank))
+        stage, kinds, batch = short_model(given.job, given.plan.batch.micro)
+        groups.barrier()
+        measured = profile_blocks(stage, kinds, batch, pace)
+        found["blocks"] = {kind: asdict(times) for kind, times in measured.items()}
+        found["optimizer"] = profile_optimizer(pace)
+        turn = sum(measured[kind].forward + measured[kind].backward for kind in kinds)
+        groups.barrier()
+        found["drag"] = busy_per_byte(
+            groups, given.plan, lambda: run_chain(stage, kinds, batch, pace), turn
+        )
+    return found
 
 
 PROFILED_LAYERS = 3

@@ -1,0 +1,52 @@
+"""Link coefficients come back from timings that were made with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from holmes.cost.calibration import LAB, LinkCalibration
+from holmes.cost.links import LinkTiming, with_measured_links
+from holmes.cost.network import Network
+from holmes.schedule.instruction import Op
+from tests.simulate.plans import Case, make
+
+TRUE = LinkCalibration(0.95, 0.0, 2e-4, 7e-10)
+PLAN, COST = make(
+    Case(forward=(1.0, 1.0), backward=(1.0, 1.0), microbatches=2, dp=2, fast=1.2e8, ethernet=1e7)
+)
+
+
+def timings(link: LinkCalibration) -> list[LinkTiming]:
+    calibration = replace(COST.calibration, network=dict.fromkeys(LAB.network, link))
+    network = Network(COST.topology, PLAN.rank_map, calibration)
+    found = []
+    for group in PLAN.groups:
+        fabric = group.transport.fabric
+        ops = {"world": [Op.ALL_REDUCE], "data": [Op.ALL_GATHER], "pipeline": [Op.SEND]}
+        for op in ops[group.axis]:
+            size = 4096 if op is Op.ALL_REDUCE else 1 << 20
+            if op is Op.SEND:
+                first, last = group.ranks
+                traffic = network.transfer(first, last, size, fabric)
+            else:
+                traffic = network.collective(op, group.ranks, size, fabric)
+            found.append(LinkTiming(group.name, op, size, traffic.seconds))
+    return found
+
+
+def test_the_fit_finds_what_made_the_timings() -> None:
+    fitted = with_measured_links(LAB, PLAN, COST.topology, None, timings(TRUE)).link("roce")
+    assert fitted.efficiency == pytest.approx(TRUE.efficiency, rel=0.02)
+    assert fitted.step_seconds == pytest.approx(TRUE.step_seconds, rel=0.1)
+    assert fitted.seconds_per_byte == pytest.approx(TRUE.seconds_per_byte, rel=0.1)
+
+
+def test_a_line_never_carries_more_than_its_rate() -> None:
+    quick = [replace(one, seconds=one.seconds / 3) for one in timings(TRUE)]
+    assert with_measured_links(LAB, PLAN, COST.topology, None, quick).link("roce").efficiency == 1.0
+
+
+def test_without_timings_nothing_changes() -> None:
+    assert with_measured_links(LAB, PLAN, COST.topology, None, []) is LAB
