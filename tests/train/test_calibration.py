@@ -18,13 +18,15 @@ WORDS = [f"site={SITE}", "model={preset: gpt-1m, sequence: 16, vocabulary: 512}"
 def test_busy_seconds_become_wall_seconds_at_speed_one() -> None:
     resolved = resolve_job(None, WORDS, {})
     busy = [
-        {"blocks": {"head": {"forward": f, "backward": 2 * f}}, "optimizer": 1e-9} for f in (1, 3)
+        {"blocks": {"head": {"forward": f, "backward": 2 * f}}, "optimizer": 1e-9, "drag": drag}
+        for f, drag in ((1, None), (3, 2e-9))
     ]
     found = measured_calibration(resolved, 1, busy, cores=0.5)
     head = found.blocks["cpu-core"]["head"]
     # Median 2 s on half a core are 4 s on the fastest device; at speed 1 they are twice that.
     assert (head.forward, head.backward) == (8.0, 16.0)
     assert found.optimizer_seconds_per_element == 4e-9
+    assert found.drag_seconds_per_byte == 4e-9
 
 
 def test_the_measured_chain_is_a_short_model() -> None:
