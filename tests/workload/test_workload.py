@@ -134,4 +134,5 @@ def test_recomputed_flops_by_mode() -> None:
     assert one.flops_recomputed("none") == 0
     assert one.flops_recomputed("selective") == 100
     assert one.flops_recomputed("full") == one.flops_forward == 400
-    assert replace(one, kind="head").flops_recomputed("full") == 0
+    keeps_all = replace(one, activation_bytes={"none": 2.0, "full": 2.0})
+    assert keeps_all.flops_recomputed("full") == 0

@@ -60,9 +60,13 @@ class Block:
         return self.flops_forward * self.backward_over_forward
 
     def flops_recomputed(self, recompute: RecomputeMode) -> float:
-        """Forward FLOPs of one sample that the backward repeats first."""
+        """Forward FLOPs of one sample that the backward repeats first.
+
+        A block that keeps as much under full recomputation as without has nothing to repeat.
+        """
         if recompute == "full":
-            return self.flops_forward if self.kind == "transformer" else 0.0
+            kept = self.activation_bytes
+            return self.flops_forward if kept["full"] < kept["none"] else 0.0
         if recompute == "none":
             return 0.0
         return sum(p.flops * p.selective for p in self.inner if isinstance(p, Segment))
