@@ -9,6 +9,7 @@ from typing import Any
 
 from holmes.cost.calibration import DEFAULT, LAB, BlockTime, Calibration
 from holmes.cost.links import LinkTiming
+from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
 from holmes.job.resolve import ResolvedJob
 from holmes.models.registry import describe, family_of
@@ -56,12 +57,23 @@ def request_of(
     calibration: Calibration | None = None,
     rates: Mapping[Any, float] | None = None,
 ) -> PlanRequest:
-    """The question to the planner."""
-    job = resolved.job
+    """The question to the planner.
+
+    Raises:
+        ConfigError: the model is not one, or lies beyond the capabilities.
+    """
+    job, workload = resolved.job, workload_of(resolved)
+    if workload.experts and capabilities is not None and not capabilities.experts:
+        raise ConfigError(
+            f"a model with {workload.experts} experts per layer can be planned, not trained",
+            where="model",
+            why="the runtime has no expert blocks",
+            next_step="use `holmes plan`, or a model without experts",
+        )
     return PlanRequest(
         name=job.name,
         site=resolved.site,
-        workload=workload_of(resolved),
+        workload=workload,
         global_batch=job.batch.global_,
         micro_batch=job.batch.micro,
         wishes=job.wishes(),

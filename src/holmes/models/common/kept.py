@@ -58,12 +58,14 @@ def repeated_shares(shape: DecoderShape) -> dict[str, float]:
 
 def _attention(shape: DecoderShape) -> list[Item]:
     s, h, c = shape.sequence, shape.hidden, shape.widths.compute
+    # An unfused core repeats the keys and values that several heads share.
+    keys = h if shape.attention == "unfused" else shape.key_width
     items = [
         Item("input", _stream(shape), whole=True),
         Item("norm1", (1 + _casts(shape)[0]) * s * h * c, whole=True),
         Item("statistics1", shape.norm_statistics, whole=True),
         Item("queries", s * h * c, whole=False),
-        Item("keys_values", 2 * s * shape.key_width * c, whole=False),
+        Item("keys_values", 2 * s * keys * c, whole=False),
         Item("mixed", s * h * c, whole=False),
     ]
     if shape.attention == "unfused":

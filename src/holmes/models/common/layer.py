@@ -196,8 +196,7 @@ def _experts(shape: DecoderShape) -> Program:
     router = MatrixProduct(s, shape.experts, h)
     sent = float(shape.top_k * s * h * c)
     there, back = (
-        Collective("all_to_all", "expert", sent, way, bound=True)  # type: ignore[arg-type]
-        for way in ("forward", "backward")
+        Collective("all_to_all", "expert", sent, way, bound=True) for way in ("forward", "backward")
     )
     moved = s * h * c + sent
     return [

@@ -105,6 +105,13 @@ class DecoderShape:
 
     @property
     def norm_statistics(self) -> float:
-        """Bytes that a norm keeps of one sample: mean and inverse deviation per token."""
-        values = 2 if self.layernorm else 1
-        return float(values * self.sequence * self.widths.loss) if self.statistics else 0.0
+        """Bytes that a norm keeps of one sample, its input apart.
+
+        Mean and inverse deviation per token; without a fused kernel, as on CPUs, RMSNorm
+        keeps the normalised input before its weight instead of the mean.
+        """
+        if not self.statistics:
+            return 0.0
+        if self.layernorm:
+            return float(2 * self.sequence * self.widths.loss)
+        return float(self.sequence * (self.widths.loss + self.hidden * self.widths.stream))
