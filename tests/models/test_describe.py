@@ -18,7 +18,7 @@ from holmes.models.gpt.describe import (
 )
 from holmes.models.gpt.model import Gpt
 from holmes.models.registry import describe, family_of, model_module
-from holmes.workload import Collective, Segment
+from holmes.workload import Collective, RecomputeMode, Segment
 
 
 def size_in(name: str) -> float:
@@ -83,6 +83,25 @@ def test_mixed_activations_equal_korthikanti() -> None:
         34 * s * h / tp
     )
     assert layer.flops_recomputed("selective") == 4 * s * s * h
+
+
+@pytest.mark.parametrize(
+    ("name", "micro", "mode", "sequence_parallel", "gib"),
+    [
+        ("gpt-22b", 4, "none", False, 59.25),
+        ("gpt-22b", 4, "selective", True, 9.5625),
+        ("gpt-1t", 1, "none", False, 131.25),
+        ("gpt-1t", 1, "selective", True, 26.5625),
+    ],
+)
+def test_activations_of_a_device_equal_those_of_korthikanti_figure_1(
+    name: str, micro: int, mode: RecomputeMode, sequence_parallel: bool, gib: float
+) -> None:
+    """Eight tensor ranks; the first of 64 stages keeps as many micro-batches as there are."""
+    config = PRESETS[name]
+    layer = workload(config, "mixed").blocks[1]
+    kept = layer.activation_bytes_on_rank(mode, 8, sequence_parallel=sequence_parallel)
+    assert kept * config.layers * micro / 2**30 == gib
 
 
 def test_fused_attention_keeps_no_scores() -> None:

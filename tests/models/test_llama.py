@@ -12,11 +12,15 @@ import pytest
 import torch
 
 from holmes.errors import ConfigError
+from holmes.job.resolve import resolve_job
 from holmes.models.llama.config import PRESETS, LlamaConfig, config_from
 from holmes.models.llama.describe import parameter_count, workload
 from holmes.models.llama.model import Attention, Llama, build_blocks, loss, named_parameters
 from holmes.models.mixtral import describe as mixtral
 from holmes.models.registry import FAMILIES, describe, family_of, model_module, sharding_module
+from holmes.planner.search import make_plan
+from holmes.runtime.capabilities import CAPABILITIES, refusals
+from holmes.train.planning import request_of, runnable
 from holmes.workload import Collective, Segment
 
 TINY = LlamaConfig(2, 32, 4, 16, 67, key_heads=2)
@@ -152,6 +156,21 @@ def test_a_preset_alone_finds_its_family(family: str) -> None:
         assert family_of({"preset": name}) == family
         assert describe(family).config_from(name) == config
         assert describe(family).workload(config).name == name
+
+
+def test_a_misspelt_preset_finds_the_family_of_the_nearest() -> None:
+    assert family_of({"preset": "lama3-8b"}) == "llama"
+    assert family_of({"preset": "nothing like it"}) == "gpt"
+
+
+def test_a_run_with_experts_is_refused_and_a_plan_says_so() -> None:
+    job = resolve_job(None, (), {"site": "paper", "model": "mixtral-8x7b", "global_batch": 64})
+    with pytest.raises(ConfigError, match="planned, not trained"):
+        runnable(job, on_gpu=True)
+    with pytest.raises(ConfigError, match="planned, not trained"):
+        request_of(job, capabilities=CAPABILITIES)
+    plan = make_plan(request_of(job, capabilities=None))
+    assert "mixtures of 8 experts" in refusals(plan, CAPABILITIES)
 
 
 def test_describing_every_family_imports_no_torch() -> None:

@@ -91,7 +91,12 @@ def _trained(family: str, module: str) -> Any:
 
 
 def _family_of_preset(preset: object) -> str | None:
-    """The family whose name a preset's starts with."""
+    """The family whose name a preset's starts with, or that has the nearest preset."""
     if not isinstance(preset, str):
         return None
-    return next((family for family in FAMILIES if preset.lower().startswith(family)), None)
+    word = preset.lower()
+    for family in FAMILIES:
+        if word.startswith(family):
+            return family
+    homes = {name: family for family in FAMILIES for name in describe(family).PRESETS}
+    return homes.get(suggestion(word, homes) or "")
