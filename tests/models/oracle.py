@@ -6,12 +6,15 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
     create_selective_checkpoint_contexts,
 )
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from holmes.models.registry import model_module
 
@@ -59,6 +62,37 @@ def kept_bytes(family: str, config: Any, index: int, samples: int, precision: st
             value = module.loss(value, ids)
     assert value.requires_grad
     return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors made under it and still alive, at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = WeakIdKeyDictionary()
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(results):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.live[storage] = storage.nbytes()
+        self.peak = max(self.peak, sum(self.live.values()))
+        return results
+
+
+def peak_of_head(family: str, config: Any, samples: int, precision: str) -> int:
+    """Most bytes alive in forward and backward of the last block and its loss."""
+    module = model_module(family)
+    (head,) = module.build_blocks(config, config.blocks - 1, config.blocks)
+    stream = torch.randn(samples, config.sequence, config.hidden, requires_grad=True)
+    ids = torch.zeros(samples, config.sequence, dtype=torch.long)
+    with LiveBytes() as alive:
+        with module.autocast(precision):
+            value = module.loss(head(stream), ids)
+        value.backward()
+    return alive.peak
 
 
 def selective_bytes_and_flops(family: str, config: Any) -> tuple[int, int]:

@@ -14,7 +14,12 @@ from holmes.models.llama.config import PRESETS as LLAMAS
 from holmes.models.llama.config import LlamaConfig
 from holmes.models.registry import describe, model_module, sharding_module
 from holmes.workload import Segment
-from tests.models.oracle import counted_flops, kept_bytes, selective_bytes_and_flops
+from tests.models.oracle import (
+    counted_flops,
+    kept_bytes,
+    peak_of_head,
+    selective_bytes_and_flops,
+)
 
 GPT_GRID = [
     GptConfig(2, 64, 4, 32, 101),
@@ -96,6 +101,18 @@ def test_selective_keeps_and_repeats_what_torch_does(family: str, config: Any) -
     kept, repeated = selective_bytes_and_flops(family, config)
     assert layer.activation_bytes["selective"] == kept
     assert layer.flops_recomputed("selective") == repeated
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["gpt", "llama"])
+def test_a_head_needs_what_it_keeps_and_its_working_bytes(
+    family: str, precision: Precision
+) -> None:
+    sizes = {"layers": 1, "hidden": 8, "heads": 2, "sequence": 64, "vocabulary": 5000}
+    config = describe(family).config_from({**sizes, "tied": False})
+    head = describe(family).workload(config, precision).blocks[-1]
+    described = 4 * (head.activation_bytes["none"] + head.working_bytes)
+    assert peak_of_head(family, config, 4, precision) == pytest.approx(described, rel=0.03)
 
 
 def test_full_keeps_the_input_alone() -> None:

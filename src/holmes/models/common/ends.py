@@ -39,9 +39,10 @@ def embedding_block(shape: DecoderShape) -> Block:
 def head_block(shape: DecoderShape) -> Block:
     """Norm, logits and cross-entropy.
 
-    The loss keeps the log-softmax in its own width; its backward makes the logits'
-    gradient as wide, and a copy for the product where that is narrower. A head split
-    over the tensor axis joins the maximum, the sum and the target's logit of every token.
+    The loss keeps the log-softmax in its own width. Plain torch makes two gradients as
+    wide in its backward, that of the log-softmax and that of the logits. Megatron-LM's (where
+    products are joined) needs less: logits and one copy less their maximum, then in place.
+    A head split over the tensor axis joins maximum, sum and the target's logit of every token.
     """
     s, h, v = shape.sequence, shape.hidden, shape.vocabulary
     widths, logits = shape.widths, shape.sequence * shape.vocabulary
@@ -51,6 +52,7 @@ def head_block(shape: DecoderShape) -> Block:
     whole = stream + s * h * widths.compute + shape.norm_statistics + ids
     kept = whole + logits * widths.loss
     copy = widths.compute if widths.compute < widths.loss else 0
+    passing = widths.loss + copy if shape.joined else 2 * widths.loss
     # Framework accounts leave the head out of full recomputation; the plain runtime does not.
     full = stream + ids if shape.statistics else kept
     return Block(
@@ -80,6 +82,6 @@ def head_block(shape: DecoderShape) -> Block:
         activation_bytes={"none": kept, "selective": kept, "full": full},
         output_bytes=float(logits * widths.compute),
         whole_activation_bytes={"none": whole, "selective": whole, "full": min(whole, full)},
-        working_bytes=float(logits * (widths.loss + copy)),
+        working_bytes=float(logits * passing),
         whole_parameters=shape.norm_parameters,
     )

@@ -190,12 +190,13 @@ def _experts(shape: DecoderShape) -> Program:
     """Router, then each token to ``top_k`` experts and back (Shazeer et al. 2017).
 
     Who gets how many tokens depends on the data. The exchanged bytes are the most a rank
-    can send, as if all its tokens went to other ranks; an even choice sends (n-1)/n.
+    can send, as if all its tokens went to other ranks; an even choice sends (n-1)/n. Each
+    tensor rank sends tokens whole; combining is linear, so their sum comes after it.
     """
     s, h, c = shape.sequence, shape.hidden, shape.widths.compute
     router = MatrixProduct(s, shape.experts, h)
     sent = float(shape.top_k * s * h * c)
-    there, back = (
+    forward, backward = (
         Collective("all_to_all", "expert", sent, way, bound=True) for way in ("forward", "backward")
     )
     moved = s * h * c + sent
@@ -210,14 +211,14 @@ def _experts(shape: DecoderShape) -> Program:
             weight_bytes=float(h * shape.experts * c),
             kernels=3,
         ),
-        Segment("dispatch", 0.0, moved, split=(), backward_bytes=moved, kernels=2),
-        there,
-        back,
         tensor_sum(shape, entering=True),
+        Segment("dispatch", 0.0, moved, split=(), backward_bytes=moved, kernels=2),
+        forward,
+        backward,
         *_matrices(shape, shape.top_k * s),
-        tensor_sum(shape, entering=False),
-        there,
-        back,
+        forward,
+        backward,
         Segment("combine", 0.0, moved, split=(), backward_bytes=2 * moved, kernels=2),
+        tensor_sum(shape, entering=False),
         _residual(shape, "residual2"),
     ]
