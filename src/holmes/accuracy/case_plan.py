@@ -8,6 +8,7 @@ from typing import Any
 
 from holmes.accuracy.table import Case, Unusable
 from holmes.cost.calibration import Calibration
+from holmes.cost.compute import Execution
 from holmes.cost.model import CostModel
 from holmes.errors import HolmesError
 from holmes.hardware.read import read_site
@@ -27,6 +28,10 @@ from holmes.workload.workload import Workload
 
 FULLY_SHARDED = ("parameters", "hybrid", "three-level")
 """Shardings that gather and reduce under compute by construction."""
+
+
+PADDED_TO = 128
+"""Rows of the token table per tensor rank, as Megatron-LM pads them (`make-vocab-size-divisible-by`)."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,13 @@ def _with_nodes(cluster: Cluster, group: NodeGroup) -> Cluster:
 def workload_of(case: Case) -> Workload:
     """What the case's model costs."""
     llama = "llama" in case.model.lower()
+    padded = PADDED_TO * case.tp
     spec: dict[str, Any] = {
         "layers": case.layers,
         "hidden": case.hidden,
         "heads": case.heads,
         "sequence": case.sequence,
-        "vocabulary": case.vocabulary,
+        "vocabulary": -(-case.vocabulary // padded) * padded,
     }
     if llama:
         spec |= {"mlp": "swiglu", "positions": "rotary", "norm": "rmsnorm", "bias": False,
@@ -144,7 +150,8 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
     topology = Topology(site)
     layout = Layout(case.tp, case.pp, case.dp * case.cp)
     shape = Shape(layout, Batch(case.global_batch * case.cp, case.micro))
-    cost = CostModel(topology, workload, calibration)
+    execution = Execution(case.sequence_parallel, compiled=case.compiled, async_tensor=case.async_tp)
+    cost = CostModel(topology, workload, calibration, execution=execution)
     ranks = _ranks(topology, layout, settings)
     estimates = Estimates(cost, settings, shape, ranks, recompute)
     draft = Draft(request, settings, estimates, "1f1b", _borders(case, workload), (0,) * (case.pp - 1))

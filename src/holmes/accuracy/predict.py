@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holmes.accuracy.case_plan import CasePlan, plan_of, reason_of
@@ -11,7 +11,9 @@ from holmes.accuracy.table import Case, Unusable
 from holmes.cost.calibration import Calibration
 from holmes.cost.memory import memory_bytes
 from holmes.errors import HolmesError
-from holmes.simulate.closed_form import step_seconds
+from holmes.plan.program import schedule_of
+from holmes.simulate.closed_form import times_of
+from holmes.simulate.recurrence import PipelineTimes, pipeline_seconds
 
 
 @dataclass(frozen=True)
@@ -72,20 +74,45 @@ def predicted(made: CasePlan) -> Prediction:
 
 
 def case_seconds(made: CasePlan) -> float:
-    """Seconds of one step; an interleaved run saves part of its bubble.
+    """Seconds of one step: the recurrence, with transfers as the run's software makes them.
 
-    With v chunks per stage the bubble of p stages is (p - 1)/v micro-batches of one
-    stage (Narayanan et al. 2021, section 2.2.2).
+    An interleaved run saves part of its bubble: with v chunks per stage it is (p - 1)/v
+    micro-batches of one stage (Narayanan et al. 2021, section 2.2.2).
     """
-    seconds = step_seconds(made.plan, made.cost)
-    chunks = made.case.interleave
-    if chunks == 1:
-        return seconds
-    plan = made.plan
-    slot = made.cost.topology.devices[plan.rank_map[plan.stages[0].ranks[0]]]
-    middle = plan.stages[min(1, len(plan.stages) - 1)]
-    time = made.cost.blocks_time(
-        middle.blocks, slot, plan.batch.micro, plan.layout.tp, plan.recompute
-    )
-    bubble = (plan.layout.pp - 1) * (time.forward + time.backward)
+    plan, chunks = made.plan, made.case.interleave
+    times = times_of(plan, made.cost)
+    if not plan.overlap:
+        times = blocking(times, chunks, made.cost.calibration.compute.transfer_seconds)
+    seconds = float(pipeline_seconds(schedule_of(plan), times, overlap=plan.overlap))
+    typical = sorted(stage.forward + stage.backward for stage in times.stages)
+    bubble = (plan.layout.pp - 1) * typical[len(typical) // 2]
     return seconds - bubble * (1 - 1 / chunks)
+
+
+def blocking(times: PipelineTimes, chunks: int, fixed: float) -> PipelineTimes:
+    """Transfers that a stage waits for instead of computing under them, as in Megatron-LM.
+
+    Each micro-batch costs its receiver one transfer per direction and chunk, and
+    ``fixed`` seconds to wait for the device and start again.
+    """
+    last = len(times.stages) - 1
+    stages = []
+    for index, stage in enumerate(times.stages):
+        first_chunk = 1 if index > 0 else 0
+        last_chunk = 1 if index < last else 0
+        down = times.down[index - 1] if index > 0 else 0.0
+        up = times.up[index] if index < last else 0.0
+        if chunks > 1:
+            # Chunks follow one another around the ring of stages, so the ends receive, too.
+            down, up = max(down, *times.down), max(up, *times.up)
+            first_chunk = last_chunk = chunks
+        parts = list(stage.parts)
+        parts[0] = replace(
+            parts[0], forward=parts[0].forward + first_chunk * (down + fixed)
+        )
+        parts[-1] = replace(
+            parts[-1], backward=parts[-1].backward + last_chunk * (up + fixed)
+        )
+        stages.append(replace(stage, parts=tuple(parts)))
+    none = (0.0,) * last
+    return replace(times, stages=tuple(stages), down=none, up=none)

@@ -64,6 +64,17 @@ class ComputeCoefficients:
         memory_fraction: share of the memory rate that element-wise work reaches.
         launch_seconds: fixed cost of one segment in one direction.
         step_launch_seconds: fixed cost of one optimiser step.
+        sustained: by device kind, the share of the peak that large products sustain, for
+            kinds whose product rate nobody measured (a power cap, say); wins over the fractions.
+        tile_half: side of a product's tile at which a multiprocessor reaches half of its rate.
+        ramp: elements of k whose time a tile spends to fill and drain its pipeline.
+        attention_fraction: share of the matmul rate that a fused attention kernel reaches.
+        gap_seconds: time between two kernels on the device.
+        host_seconds: time of the host to launch one kernel; shows where kernels are short.
+        compiled_share: share of element-wise traffic that is left when a compiler fuses it.
+        async_exposed: share of tensor collectives that shows when they run under products.
+        transfer_seconds: fixed cost of a stage that waits for a transfer between stages.
+        optimizer_passes: how often the optimiser moves its states through memory.
     """
 
     matmul_fraction: float
@@ -72,6 +83,16 @@ class ComputeCoefficients:
     memory_fraction: float
     launch_seconds: float
     step_launch_seconds: float = 0.0
+    sustained: Mapping[str, float] = field(default_factory=dict)
+    tile_half: float = 32.0
+    ramp: float = 64.0
+    attention_fraction: float = 0.6
+    gap_seconds: float = 0.0
+    host_seconds: float = 0.0
+    compiled_share: float = 0.6
+    async_exposed: float = 0.5
+    optimizer_passes: float = 1.0
+    transfer_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
