@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from holmes.accuracy.case_model import workload_of
 from holmes.accuracy.table import Case, Unusable
 from holmes.cost.calibration import Calibration
 from holmes.cost.compute import Execution
@@ -14,7 +14,6 @@ from holmes.errors import HolmesError
 from holmes.hardware.read import read_site
 from holmes.hardware.site import Cluster, NodeGroup, Site
 from holmes.hardware.topology import Topology
-from holmes.models.registry import describe
 from holmes.plan.layout import Layout, Wishes
 from holmes.plan.plan import Batch, Plan
 from holmes.planner.candidates import Shape
@@ -28,10 +27,6 @@ from holmes.workload.workload import Workload
 
 FULLY_SHARDED = ("parameters", "hybrid", "three-level")
 """Shardings that gather and reduce under compute by construction."""
-
-
-PADDED_TO = 128
-"""Rows of the token table per tensor rank, as Megatron-LM pads them (`make-vocab-size-divisible-by`)."""
 
 
 @dataclass(frozen=True)
@@ -96,25 +91,6 @@ def _scaled_cluster(cluster: Cluster, devices: int) -> Cluster:
 
 def _with_nodes(cluster: Cluster, group: NodeGroup) -> Cluster:
     return cluster.model_copy(update={"nodes": (group,), "device": None, "nics": ()})
-
-
-def workload_of(case: Case) -> Workload:
-    """What the case's model costs."""
-    llama = "llama" in case.model.lower()
-    padded = PADDED_TO * case.tp
-    spec: dict[str, Any] = {
-        "layers": case.layers,
-        "hidden": case.hidden,
-        "heads": case.heads,
-        "sequence": case.sequence,
-        "vocabulary": -(-case.vocabulary // padded) * padded,
-    }
-    if llama:
-        spec |= {"mlp": "swiglu", "positions": "rotary", "norm": "rmsnorm", "bias": False,
-                 "tied": False, "ffn": 14336}
-    module = describe("gpt")
-    found: Workload = module.workload(module.config_from(spec), "mixed", case.model)
-    return found
 
 
 def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) -> CasePlan:

@@ -9,7 +9,7 @@ from pathlib import Path
 from holmes.accuracy.case_plan import CasePlan, plan_of, reason_of
 from holmes.accuracy.table import Case, Unusable
 from holmes.cost.calibration import Calibration
-from holmes.cost.memory import memory_bytes
+from holmes.cost.memory import MemoryParts, memory_parts, split_by_tokens
 from holmes.errors import HolmesError
 from holmes.plan.program import schedule_of
 from holmes.simulate.closed_form import times_of
@@ -20,14 +20,15 @@ from holmes.simulate.recurrence import PipelineTimes, pipeline_seconds
 class Prediction:
     """What one step of a case takes, with the interval of its calibration.
 
-    ``memory_bytes`` is the largest peak over the ranks, ``room_bytes`` what the
-    smallest device has.
+    ``memory_bytes`` is the largest peak over the ranks, ``counted_bytes`` its states and
+    activations alone, ``room_bytes`` what the smallest device has.
     """
 
     seconds: float
     low: float
     high: float
     memory_bytes: int
+    counted_bytes: int
     room_bytes: float
     source: str
     assumed: tuple[str, ...] = ()
@@ -59,14 +60,15 @@ def predicted(made: CasePlan) -> Prediction:
     """The prediction of a case whose plan is made."""
     seconds = case_seconds(made)
     calibration = made.cost.calibration
-    memory = memory_bytes(made.plan)
+    peak = peak_memory(made)
     rooms = [made.cost.device(slot).memory_gb for slot in made.cost.topology.devices]
     known = [room * 1e9 for room in rooms if room is not None]
     return Prediction(
         seconds=seconds,
         low=seconds * (1 - calibration.interval),
         high=seconds * (1 + calibration.interval),
-        memory_bytes=max(memory.values()),
+        memory_bytes=peak.total,
+        counted_bytes=int(peak.states + peak.activations),
         room_bytes=min(known, default=math.inf),
         source=f"calibration {calibration.name}",
         assumed=made.assumed,
@@ -87,6 +89,22 @@ def case_seconds(made: CasePlan) -> float:
     typical = sorted(stage.forward + stage.backward for stage in times.stages)
     bubble = (plan.layout.pp - 1) * typical[len(typical) // 2]
     return seconds - bubble * (1 - 1 / chunks)
+
+
+def peak_memory(made: CasePlan) -> MemoryParts:
+    """The parts of the stage that needs most.
+
+    With v chunks per stage the first of p stages keeps (p - 1)/(p v) more than p
+    micro-batches of its layers (Korthikanti et al. 2022, section 4.2.3).
+    """
+    plan, case = made.plan, made.case
+    if case.sequence_parallel:
+        plan = replace(plan, workload=split_by_tokens(plan.workload))
+    parts = memory_parts(plan)
+    if case.interleave > 1:
+        more = 1 + (case.pp - 1) / (case.pp * case.interleave)
+        parts = tuple(replace(one, activations=one.activations * more) for one in parts)
+    return max(parts, key=lambda one: one.total)
 
 
 def blocking(times: PipelineTimes, chunks: int, fixed: float) -> PipelineTimes:

@@ -72,11 +72,16 @@ def compare_time(case: Case, measured: Measured, seconds: float, flops: float) -
     return None
 
 
-def compare_memory(case: Case, measured: Measured, bytes_: float) -> Scored | None:
-    """A predicted peak against the measured one; None where the row has none."""
-    if measured.memory_bytes is None:
-        return None
-    return _scored(case, "memory_bytes", float(bytes_), measured.memory_bytes)
+def compare_memory(
+    case: Case, measured: Measured, peak: float, counted: float
+) -> Scored | None:
+    """A predicted peak against the measured one, else states and activations against a paper's
+    count of them; None where the row has neither."""
+    if measured.memory_bytes is not None:
+        return _scored(case, "memory_bytes", peak, measured.memory_bytes)
+    if measured.counted_bytes is not None:
+        return _scored(case, "counted_bytes", counted, measured.counted_bytes)
+    return None
 
 
 def _scored(case: Case, metric: str, predicted: float, measured: float) -> Scored:

@@ -74,14 +74,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run took. ``tflops_counts`` is the FLOP convention of ``tflops``."""
+    """What a run took.
+
+    ``hardware_flops`` tells that ``tflops`` counts recomputation. ``memory_bytes`` is the
+    peak of a device, ``counted_bytes`` what a paper counts of it: states and activations.
+    """
 
     seconds: float | None = None
     samples_per_second: float | None = None
     tflops: float | None = None
     hardware_flops: bool = False
     memory_bytes: float | None = None
-    activation_bytes: float | None = None
+    counted_bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -240,11 +244,10 @@ def _check(case: Case) -> None:
 def _measured(cells: _Cells) -> Measured:
     states = cells.number("params_opt_gib_fig1")
     activations = cells.number("act_gib_fig1")
+    counted = None if states is None or activations is None else (states + activations) * GIB
     memory = cells.number("max_mem_bytes")
     if memory is None and (gib := cells.number("mem_gib")) is not None:
         memory = gib * GIB
-    if memory is None and states is not None and activations is not None:
-        memory = (states + activations) * GIB
     return Measured(
         seconds=cells.number("iter_time_s"),
         samples_per_second=cells.number("samples_per_s"),
@@ -252,5 +255,5 @@ def _measured(cells: _Cells) -> Measured:
         hardware_flops="hardware flops" in cells.text("how_obtained").lower()
         or "96bslh^2" in cells.text("how_obtained").lower(),
         memory_bytes=memory,
-        activation_bytes=None if activations is None else activations * GIB,
+        counted_bytes=counted,
     )

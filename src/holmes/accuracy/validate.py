@@ -142,7 +142,9 @@ def _scores(
             skipped.append(Skipped(row.row, "no measured time"))
         else:
             time.append(timed)
-        sized = compare_memory(case, row.measured, prediction.memory_bytes)
+        sized = compare_memory(
+            case, row.measured, prediction.memory_bytes, prediction.counted_bytes
+        )
         if sized is None:
             memory_skipped.append(Skipped(row.row, "no measured memory"))
         else:
