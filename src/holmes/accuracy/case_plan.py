@@ -97,8 +97,8 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
     assumed = []
     recompute = case.recompute
     if recompute is None:
-        recompute = "none"
-        assumed.append("recompute unknown, taken as none")
+        recompute = "selective" if case.sharding in FULLY_SHARDED else "none"
+        assumed.append(f"recompute unknown, taken as {recompute}")
     megatron = "megatron" in case.framework.lower()
     overlap = case.sharding in FULLY_SHARDED or "holmes" in case.framework.lower()
     wishes = Wishes(
@@ -126,7 +126,16 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
     topology = Topology(site)
     layout = Layout(case.tp, case.pp, case.dp * case.cp)
     shape = Shape(layout, Batch(case.global_batch * case.cp, case.micro))
-    execution = Execution(case.sequence_parallel, compiled=case.compiled, async_tensor=case.async_tp)
+    tokens = case.sequence_parallel
+    if case.tp > 1 and case.sharding in FULLY_SHARDED and not tokens:
+        tokens = True
+        assumed.append("tensor ranks hold activations split by tokens, as with sharded parameters")
+    execution = Execution(
+        sequence_parallel=tokens,
+        context=case.cp,
+        compiled=case.compiled,
+        async_tensor=case.async_tp,
+    )
     cost = CostModel(topology, workload, calibration, execution=execution)
     ranks = _ranks(topology, layout, settings)
     estimates = Estimates(cost, settings, shape, ranks, recompute)

@@ -13,7 +13,7 @@ from holmes.cost.memory import MemoryParts, memory_parts, split_by_tokens
 from holmes.errors import HolmesError
 from holmes.plan.program import schedule_of
 from holmes.simulate.closed_form import times_of
-from holmes.simulate.recurrence import PipelineTimes, pipeline_seconds
+from holmes.simulate.recurrence import PartTimes, PipelineTimes, pipeline_seconds
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,34 @@ def case_seconds(made: CasePlan) -> float:
     """
     plan, chunks = made.plan, made.case.interleave
     times = times_of(plan, made.cost)
-    if not plan.overlap:
-        times = blocking(times, chunks, made.cost.calibration.compute.transfer_seconds)
+    compute = made.cost.calibration.compute
+    if plan.sharding == "parameters":
+        times = fully_sharded(times, compute.overlap_slowdown)
+    elif not plan.overlap:
+        times = blocking(times, chunks, compute.transfer_seconds)
     seconds = float(pipeline_seconds(schedule_of(plan), times, overlap=plan.overlap))
     typical = sorted(stage.forward + stage.backward for stage in times.stages)
     bubble = (plan.layout.pp - 1) * typical[len(typical) // 2]
-    return seconds - bubble * (1 - 1 / chunks)
+    waiting = 1 + compute.straggler * math.log2(max(1, plan.world_size))
+    return (seconds - bubble * (1 - 1 / chunks)) * waiting
+
+
+def fully_sharded(times: PipelineTimes, slowdown: float) -> PipelineTimes:
+    """Every forward gathers parameters, every backward gathers again and reduces, all under
+    the compute, which they slow down; the first gather and the last reduction show.
+    """
+    stages = []
+    for stage in times.stages:
+        parts = []
+        for index, part in enumerate(stage.parts):
+            forward = max(part.forward + slowdown * part.gather, part.gather)
+            moved = part.gather + part.reduce
+            backward = max(part.backward + slowdown * moved, moved)
+            gather = part.gather if index == 0 else 0.0
+            reduce = part.reduce if index == 0 else 0.0
+            parts.append(PartTimes(gather, forward, backward, reduce, part.tied))
+        stages.append(replace(stage, parts=tuple(parts)))
+    return replace(times, stages=tuple(stages))
 
 
 def peak_memory(made: CasePlan) -> MemoryParts:
@@ -98,8 +120,8 @@ def peak_memory(made: CasePlan) -> MemoryParts:
     micro-batches of its layers (Korthikanti et al. 2022, section 4.2.3).
     """
     plan, case = made.plan, made.case
-    if case.sequence_parallel:
-        plan = replace(plan, workload=split_by_tokens(plan.workload))
+    how = made.cost.execution
+    plan = replace(plan, workload=split_by_tokens(plan.workload, how.context, how.sequence_parallel))
     parts = memory_parts(plan)
     if case.interleave > 1:
         more = 1 + (case.pp - 1) / (case.pp * case.interleave)

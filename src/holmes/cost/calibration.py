@@ -68,11 +68,15 @@ class ComputeCoefficients:
             kinds whose product rate nobody measured (a power cap, say); wins over the fractions.
         tile_half: side of a product's tile at which a multiprocessor reaches half of its rate.
         ramp: elements of k whose time a tile spends to fill and drain its pipeline.
-        attention_fraction: share of the matmul rate that a fused attention kernel reaches.
+        attention_fraction: share of the matmul rate that a fused attention kernel reaches;
+            ``attention_of`` gives it for device kinds where it differs.
         gap_seconds: time between two kernels on the device.
         host_seconds: time of the host to launch one kernel; shows where kernels are short.
         compiled_share: share of element-wise traffic that is left when a compiler fuses it.
         async_exposed: share of tensor collectives that shows when they run under products.
+        overlap_slowdown: seconds that a second of transfers adds to the compute above it,
+            since both use multiprocessors and memory.
+        straggler: share of a step lost per doubling of the devices that wait for one another.
         transfer_seconds: fixed cost of a stage that waits for a transfer between stages.
         optimizer_passes: how often the optimiser moves its states through memory.
     """
@@ -86,13 +90,16 @@ class ComputeCoefficients:
     sustained: Mapping[str, float] = field(default_factory=dict)
     tile_half: float = 32.0
     ramp: float = 64.0
-    attention_fraction: float = 0.6
+    attention_fraction: float = 0.65
+    attention_of: Mapping[str, float] = field(default_factory=dict)
     gap_seconds: float = 0.0
     host_seconds: float = 0.0
     compiled_share: float = 0.6
     async_exposed: float = 0.5
     optimizer_passes: float = 1.0
     transfer_seconds: float = 0.0
+    overlap_slowdown: float = 0.0
+    straggler: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ Recomputation repeats the forward, or its selective part, before the backward.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from holmes.cost.calibration import (
     BlockTime,
@@ -24,8 +25,10 @@ from holmes.cost.calibration import (
     LinkCalibration,
 )
 from holmes.cost.kernels import (
+    HALF_BYTES,
     Rates,
     attention_seconds,
+    cast_seconds,
     matmul_rate,
     missing,
     product_seconds,
@@ -104,7 +107,7 @@ class _Segments:
     tp: int
     how: Execution
 
-    @property
+    @cached_property
     def rates(self) -> Rates:
         return rates_of(self.device, self.coefficients, self.how.width)
 
@@ -146,22 +149,19 @@ class _Segments:
         if core is not None and core.fused:
             flops = segment.flops * self.micro * self._share(segment)
             factor = core.backward_over_forward if backward else 1.0
-            return attention_seconds(core, flops, self.rates, c) * factor
+            return attention_seconds(core, flops, self.device, c) * factor
         if not segment.products:
             return None if segment.flops else 0.0
         shapes = segment.products
         if backward:
             shapes = tuple(one for product in shapes for one in product.backward())
-        return sum(
-            product_seconds(
-                shape.on_rank(self.micro, self.tp, self.how.context),
-                self.rates,
-                c.ramp,
-                c.tile_half,
-                self.how.width,
-            )
-            for shape in shapes
-        )
+        total = 0.0
+        for shape in shapes:
+            mine = shape.on_rank(self.micro, self.tp, self.how.context)
+            total += product_seconds(mine, self.rates, c.ramp, c.tile_half, self.how.width)
+            if self.how.width < HALF_BYTES:
+                total += cast_seconds(mine, self.rates)
+        return total
 
     def _memory(self, segment: Segment, bytes_: float) -> float:
         moved = bytes_ * self.micro * self._share(segment)

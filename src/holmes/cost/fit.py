@@ -25,7 +25,8 @@ ROBUST_AT = 0.15
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One number to fit: its dotted place in the calibration, prior, bounds.
+    """One number to fit: its dotted place in the calibration (several, joined by ``|``, that
+    share it), prior, bounds.
 
     ``tolerance`` is the log distance from the prior that weighs as much as an error of
     ``ROBUST_AT`` of one run.
@@ -108,14 +109,15 @@ def placed(data: dict[str, Any], path: str, value: float) -> None:
     Raises:
         DataError: there is no such place.
     """
-    *parents, last = path.split(".")
-    node: Any = data
-    for name in parents:
-        node = node.get(name) if isinstance(node, dict) else None
-    open_ended = parents[-1:] == ["sustained"]
-    if not isinstance(node, dict) or (last not in node and not open_ended):
-        raise DataError(f"a calibration has no {path}", where=path)
-    node[last] = value
+    for one in path.split("|"):
+        *parents, last = one.split(".")
+        node: Any = data
+        for name in parents:
+            node = node.get(name) if isinstance(node, dict) else None
+        by_kind = parents[-1:] in (["sustained"], ["attention_of"])
+        if not isinstance(node, dict) or (last not in node and not by_kind):
+            raise DataError(f"a calibration has no {one}", where=one)
+        node[last] = value
 
 
 def describe(found: Fit) -> dict[str, Any]:

@@ -30,6 +30,8 @@ PARTIAL_SUM_BYTES = 8
 FP8_OVER_HALF = 1402.6 / 794.5
 """Best measured fp8 over best measured bf16 product on H100; for kinds without an fp8 figure."""
 BIG_TILE = TILES[0]
+HALF_BYTES = 2
+CAST_BYTES = 2 * HALF_BYTES + 1
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,22 @@ def _reached(tile: tuple[int, int], tile_half: float) -> float:
 
 
 def attention_seconds(
-    core: AttentionCore, flops: float, rates: Rates, coefficients: ComputeCoefficients
+    core: AttentionCore, flops: float, device: DeviceKind, coefficients: ComputeCoefficients
 ) -> float:
-    """Forward seconds of a fused attention core of ``flops`` over the full square."""
+    """Forward seconds of a fused attention core of ``flops`` over the full square.
+
+    Its products stay in half precision, whatever the other products' is; a causal core
+    does the half below the diagonal.
+    """
     needed = 0.5 if core.causal and core.queries == core.keys else 1.0
-    return flops * needed / (rates.matmul * coefficients.attention_fraction)
+    fraction = coefficients.attention_of.get(device.name, coefficients.attention_fraction)
+    return flops * needed / (matmul_rate(device, coefficients, HALF_BYTES) * fraction)
+
+
+def cast_seconds(product: MatrixProduct, rates: Rates) -> float:
+    """Scaling both half-precision operands of an fp8 product: read twice, written once."""
+    operands = product.count * (product.m * product.k + product.k * product.n)
+    return CAST_BYTES * operands / rates.memory
 
 
 def missing(device: DeviceKind, figure: str) -> ConfigError:

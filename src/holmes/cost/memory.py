@@ -78,13 +78,28 @@ def memory_parts(plan: Plan) -> tuple[MemoryParts, ...]:
     )
 
 
-def split_by_tokens(workload: Workload) -> Workload:
-    """The model as sequence parallelism keeps it: no tensor rank holds an activation whole."""
-    blocks = tuple(
-        replace(block, whole_activation_bytes=dict.fromkeys(block.activation_bytes, 0.0))
-        for block in workload.blocks
-    )
-    return replace(workload, blocks=blocks)
+def split_by_tokens(workload: Workload, context: int, sequence_parallel: bool) -> Workload:
+    """The model as a rank keeps it whose axes divide tokens.
+
+    The context axis divides all activations; with sequence parallelism no tensor rank
+    holds one whole.
+    """
+    if context == 1 and not sequence_parallel:
+        return workload
+
+    def part(block: Block) -> Block:
+        whole = dict.fromkeys(block.activation_bytes, 0.0)
+        if not sequence_parallel:
+            whole = {mode: kept / context for mode, kept in block.whole_activation_bytes.items()}
+        return replace(
+            block,
+            activation_bytes={m: kept / context for m, kept in block.activation_bytes.items()},
+            whole_activation_bytes=whole,
+            working_bytes=block.working_bytes / context,
+            output_bytes=block.output_bytes / context,
+        )
+
+    return replace(workload, blocks=tuple(part(block) for block in workload.blocks))
 
 
 def stage_memory(
