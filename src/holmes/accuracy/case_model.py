@@ -10,7 +10,7 @@ from holmes.models.common.shape import DecoderShape
 from holmes.workload.workload import Workload
 
 PADDED_TO = 128
-"""Rows of the token table per tensor rank, as Megatron-LM pads them (`make-vocab-size-divisible-by`)."""
+"""Rows of the token table per tensor rank, as Megatron-LM pads them."""
 GATED = ("llama", "mistral", "qwen", "mixtral")
 """Families with gated MLPs, rotary positions, no biases, an own head, and fused attention."""
 PUBLISHED = {

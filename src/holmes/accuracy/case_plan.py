@@ -1,4 +1,4 @@
-"""A case as the Plan that ran: the same values a planned layout has, with nothing left to choose."""
+"""A case as the Plan that ran: what a planned layout has, with nothing left to choose."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holmes.accuracy.case_model import workload_of
-from holmes.accuracy.table import Case, Unusable
+from holmes.accuracy.table import Case, UnusableRowError
 from holmes.cost.calibration import Calibration
 from holmes.cost.compute import Execution
 from holmes.cost.model import CostModel
@@ -43,14 +43,14 @@ def plan_of(case: Case, sites: Path, calibration: Calibration) -> CasePlan:
     """The plan of a case.
 
     Raises:
-        Unusable: the site, the model or the layout cannot be had, with the reason.
+        UnusableRowError: the site, the model or the layout cannot be had, with the reason.
     """
     try:
         site = scaled(read_site(sites / f"{case.site}.yaml"), case.devices)
         workload = workload_of(case)
         return _plan(case, site, workload, calibration)
     except HolmesError as error:
-        raise Unusable(reason_of(error)) from None
+        raise UnusableRowError(reason_of(error)) from None
 
 
 def reason_of(error: HolmesError) -> str:
@@ -65,11 +65,13 @@ def scaled(site: Site, devices: int) -> Site:
     has are a part of one node.
 
     Raises:
-        Unusable: the devices are not whole nodes.
+        UnusableRowError: the devices are not whole nodes.
     """
     share, rest = divmod(devices, len(site.clusters))
     if rest:
-        raise Unusable(f"{devices} devices do not divide among {len(site.clusters)} clusters")
+        raise UnusableRowError(
+            f"{devices} devices do not divide among {len(site.clusters)} clusters"
+        )
     return site.model_copy(
         update={"clusters": tuple(_scaled_cluster(cluster, share) for cluster in site.clusters)}
     )
@@ -78,13 +80,15 @@ def scaled(site: Site, devices: int) -> Site:
 def _scaled_cluster(cluster: Cluster, devices: int) -> Cluster:
     groups = cluster.groups()
     if len(groups) != 1:
-        raise Unusable(f"cluster {cluster.name} has several kinds of nodes, so it does not scale")
+        raise UnusableRowError(
+            f"cluster {cluster.name} has several kinds of nodes, so it does not scale"
+        )
     per_node = groups[0].device.count
     if devices < per_node:
         part = groups[0].device.model_copy(update={"count": devices})
         return _with_nodes(cluster, groups[0].model_copy(update={"device": part, "count": 1}))
     if devices % per_node:
-        raise Unusable(f"{devices} devices are not whole nodes of {per_node}")
+        raise UnusableRowError(f"{devices} devices are not whole nodes of {per_node}")
     nodes = devices // per_node
     return _with_nodes(cluster, groups[0].model_copy(update={"count": nodes}))
 
@@ -139,7 +143,9 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
     cost = CostModel(topology, workload, calibration, execution=execution)
     ranks = _ranks(topology, layout, settings)
     estimates = Estimates(cost, settings, shape, ranks, recompute)
-    draft = Draft(request, settings, estimates, "1f1b", _borders(case, workload), (0,) * (case.pp - 1))
+    draft = Draft(
+        request, settings, estimates, "1f1b", _borders(case, workload), (0,) * (case.pp - 1)
+    )
     return CasePlan(case, draft.plan, cost, tuple(assumed))
 
 
@@ -154,7 +160,7 @@ def _borders(case: Case, workload: Workload) -> Borders:
     blocks = len(workload.blocks)
     if len(case.stage_layers) == case.pp > 1:
         if sum(case.stage_layers) != blocks:
-            raise Unusable(f"layers_per_stage do not add up to {blocks} blocks")
+            raise UnusableRowError(f"layers_per_stage do not add up to {blocks} blocks")
         borders, start = [], 0
         for held in case.stage_layers:
             borders.append((start, start + held))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holmes.accuracy.case_plan import CasePlan, plan_of, reason_of
-from holmes.accuracy.table import Case, Unusable
+from holmes.accuracy.table import Case, UnusableRowError
 from holmes.cost.calibration import Calibration
 from holmes.cost.memory import MemoryParts, memory_parts, split_by_tokens
 from holmes.errors import HolmesError
@@ -47,13 +47,13 @@ def predict(case: Case, sites: Path, calibration: Calibration) -> Prediction:
     """Predict one case from its model, layout and hardware alone.
 
     Raises:
-        Unusable: the case cannot be planned, with the reason.
+        UnusableRowError: the case cannot be planned, with the reason.
     """
     made = plan_of(case, sites, calibration)
     try:
         return predicted(made)
     except HolmesError as error:
-        raise Unusable(reason_of(error)) from None
+        raise UnusableRowError(reason_of(error)) from None
 
 
 def predicted(made: CasePlan) -> Prediction:
@@ -92,7 +92,7 @@ def case_seconds(made: CasePlan) -> float:
     typical = sorted(stage.forward + stage.backward for stage in times.stages)
     bubble = (plan.layout.pp - 1) * typical[len(typical) // 2]
     waiting = 1 + compute.straggler * math.log2(max(1, plan.world_size))
-    return (seconds - bubble * (1 - 1 / chunks)) * waiting
+    return float((seconds - bubble * (1 - 1 / chunks)) * waiting)
 
 
 def fully_sharded(times: PipelineTimes, slowdown: float) -> PipelineTimes:
@@ -121,7 +121,9 @@ def peak_memory(made: CasePlan) -> MemoryParts:
     """
     plan, case = made.plan, made.case
     how = made.cost.execution
-    plan = replace(plan, workload=split_by_tokens(plan.workload, how.context, how.sequence_parallel))
+    plan = replace(
+        plan, workload=split_by_tokens(plan.workload, how.context, how.sequence_parallel)
+    )
     parts = memory_parts(plan)
     if case.interleave > 1:
         more = 1 + (case.pp - 1) / (case.pp * case.interleave)
@@ -147,12 +149,8 @@ def blocking(times: PipelineTimes, chunks: int, fixed: float) -> PipelineTimes:
             down, up = max(down, *times.down), max(up, *times.up)
             first_chunk = last_chunk = chunks
         parts = list(stage.parts)
-        parts[0] = replace(
-            parts[0], forward=parts[0].forward + first_chunk * (down + fixed)
-        )
-        parts[-1] = replace(
-            parts[-1], backward=parts[-1].backward + last_chunk * (up + fixed)
-        )
+        parts[0] = replace(parts[0], forward=parts[0].forward + first_chunk * (down + fixed))
+        parts[-1] = replace(parts[-1], backward=parts[-1].backward + last_chunk * (up + fixed))
         stages.append(replace(stage, parts=tuple(parts)))
     none = (0.0,) * last
     return replace(times, stages=tuple(stages), down=none, up=none)

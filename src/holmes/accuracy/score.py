@@ -72,9 +72,7 @@ def compare_time(case: Case, measured: Measured, seconds: float, flops: float) -
     return None
 
 
-def compare_memory(
-    case: Case, measured: Measured, peak: float, counted: float
-) -> Scored | None:
+def compare_memory(case: Case, measured: Measured, peak: float, counted: float) -> Scored | None:
     """A predicted peak against the measured one, else states and activations against a paper's
     count of them; None where the row has neither."""
     if measured.memory_bytes is not None:
@@ -102,4 +100,5 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
 def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    return (last - (counts - 1) / 2.0)[inverse]
+    ranks: np.ndarray[Any, np.dtype[np.float64]] = (last - (counts - 1) / 2.0)[inverse]
+    return ranks

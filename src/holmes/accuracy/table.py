@@ -26,7 +26,7 @@ DEFAULT_VOCABULARY = 51_200
 """GPT-2's table padded as Megatron-LM does; used where a row leaves the cell empty."""
 
 
-class Unusable(Exception):
+class UnusableRowError(Exception):
     """A row that cannot be predicted or scored; the text says why."""
 
 
@@ -120,9 +120,7 @@ def read_table(path: Path) -> tuple[Row, ...]:
             why="needed are " + ", ".join(NEEDED),
             next_step="see benchmarks/tables/README.md for the columns",
         )
-    return tuple(
-        _row(_Cells(path, number, line)) for number, line in enumerate(lines, start=2)
-    )
+    return tuple(_row(_Cells(path, number, line)) for number, line in enumerate(lines, start=2))
 
 
 class _Cells:
@@ -130,8 +128,9 @@ class _Cells:
 
     def __init__(self, path: Path, row: int, line: Mapping[str | None, object]) -> None:
         if None in line or any(value is None for value in line.values()):
-            raise DataError("the line has another number of cells than the header",
-                            where=f"{path}:{row}")
+            raise DataError(
+                "the line has another number of cells than the header", where=f"{path}:{row}"
+            )
         self.path, self.row = path, row
         self.line = {str(key): str(value).strip() for key, value in line.items()}
 
@@ -157,7 +156,7 @@ class _Cells:
         if value is None and default is not None:
             return default
         if value is None:
-            raise Unusable(f"{name} is not stated")
+            raise UnusableRowError(f"{name} is not stated")
         if value != int(value):
             raise DataError(
                 f"{name} is {value}, not a whole number", where=f"{self.path}:{self.row}"
@@ -177,22 +176,22 @@ def _row(cells: _Cells) -> Row:
     measured = _measured(cells)
     try:
         return Row(cells.row, _case(cells), "", measured)
-    except Unusable as reason:
+    except UnusableRowError as reason:
         return Row(cells.row, None, str(reason), measured)
 
 
 def _case(cells: _Cells) -> Case:
     if flag := cells.text("data_flag"):
-        raise Unusable(f"the table marks the row: {flag}")
-    if not cells.text("site") :
-        raise Unusable("site is not stated")
+        raise UnusableRowError(f"the table marks the row: {flag}")
+    if not cells.text("site"):
+        raise UnusableRowError("site is not stated")
     recompute = cells.text("recompute") or "unknown"
     sharding = cells.text("sharding") or "none"
     schedule = cells.text("schedule").lower()
     if recompute != "unknown" and recompute not in get_args(Recompute):
-        raise Unusable(f"recompute {recompute!r} is not known")
+        raise UnusableRowError(f"recompute {recompute!r} is not known")
     if sharding not in get_args(Sharding):
-        raise Unusable(f"sharding {sharding!r} is not known")
+        raise UnusableRowError(f"sharding {sharding!r} is not known")
     stage_layers = tuple(int(word) for word in cells.text("layers_per_stage").split())
     case = Case(
         row=cells.row,
@@ -229,16 +228,18 @@ def _case(cells: _Cells) -> Case:
 def _check(case: Case) -> None:
     ranks = case.tp * case.pp * case.dp * case.cp
     if ranks != case.devices:
-        raise Unusable(
+        raise UnusableRowError(
             f"tp {case.tp} x pp {case.pp} x dp {case.dp} x cp {case.cp} is not {case.devices}"
         )
     if case.global_batch % (case.micro * case.dp):
-        raise Unusable(
+        raise UnusableRowError(
             f"{case.global_batch} samples are not whole micro-batches of {case.micro} "
             f"on {case.dp} replicas"
         )
     if case.pp * case.interleave > case.layers:
-        raise Unusable(f"{case.layers} layers are fewer than {case.pp * case.interleave} stages")
+        raise UnusableRowError(
+            f"{case.layers} layers are fewer than {case.pp * case.interleave} stages"
+        )
 
 
 def _measured(cells: _Cells) -> Measured:

@@ -10,7 +10,7 @@ from typing import Any
 from holmes.accuracy.flops import flops_per_sample
 from holmes.accuracy.predict import Prediction, predict
 from holmes.accuracy.score import Score, Scored, compare_memory, compare_time, score_of
-from holmes.accuracy.table import Case, Row, Unusable, read_table
+from holmes.accuracy.table import Case, Row, UnusableRowError, read_table
 from holmes.cost.calibration import DEFAULT, Calibration
 from holmes.errors import DataError
 
@@ -116,7 +116,7 @@ def validate_rows(
             try:
                 predictions[row.row] = predict(row.case, sites, calibration)
                 cases[row.row] = row.case
-            except Unusable as reason:
+            except UnusableRowError as reason:
                 reasons[row.row] = str(reason)
     return _scores(rows, cases, predictions, reasons, (name, calibration.name))
 

@@ -46,6 +46,10 @@ IN_SWITCH_OVER_RING = 480.0 / 367.2
 (stas00/ml-engineering, network/README.md)."""
 
 
+SHARPNESS = 4
+"""Exponent that joins device and host time; infinite would be their maximum."""
+
+
 @dataclass(frozen=True)
 class TensorLink:
     """What the tensor group of a block talks over: bytes per second, and latencies.
@@ -223,9 +227,15 @@ def block_seconds(
     host = calibration.compute.host_seconds
     calls = sum(isinstance(p, Collective) and p.axis == "tensor" for p in block.inner) * (tp > 1)
     return BlockTime(
-        max(forward.seconds + talk, (forward.kernels + calls) * host),
-        max(backward.seconds + inner.backward + again_talk, (backward.kernels + calls) * host),
+        _slower(forward.seconds + talk, (forward.kernels + calls) * host),
+        _slower(backward.seconds + inner.backward + again_talk, (backward.kernels + calls) * host),
     ).scaled(1.0 / device.speed)
+
+
+def _slower(device: float, host: float) -> float:
+    """The longer of device and host, more where they are close: then some kernels are shorter
+    than their launch, and others longer."""
+    return float((device**SHARPNESS + host**SHARPNESS) ** (1.0 / SHARPNESS))
 
 
 def _repeats(block: Block) -> bool:

@@ -25,6 +25,8 @@ from holmes.workload.products import AttentionCore, MatrixProduct
 
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64))
 SPLITS = (1, 2, 4, 8, 16)
+LEAST_DEPTH = 256
+"""A k is not split into shorter parts than this."""
 PARTIAL_SUM_BYTES = 8
 """A part of a split k is written and read in fp32."""
 FP8_OVER_HALF = 1402.6 / 794.5
@@ -105,7 +107,7 @@ def product_seconds(
         each = rates.matmul / rates.multiprocessors * _reached(tile, tile_half) / full
         for split in SPLITS:
             depth = product.k / split
-            if split > 1 and depth < 4 * ramp:
+            if split > 1 and depth < LEAST_DEPTH:
                 break
             waves = math.ceil(tiles * split / rates.multiprocessors)
             compute = waves * 2.0 * tile[0] * tile[1] * (depth + ramp) / each

@@ -70,8 +70,15 @@ class CostModel:
         """
         block = self.workload.blocks[block_index]
         # Equal blocks share their inner program, and nodes of a group their devices.
-        key = (block.kind, id(block.inner), id(slot.node.group), micro, tp, recompute,
-               sequence_parallel)
+        key = (
+            block.kind,
+            id(block.inner),
+            id(slot.node.group),
+            micro,
+            tp,
+            recompute,
+            sequence_parallel,
+        )
         found = self._times.get(key)
         if found is None:
             how = self._how(slot, tp, sequence_parallel)

@@ -53,6 +53,13 @@ def head_block(shape: DecoderShape) -> Block:
     kept = whole + logits * widths.loss
     copy = widths.compute if widths.compute < widths.loss else 0
     passing = widths.loss + copy if shape.joined else 2 * widths.loss
+    loss_bytes: tuple[int, int] = (2 * widths.loss + widths.compute, 2 * widths.loss + 2 * copy)
+    kernels = 3
+    if shape.dropout:
+        # Megatron-LM's loss goes step by step: widen, maximum, subtract, exponential, sum,
+        # divide; the backward scales twice and narrows.
+        loss_bytes = (9 * widths.loss + widths.compute, 5 * widths.loss + copy)
+        kernels = 8
     # Framework accounts leave the head out of full recomputation; the plain runtime does not.
     full = stream + ids if shape.statistics else kept
     return Block(
@@ -73,9 +80,9 @@ def head_block(shape: DecoderShape) -> Block:
             Segment(
                 "loss",
                 0.0,
-                float(logits * (2 * widths.loss + widths.compute)),
-                backward_bytes=float(logits * (2 * widths.loss + 2 * copy)),
-                kernels=3,
+                float(logits * loss_bytes[0]),
+                backward_bytes=float(logits * loss_bytes[1]),
+                kernels=kernels,
             ),
             *3 * (Collective("all_reduce", "tensor", s * widths.loss, "forward", tokens=False),),
         ),
