@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import record
-
 from holmes.accuracy.fitting import TimedCase, fitted, timed_cases
 from holmes.accuracy.score import score_of
 from holmes.accuracy.sweeps import choices
