@@ -51,7 +51,7 @@ SPLITS = (
     Split(
         "a100_selective_recompute",
         lambda case: case.model in {"GPT-22B", "GPT-175B"},
-        4,
+        10,
         1,
         "530 B and 1 T",
     ),

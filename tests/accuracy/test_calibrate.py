@@ -59,9 +59,7 @@ def test_a_trace_scales_the_compute_of_its_kind(tmp_path: Path) -> None:
     assert after.forward == pytest.approx(SLOWER * before.forward, rel=1e-3)
     assert after.backward == pytest.approx(SLOWER * before.backward, rel=1e-3)
     steps = [
-        CostModel(topology, plan.workload, calibration).optimizer_seconds(
-            1e6, topology.devices[0]
-        )
+        CostModel(topology, plan.workload, calibration).optimizer_seconds(1e6, topology.devices[0])
         for calibration in (LAB, made)
     ]
     assert steps[1] > steps[0]

@@ -65,11 +65,13 @@ def test_equals_the_twin(m: int, n: int, k: int, count: int) -> None:
 
 
 def test_a_tile_more_than_the_last_wave_holds_costs_a_wave() -> None:
-    full = MatrixProduct(256 * 12, 128 * 9, 8192)
-    more = replace(full, m=full.m + 1)
-    assert full.m / 256 * full.n / 128 == 108
-    ratio = product_seconds(more, RATES, 0.0, 1e9, 2) / product_seconds(full, RATES, 0.0, 1e9, 2)
-    assert ratio > 1.2
+    """Deep and wide enough that no smaller tile helps: 108 tiles of 256 x 128, then 109."""
+    full = MatrixProduct(256 * 12, 128 * 9, 256)
+    assert full.m / 256 * full.n / 128 == RATES.multiprocessors
+    tile = 2 * 256 * 128 * (256 + RAMP) / (RATES.matmul / 108)
+    assert product_seconds(full, RATES, RAMP, 1e6, 2) == pytest.approx(tile)
+    more = replace(full, count=2)
+    assert product_seconds(more, RATES, RAMP, 1e6, 2) == pytest.approx(2 * tile)
 
 
 def test_large_products_run_at_the_rate_and_thin_ones_at_the_memory_rate() -> None:

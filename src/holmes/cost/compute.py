@@ -46,6 +46,8 @@ IN_SWITCH_OVER_RING = 480.0 / 367.2
 (stas00/ml-engineering, network/README.md)."""
 
 
+ACCUMULATION_PASSES = 3
+TABLE_PASSES = 2
 SHARPNESS = 4
 """Exponent that joins device and host time; infinite would be their maximum."""
 
@@ -136,6 +138,18 @@ class _Segments:
             busy += self._memory(segment, 2.0 * segment.bytes_ if bytes_ is None else bytes_)
         return self._launched(segment, busy, kernels, c)
 
+    def accumulation(self, block: Block) -> _Cost:
+        """Adding a micro-batch's weight gradients to the sum: both read, one written.
+
+        A token table's gradient is as large as the table: it is cleared and written first.
+        """
+        if not any(isinstance(p, Segment) and p.weight_bytes for p in block.inner):
+            passes = ACCUMULATION_PASSES + TABLE_PASSES if block.kind == "embedding" else 0
+        else:
+            passes = ACCUMULATION_PASSES
+        held = block.parameters_on_rank(self.tp)
+        return _Cost(passes * HALF_BYTES * held / self.rates.memory)
+
     def _launched(
         self, segment: Segment, busy: float, kernels: float, c: ComputeCoefficients
     ) -> _Cost:
@@ -218,6 +232,7 @@ def block_seconds(
         return base + BlockTime(0.0, again)
     forward = sum((segments.forward(part) for part in parts), _Cost())
     backward = sum((segments.backward(p, block.backward_over_forward) for p in parts), _Cost())
+    backward += segments.accumulation(block)
     talk = inner.forward
     again_talk = 0.0
     if recompute == "full" and _repeats(block):
