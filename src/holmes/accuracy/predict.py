@@ -88,11 +88,27 @@ def case_seconds(made: CasePlan) -> float:
         times = fully_sharded(times, compute.overlap_slowdown)
     elif not plan.overlap:
         times = blocking(times, chunks, compute.transfer_seconds)
+    if plan.sharding == "none" and not plan.overlap:
+        workload = plan.workload
+        times = all_reduced(times, workload.gradient_bytes / workload.parameter_bytes)
     seconds = float(pipeline_seconds(schedule_of(plan), times, overlap=plan.overlap))
     typical = sorted(stage.forward + stage.backward for stage in times.stages)
     bubble = (plan.layout.pp - 1) * typical[len(typical) // 2]
     waiting = 1 + compute.straggler * math.log2(max(1, plan.world_size))
     return float((seconds - bubble * (1 - 1 / chunks)) * waiting)
+
+
+def all_reduced(times: PipelineTimes, wider: float) -> PipelineTimes:
+    """An optimiser that is not sharded sums whole gradients everywhere: its second half
+    gathers gradients, ``wider`` times the parameters that a sharded one gathers."""
+    stages = tuple(
+        replace(
+            stage,
+            parts=tuple(replace(part, gather=part.gather * wider) for part in stage.parts),
+        )
+        for stage in times.stages
+    )
+    return replace(times, stages=stages)
 
 
 def fully_sharded(times: PipelineTimes, slowdown: float) -> PipelineTimes:

@@ -26,6 +26,13 @@ DEFAULT_VOCABULARY = 51_200
 """GPT-2's table padded as Megatron-LM does; used where a row leaves the cell empty."""
 
 
+HARDWARE_FLOPS = (
+    "hardware flop", "hfu", "96bslh", "96 b s l h", "incl. recompute", "narayanan", "sc21",
+    "2104.04473",
+)  # fmt: skip
+"""Marks of sources that count recomputation: they say so, or they are Narayanan et al. 2021."""
+
+
 class UnusableRowError(Exception):
     """A row that cannot be predicted or scored; the text says why."""
 
@@ -253,8 +260,15 @@ def _measured(cells: _Cells) -> Measured:
         seconds=cells.number("iter_time_s"),
         samples_per_second=cells.number("samples_per_s"),
         tflops=cells.number("tflops_per_gpu"),
-        hardware_flops="hardware flops" in cells.text("how_obtained").lower()
-        or "96bslh^2" in cells.text("how_obtained").lower(),
+        hardware_flops=_counts_recomputation(cells),
         memory_bytes=memory,
         counted_bytes=counted,
     )
+
+
+def _counts_recomputation(cells: _Cells) -> bool:
+    """Whether a row's TFLOP/s are hardware FLOPs: it says so, or its source counts that way."""
+    text = " ".join(cells.text(name) for name in ("source", "how_obtained", "confidence")).lower()
+    if "model flop" in text or "mfu" in text:
+        return False
+    return any(mark in text for mark in HARDWARE_FLOPS)
