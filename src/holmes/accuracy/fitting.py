@@ -13,6 +13,7 @@ from holmes.accuracy.table import Row, UnusableRowError
 from holmes.cost.calibration import Calibration
 from holmes.cost.fit import Coefficient, Fit, fit
 from holmes.errors import DataError
+from holmes.hardware.topology import DeviceSlot
 
 LEAST_INTERVAL = 0.05
 """No prediction claims to be better than this."""
@@ -75,4 +76,12 @@ def fitted(
         )
     found = fit(start, coefficients, lambda calibration: log_errors(cases, calibration))
     interval = max(LEAST_INTERVAL, round(found.quantile(COVERED), 3))
-    return replace(found, calibration=replace(found.calibration, interval=interval))
+    kinds = {case.made.cost.device(s).name for case in cases for s in _kinds(case.made)}
+    made = replace(found.calibration, interval=interval, fitted_kinds=tuple(sorted(kinds)))
+    return replace(found, calibration=made)
+
+
+def _kinds(made: CasePlan) -> list[DeviceSlot]:
+    """One device of each node group."""
+    slots = made.cost.topology.devices
+    return list({id(slot.node.group): slot for slot in slots}.values())

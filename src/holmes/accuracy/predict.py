@@ -61,12 +61,14 @@ def predicted(made: CasePlan) -> Prediction:
     seconds = case_seconds(made)
     calibration = made.cost.calibration
     peak = peak_memory(made)
+    kinds = {made.cost.device(slot).name for slot in made.cost.topology.devices}
+    interval = calibration.interval_on(kinds)
     rooms = [made.cost.device(slot).memory_gb for slot in made.cost.topology.devices]
     known = [room * 1e9 for room in rooms if room is not None]
     return Prediction(
         seconds=seconds,
-        low=seconds * (1 - calibration.interval),
-        high=seconds * (1 + calibration.interval),
+        low=seconds * (1 - interval),
+        high=seconds * (1 + interval),
         memory_bytes=peak.total,
         counted_bytes=int(peak.states + peak.activations),
         room_bytes=min(known, default=math.inf),
