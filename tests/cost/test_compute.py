@@ -12,13 +12,9 @@ from holmes.cost.calibration import (
     BlockTime,
     calibration_from_dict,
 )
-from holmes.cost.compute import (
-    Execution,
-    TensorLink,
-    block_seconds,
-    matmul_rate,
-    optimizer_seconds,
-)
+from holmes.cost.compute import block_seconds, optimizer_seconds
+from holmes.cost.execution import Execution, TensorLink
+from holmes.cost.kernels import matmul_rate
 from holmes.cost.model import CostModel
 from holmes.errors import ConfigError, DataError
 from holmes.hardware.catalogue import DeviceKind, resolve

@@ -32,8 +32,9 @@ FP8_BYTES = 1
 def workload_of(case: Case) -> Workload:
     """What the case's model costs.
 
-    GPTs are counted as Megatron-LM ran them: unfused attention with dropout, a tied and
-    padded token table. An fp8 run computes its products in fp8 and keeps bf16 activations.
+    GPTs are counted as Megatron-LM ran them: unfused attention with dropout (fused where the
+    row says so), a tied and padded token table. An fp8 run computes its products in fp8 and
+    keeps bf16 activations.
     """
     gated = any(name in case.model.lower() for name in GATED)
     shape = _gated(case) if gated else _gpt(case)
@@ -58,7 +59,7 @@ def _gpt(case: Case) -> DecoderShape:
         tied=True,
         bias=True,
         layernorm=True,
-        attention="unfused",
+        attention="fused" if case.flash_attention else "unfused",
         precision="mixed",
         dropout=True,
         statistics=False,

@@ -8,7 +8,7 @@ from pathlib import Path
 from holmes.accuracy.case_model import workload_of
 from holmes.accuracy.table import Case, UnusableRowError
 from holmes.cost.calibration import Calibration
-from holmes.cost.compute import Execution
+from holmes.cost.execution import Execution
 from holmes.cost.model import CostModel
 from holmes.errors import HolmesError
 from holmes.hardware.read import read_site

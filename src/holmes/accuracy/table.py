@@ -44,6 +44,7 @@ class Case:
     ``row`` is the line's number in the file, the header being 1. ``devices`` is
     the number of accelerators, ``recompute`` None where the row does not know.
     ``stage_layers`` counts layers per stage, embedding and head included.
+    ``flash_attention``: the row says somewhere that its attention is fused.
     """
 
     row: int
@@ -71,6 +72,7 @@ class Case:
     async_tp: bool = False
     schedule: ScheduleName | None = None
     framework: str = ""
+    flash_attention: bool = False
     stage_layers: tuple[int, ...] = ()
 
     @property
@@ -226,6 +228,7 @@ def _case(cells: _Cells) -> Case:
         async_tp=cells.flag("async_tp"),
         schedule=cast(ScheduleName, schedule) if schedule in get_args(ScheduleName) else None,
         framework=cells.text("framework"),
+        flash_attention=any("flash" in text.lower() for text in cells.line.values()),
         stage_layers=stage_layers,
     )
     _check(case)

@@ -9,7 +9,7 @@ priors. A coefficient that the runs do not determine stays at its prior.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -118,13 +118,3 @@ def placed(data: dict[str, Any], path: str, value: float) -> None:
         if not isinstance(node, dict) or (last not in node and not by_kind):
             raise DataError(f"a calibration has no {one}", where=one)
         node[last] = value
-
-
-def describe(found: Fit) -> dict[str, Any]:
-    """A fit as JSON values, for a record."""
-    return {
-        "values": dict(found.values),
-        "at_bound": list(found.at_bound),
-        "runs": len(found.errors),
-        "calibration": asdict(found.calibration),
-    }

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from holmes.cost.calibration import BlockTime, Calibration
-from holmes.cost.compute import PLAIN, Execution, TensorLink, block_seconds, optimizer_seconds
+from holmes.cost.compute import block_seconds, optimizer_seconds
+from holmes.cost.execution import PLAIN, Execution, TensorLink
 from holmes.cost.network import GBIT, Network, Rates
 from holmes.hardware.catalogue import DeviceKind, resolve
 from holmes.hardware.topology import DeviceSlot, Topology
