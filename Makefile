@@ -46,7 +46,9 @@ docs: setup
 benchmarks: setup
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/placement_virtual.py
+	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/accuracy_tables.py
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from holmes.cost.calibration import (
@@ -10,12 +12,16 @@ from holmes.cost.calibration import (
     BlockTime,
     calibration_from_dict,
 )
-from holmes.cost.compute import block_seconds, matmul_rate, optimizer_seconds
+from holmes.cost.compute import block_seconds, optimizer_seconds
+from holmes.cost.execution import Execution, TensorLink
+from holmes.cost.kernels import matmul_rate
 from holmes.cost.model import CostModel
 from holmes.errors import ConfigError, DataError
 from holmes.hardware.catalogue import DeviceKind, resolve
 from holmes.hardware.site import Cluster, Device, Fabric, Nic, Site
 from holmes.hardware.topology import Topology
+from holmes.models.gpt.config import GptConfig
+from holmes.models.gpt.describe import workload
 from holmes.workload import Block, Collective, Segment, Workload
 
 A100 = resolve(Device(kind="a100-80g-sxm"))
@@ -54,13 +60,62 @@ def test_tensor_ranks_divide_what_is_split_and_pay_for_their_collectives() -> No
 
 
 def test_full_recomputation_adds_a_forward() -> None:
-    work = block(Segment("attention", 1e14, 1.0), Segment("mlp", 1e15, 1.0))
+    work = block(Segment("attention", 1e14, 1.0, selective=1.0), Segment("mlp", 1e15, 1.0))
     none = block_seconds(work, A100, DEFAULT, 1)
     full = block_seconds(work, A100, DEFAULT, 1, recompute="full")
     selective = block_seconds(work, A100, DEFAULT, 1, recompute="selective")
     assert full.forward == none.forward
     assert full.backward == pytest.approx(none.backward + none.forward)
     assert none.backward < selective.backward < full.backward
+    light = block_seconds(
+        replace(work, activation_bytes={"none": 1.0, "full": 1.0}),
+        A100,
+        DEFAULT,
+        1,
+        recompute="full",
+    )
+    assert light == none  # What keeps as much repeats nothing.
+
+
+def test_short_kernels_wait_for_the_host_and_long_ones_hide_it() -> None:
+    host = DEFAULT.compute.host_seconds
+    short = block_seconds(block(*(Segment("n", 0.0, 1e3, kernels=5),) * 4), A100, DEFAULT, 1)
+    assert short.forward == pytest.approx(20 * host, rel=1e-3)
+    long = block_seconds(block(*(Segment("n", 0.0, 1e11, kernels=5),) * 4), A100, DEFAULT, 1)
+    without = replace(DEFAULT, compute=replace(DEFAULT.compute, host_seconds=0.0))
+    free = block_seconds(block(*(Segment("n", 0.0, 1e11, kernels=5),) * 4), A100, without, 1)
+    assert long.forward == pytest.approx(free.forward, rel=1e-3)
+
+
+def test_sequence_parallel_compiled_and_context_executions_do_less() -> None:
+    layer = workload(GptConfig(2, 4096, 32, 2048, 51200), "mixed").blocks[1]
+
+    def seconds(how: Execution, tp: int = 4) -> float:
+        return block_seconds(layer, A100, DEFAULT, 4, tp, "none", how).forward
+
+    plain = seconds(Execution())
+    assert seconds(Execution(sequence_parallel=True)) < plain
+    assert seconds(Execution(compiled=True)) < plain
+    assert seconds(Execution(async_tensor=True)) < plain
+    assert seconds(Execution(context=2), 1) < seconds(Execution(), 1)
+    slow = TensorLink(1e9, 1e-5, 1e-5)
+    assert seconds(Execution(tensor_link=slow)) > 2 * plain
+    assert seconds(Execution(tensor_link=replace(slow, in_switch=2.0))) < seconds(
+        Execution(tensor_link=slow)
+    )
+
+
+def test_a_tensor_group_that_leaves_its_node_uses_its_cards() -> None:
+    nics = (Nic(kind=Fabric.INFINIBAND, gbit_s=200, count=4),)
+    device = Device(kind="a100-80g-sxm", count=8)
+    site = Site(name="s", clusters=(Cluster(name="c", nodes=2, device=device, nics=nics),))
+    work = workload(GptConfig(2, 6144, 48, 2048, 51200), "mixed")
+    cost = CostModel(Topology(site), work, DEFAULT)
+    slot = cost.topology.devices[0]
+    inside, across = (cost.block_time(1, slot, 4, tp).forward for tp in (8, 16))
+    assert across > inside
+    split = cost.block_time(1, slot, 4, 8, sequence_parallel=True).forward
+    assert split < inside
 
 
 def test_measured_times_win_scale_with_samples_and_divide_by_speed() -> None:
@@ -79,8 +134,9 @@ def test_a_missing_figure_is_named() -> None:
 
 def test_optimizer_is_measured_or_bound_by_memory() -> None:
     analytic = optimizer_seconds(1e9, 32, A100, DEFAULT)
+    c = DEFAULT.compute
     assert analytic == pytest.approx(
-        32e9 / (2039e9 * DEFAULT.compute.memory_fraction) + DEFAULT.compute.step_launch_seconds
+        32e9 * c.optimizer_passes / (2039e9 * c.memory_fraction) + c.step_launch_seconds
     )
     measured = LAB.with_blocks({}, micro=1, source="x", optimizer_seconds_per_element=2e-9)
     assert optimizer_seconds(1e6, 32, resolve(Device(kind="cpu-core")), measured) == 2e-3

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from holmes.cost.memory import MARGIN, RUNTIME_BYTES, memory_bytes, stage_memory
+from holmes.cost.memory import (
+    COMMUNICATOR_BYTES,
+    MARGIN,
+    RUNTIME_BYTES,
+    memory_bytes,
+    split_by_tokens,
+    stage_memory,
+    stage_parts,
+)
 from holmes.errors import ConfigError
 from holmes.models.gpt.config import GptConfig
 from holmes.models.gpt.describe import workload
@@ -16,38 +24,57 @@ GPT_22B = workload(GptConfig(48, 6144, 64, 2048, 51200, tied=True), "mixed")
 
 
 def states(work: Workload, blocks: tuple[int, int], layout: Layout, sharding: str) -> float:
-    """Bytes with no activations, margin and process taken off."""
-    each = stage_memory(work, blocks, layout, sharding, 0, 0, "full")  # type: ignore[arg-type]
-    return (each - RUNTIME_BYTES) / (1 + MARGIN)
+    """Bytes of states, and of what their exchange needs."""
+    parts = stage_parts(work, blocks, layout, sharding, 0, 0, "full")  # type: ignore[arg-type]
+    return parts.states + parts.exchange
 
 
 @pytest.mark.parametrize(
     ("sharding", "whole", "shared"),
-    [("none", 18, 0), ("optimizer", 6, 12), ("gradients", 2, 16), ("parameters", 0, 18)],
+    [("none", 18, 0), ("optimizer", 6, 12), ("gradients", 2, 16), ("parameters", 0, 16)],
 )
 def test_states_are_divided_as_the_sharding_says(sharding: str, whole: int, shared: int) -> None:
     layout = Layout(dp=8)
     blocks = GPT_22B.blocks[1:5]
     parameters = sum(block.parameters for block in blocks)
     largest = max(block.parameters for block in blocks)
-    expected = parameters * (whole + shared / 8) + largest * (2 + 4)
-    if sharding == "parameters":
-        expected += largest * 2
+    # Of sharded bf16 parameters only the fp32 master copy lasts; two blocks are whole at once.
+    whole_blocks = 2 + 2 + 2 + 4 if sharding == "parameters" else 2 + 4
+    expected = parameters * (whole + shared / 8) + largest * whole_blocks
     assert states(GPT_22B, (1, 5), layout, sharding) == pytest.approx(expected, rel=1e-6)
 
 
 def test_published_states_and_activations_of_gpt_22b() -> None:
     """Korthikanti et al., figure 1: 45.6 GiB of states and 59.3 of activations on 8 tensor ranks.
 
-    Their states hold 16 to 20 bytes a parameter by how gradients are kept, and their
-    activation bar counts no logits: 15 %.
+    Their activation bar counts no logits.
     """
-    layout = Layout(tp=8)
-    held = states(GPT_22B, (0, 50), layout, "none") / 2**30
-    assert held == pytest.approx(45.56, rel=0.15)
-    everything = stage_memory(GPT_22B, (0, 50), layout, "none", 1, 4, "none")
-    activations = (everything - RUNTIME_BYTES) / (1 + MARGIN) / 2**30 - held
-    assert activations == pytest.approx(59.25, rel=0.15)
+    parts = stage_parts(GPT_22B, (0, 50), Layout(tp=8), "none", 1, 4, "none")
+    assert parts.states / 2**30 == pytest.approx(45.56, rel=0.05)
+    assert parts.activations / 2**30 == pytest.approx(59.25, rel=0.05)
+
+
+def test_tokens_divide_what_tensor_ranks_hold_whole() -> None:
+    """Equation 4 of the same: 34 s b h / t bytes a layer with sequence parallelism."""
+    layer = (2, 3)
+
+    def kept(work: Workload) -> float:
+        return stage_parts(work, layer, Layout(tp=8), "none", 1, 4, "selective").activations
+
+    sbh = 2048 * 4 * 6144
+    assert kept(GPT_22B) == pytest.approx((10 + 24 / 8) * sbh)
+    assert kept(split_by_tokens(GPT_22B, 1, True)) == pytest.approx(34 / 8 * sbh)
+    assert kept(split_by_tokens(GPT_22B, 4, False)) == pytest.approx((10 + 24 / 8) * sbh / 4)
+    assert split_by_tokens(GPT_22B, 1, False) is GPT_22B
+
+
+def test_communicators_of_an_accelerator_are_counted() -> None:
+    def runtime(layout: Layout) -> float:
+        return stage_parts(GPT_22B, (1, 9), layout, "none", 1, 1, "none").runtime
+
+    assert runtime(Layout()) == RUNTIME_BYTES
+    assert runtime(Layout(tp=2)) == RUNTIME_BYTES + 2 * COMMUNICATOR_BYTES
+    assert runtime(Layout(tp=2, pp=2, dp=2)) == RUNTIME_BYTES + 4 * COMMUNICATOR_BYTES
 
 
 def test_more_in_flight_and_larger_microbatches_need_more() -> None:

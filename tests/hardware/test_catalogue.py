@@ -27,6 +27,7 @@ KEYS = {
     "how_obtained",
     "recalled",
     "assumed",
+    "in_switch_reduction",
 }
 
 

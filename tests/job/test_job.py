@@ -19,7 +19,7 @@ def job(**keys: Any) -> Job:
 
 def test_the_least_job() -> None:
     least = job()
-    assert least.model == {"family": "gpt", "preset": "gpt-1m"}
+    assert least.model == {"preset": "gpt-1m"}
     assert least.batch.global_ == 8
     assert least.wishes() == Wishes()
     assert least.data.source == "shakespeare"

@@ -118,7 +118,7 @@ def test_sections_appear_when_an_override_needs_them() -> None:
         None, ["parallel=auto", "parallel.pipeline=2", "model.layers=3"], OPTIONS
     )
     assert resolved.job.wishes().pipeline == 2
-    assert resolved.job.model == {"family": "gpt", "preset": "gpt-1m", "layers": 3}
+    assert resolved.job.model == {"preset": "gpt-1m", "layers": 3}
 
 
 def test_paths_in_a_file_start_at_its_folder(job_path: Path) -> None:

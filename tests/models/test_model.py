@@ -10,18 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from holmes.models.common.attention import rotary_angles, rotate
 from holmes.models.gpt.config import GptConfig
 from holmes.models.gpt.describe import parameter_count, workload
-from holmes.models.gpt.model import (
-    Attention,
-    Gpt,
-    autocast,
-    build_blocks,
-    loss,
-    named_parameters,
-    rotary_angles,
-    rotate,
-)
+from holmes.models.gpt.model import Attention, Gpt, autocast, build_blocks, loss, named_parameters
 from holmes.models.gpt.sharding import (
     canonical_name,
     decays,

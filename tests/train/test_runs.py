@@ -79,6 +79,21 @@ def test_verify_against_the_plain_run(tmp_path: Path, layout: str) -> None:
     assert len(found["parameters"]) > 20
 
 
+LLAMA = (
+    "model={preset: llama-1m, layers: 3, hidden: 32, key_heads: 2, sequence: 16, vocabulary: 300, "
+    "tied: false}"
+)
+
+
+@pytest.mark.parallel
+def test_another_family_trains_and_verifies(tmp_path: Path) -> None:
+    given = words(tmp_path, LLAMA, "parallel={pipeline: 4, data: 1}")
+    found = ok("verify", *given, "--steps", "5", "--json")
+    assert found["bit_equal"]
+    assert found["losses"][-1] < found["losses"][0]
+    assert len(found["parameters"]) == 2 + 3 * 9 + 1
+
+
 @pytest.mark.lab
 @pytest.mark.skipif(not capabilities().shaped, reason="links cannot be shaped here")
 def test_placements_give_equal_losses_and_keep_to_their_networks(tmp_path: Path) -> None:

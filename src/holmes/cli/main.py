@@ -9,7 +9,17 @@ from types import FrameType
 
 import typer
 
-from holmes.cli import launch, plan, probe, rehearse, report, train, verify
+from holmes.cli import (
+    calibrate,
+    launch,
+    plan,
+    probe,
+    rehearse,
+    report,
+    train,
+    validate,
+    verify,
+)
 from holmes.errors import HolmesError
 
 app = typer.Typer(
@@ -20,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (plan, rehearse, train, verify, report, probe, launch):
+for module in (plan, rehearse, train, verify, report, probe, launch, validate, calibrate):
     module.register(app)
 
 

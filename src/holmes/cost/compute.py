@@ -1,23 +1,154 @@
-"""Analytic seconds of a block: roofline per segment, inner collectives on the device link.
+"""Analytic seconds of a block: kernels on the device, launches on the host, inner collectives.
 
 Coefficients are in :class:`holmes.cost.calibration.ComputeCoefficients`; device
-figures come from the catalogue. One segment in one direction costs::
+figures come from the catalogue. The device runs the kernels of a block one
+after the other, each with a small gap (:mod:`holmes.cost.kernels`); the host
+has to launch them. A block takes the longer of the two, then its tensor
+collectives. A segment whose products are not described costs::
 
     max(flops / (R x i / (i + half)), bytes / M) + launch
 
 with R the matmul rate and M the memory rate that real models reach, and i the
-FLOPs per byte of activations, which falls with the width of the product. The
-backward does the block's ``backward_over_forward`` times the forward work;
-full recomputation adds one forward.
+FLOPs per byte of activations, which falls with the width of the product.
+Recomputation repeats the forward, or its selective part, before the backward.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 from holmes.cost.calibration import BlockTime, Calibration, ComputeCoefficients
-from holmes.errors import ConfigError
+from holmes.cost.execution import PLAIN, Execution, collectives_seconds
+from holmes.cost.kernels import (
+    HALF_BYTES,
+    Rates,
+    attention_seconds,
+    cast_seconds,
+    product_seconds,
+    rates_of,
+)
 from holmes.hardware.catalogue import DeviceKind
 from holmes.plan.layout import Recompute
 from holmes.workload.workload import Block, Collective, Segment
+
+ACCUMULATION_PASSES = 3
+TABLE_PASSES = 2
+SHARPNESS = 4
+"""Exponent that joins device and host time; infinite would be their maximum."""
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds on the device, and launches the host has to make."""
+
+    seconds: float = 0.0
+    kernels: float = 0.0
+
+    def __add__(self, other: _Cost) -> _Cost:
+        return _Cost(self.seconds + other.seconds, self.kernels + other.kernels)
+
+    def part(self, share: float) -> _Cost:
+        return _Cost(self.seconds * share, self.kernels * share)
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """Prices the segments of one rank's micro-batch."""
+
+    device: DeviceKind
+    coefficients: ComputeCoefficients
+    micro: int
+    tp: int
+    how: Execution
+
+    @cached_property
+    def rates(self) -> Rates:
+        return rates_of(self.device, self.coefficients, self.how.width)
+
+    def forward(self, segment: Segment) -> _Cost:
+        c = self.coefficients
+        busy = self._products(segment, backward=False)
+        if busy is None:
+            busy = self._roofline(segment)
+        elif segment.kind == "attention" or not segment.products:
+            busy += self._memory(segment, segment.bytes_)
+        return self._launched(segment, busy, self._kernels(segment), c)
+
+    def backward(self, segment: Segment, over_forward: float) -> _Cost:
+        c = self.coefficients
+        busy = self._products(segment, backward=True)
+        kernels = self._kernels(segment) + len(segment.products)
+        if busy is None:
+            forward = self._roofline(segment)
+            return self._launched(segment, forward * over_forward, 2 * kernels, c)
+        if segment.kind == "attention" or not segment.products:
+            bytes_ = segment.backward_bytes
+            busy += self._memory(segment, 2.0 * segment.bytes_ if bytes_ is None else bytes_)
+        return self._launched(segment, busy, kernels, c)
+
+    def accumulation(self, block: Block) -> _Cost:
+        """Adding a micro-batch's weight gradients to the sum: both read, one written.
+
+        A token table's gradient is as large as the table: it is cleared and written first.
+        """
+        if not any(isinstance(p, Segment) and p.weight_bytes for p in block.inner):
+            passes = ACCUMULATION_PASSES + TABLE_PASSES if block.kind == "embedding" else 0
+        else:
+            passes = ACCUMULATION_PASSES
+        held = block.parameters_on_rank(self.tp)
+        return _Cost(passes * HALF_BYTES * held / self.rates.memory)
+
+    def _launched(
+        self, segment: Segment, busy: float, kernels: float, c: ComputeCoefficients
+    ) -> _Cost:
+        fixed = c.launch_seconds * (1 if kernels <= segment.kernels else 2)
+        return _Cost(busy + fixed + c.gap_seconds * kernels, kernels)
+
+    def _kernels(self, segment: Segment) -> float:
+        fused = self.how.compiled and segment.kind == "elementwise"
+        return 1.0 if fused else float(segment.kernels)
+
+    def _products(self, segment: Segment, *, backward: bool) -> float | None:
+        """Seconds of products and fused attention; None where only FLOPs are described."""
+        core = segment.attention
+        c = self.coefficients
+        if core is not None and core.fused:
+            flops = segment.flops * self.micro * self._share(segment)
+            factor = core.backward_over_forward if backward else 1.0
+            return attention_seconds(core, flops, self.device, c) * factor
+        if not segment.products:
+            return None if segment.flops else 0.0
+        shapes = segment.products
+        if backward:
+            shapes = tuple(one for product in shapes for one in product.backward())
+        total = 0.0
+        for shape in shapes:
+            mine = shape.on_rank(self.micro, self.tp, self.how.context)
+            total += product_seconds(mine, self.rates, c.ramp, c.tile_half, self.how.width)
+            if self.how.width < HALF_BYTES:
+                total += cast_seconds(mine, self.rates)
+        return total
+
+    def _memory(self, segment: Segment, bytes_: float) -> float:
+        moved = bytes_ * self.micro * self._share(segment)
+        if self.how.compiled and segment.kind == "elementwise":
+            moved *= self.coefficients.compiled_share
+        return moved / self.rates.memory
+
+    def _roofline(self, segment: Segment) -> float:
+        """The rule for segments without shapes."""
+        share = self._share(segment)
+        flops, bytes_ = segment.flops * self.micro * share, segment.bytes_ * self.micro * share
+        busy = bytes_ / self.rates.memory
+        if flops > 0.0:
+            intensity = segment.flops / max(segment.bytes_, 1.0) * share
+            reached = intensity / (intensity + self.coefficients.half_intensity)
+            busy = max(busy, flops / (self.rates.matmul * reached))
+        return busy
+
+    def _share(self, segment: Segment) -> float:
+        return segment.share(self.tp, self.how.context, self.how.sequence_parallel)
 
 
 def block_seconds(
@@ -27,6 +158,7 @@ def block_seconds(
     micro: int,
     tp: int = 1,
     recompute: Recompute = "none",
+    how: Execution = PLAIN,
 ) -> BlockTime:
     """Seconds of one block for a micro-batch of ``micro`` samples on one device.
 
@@ -37,20 +169,43 @@ def block_seconds(
     Raises:
         ConfigError: a figure that is needed is missing from the catalogue.
     """
+    inner = collectives_seconds(block, device, calibration, micro, tp, how)
     measured = calibration.blocks.get(device.name, {}).get(block.kind)
+    segments = _Segments(device, calibration.compute, micro, tp, how)
+    parts = [part for part in block.program(how.sequence_parallel) if isinstance(part, Segment)]
     if measured is not None and tp == 1:
-        base = measured.scaled(micro / calibration.micro)
-    else:
-        base = _analytic(block, device, calibration, micro, tp)
-    base = base.scaled(1.0 / device.speed)
-    inner = _collectives(block, device, calibration, micro, tp)
-    again = 0.0
-    if recompute == "full":
-        again = base.forward + inner.forward
+        base = measured.scaled(micro / calibration.micro).scaled(1.0 / device.speed)
+        again = base.forward if recompute == "full" and _repeats(block) else 0.0
+        if recompute == "selective":
+            again = sum((segments.forward(p).part(p.selective) for p in parts), _Cost()).seconds
+        return base + BlockTime(0.0, again)
+    forward = sum((segments.forward(part) for part in parts), _Cost())
+    backward = sum((segments.backward(p, block.backward_over_forward) for p in parts), _Cost())
+    backward += segments.accumulation(block)
+    talk = inner.forward
+    again_talk = 0.0
+    if recompute == "full" and _repeats(block):
+        backward, again_talk = backward + forward, talk
     elif recompute == "selective":
-        again = _attention(block, device, calibration, micro, tp) / device.speed
-    total = base + inner
-    return BlockTime(total.forward, total.backward + again)
+        backward += sum((segments.forward(p).part(p.selective) for p in parts), _Cost())
+    host = calibration.compute.host_seconds
+    calls = sum(isinstance(p, Collective) and p.axis == "tensor" for p in block.inner) * (tp > 1)
+    return BlockTime(
+        _slower(forward.seconds + talk, (forward.kernels + calls) * host),
+        _slower(backward.seconds + inner.backward + again_talk, (backward.kernels + calls) * host),
+    ).scaled(1.0 / device.speed)
+
+
+def _slower(device: float, host: float) -> float:
+    """The longer of device and host, more where they are close: then some kernels are shorter
+    than their launch, and others longer."""
+    return float((device**SHARPNESS + host**SHARPNESS) ** (1.0 / SHARPNESS))
+
+
+def _repeats(block: Block) -> bool:
+    """Whether full recomputation repeats this block: what it then keeps is less."""
+    kept = block.activation_bytes
+    return kept.get("full", 0.0) < kept.get("none", 1.0)
 
 
 def optimizer_seconds(
@@ -59,93 +214,11 @@ def optimizer_seconds(
     """Seconds of one optimiser step over ``elements`` parameters.
 
     Measured seconds per element win; otherwise the states are read and written
-    once at the memory rate.
+    at the memory rate, as often as ``optimizer_passes`` says.
     """
-    coefficients = calibration.compute
+    c = calibration.compute
     per_element = calibration.optimizer_seconds_per_element
     if per_element is None:
-        rate = _memory_rate(device, coefficients)
-        return (
-            elements * bytes_per_element / rate + coefficients.step_launch_seconds
-        ) / device.speed
+        moved = elements * bytes_per_element * c.optimizer_passes
+        return (moved / rates_of(device, c).memory + c.step_launch_seconds) / device.speed
     return elements * per_element / device.speed
-
-
-def segment_seconds(
-    segment: Segment, device: DeviceKind, coefficients: ComputeCoefficients, micro: int, tp: int
-) -> float:
-    """Forward seconds of one segment, launch included."""
-    share = tp if "tensor" in segment.split else 1
-    flops, bytes_ = segment.flops * micro / share, segment.bytes_ * micro / share
-    busy = bytes_ / _memory_rate(device, coefficients)
-    if flops > 0.0:
-        intensity = segment.flops / max(segment.bytes_, 1.0) / share
-        reached = intensity / (intensity + coefficients.half_intensity)
-        busy = max(busy, flops / (matmul_rate(device, coefficients) * reached))
-    return busy + coefficients.launch_seconds
-
-
-def matmul_rate(device: DeviceKind, coefficients: ComputeCoefficients) -> float:
-    """FLOP/s that a wide matrix product of a real model reaches on this device."""
-    if device.matmul_tflops is not None:
-        return device.matmul_tflops * 1e12 * coefficients.matmul_fraction
-    if device.peak_tflops is not None:
-        return device.peak_tflops * 1e12 * coefficients.matmul_fraction_of_peak
-    raise _missing(device, "peak_tflops")
-
-
-def _memory_rate(device: DeviceKind, coefficients: ComputeCoefficients) -> float:
-    if device.memory_gbytes_s is None:
-        raise _missing(device, "memory_gbytes_s")
-    return device.memory_gbytes_s * 1e9 * coefficients.memory_fraction
-
-
-def _analytic(
-    block: Block, device: DeviceKind, calibration: Calibration, micro: int, tp: int
-) -> BlockTime:
-    coefficients = calibration.compute
-    segments = [part for part in block.inner if isinstance(part, Segment)]
-    forward = sum(segment_seconds(part, device, coefficients, micro, tp) for part in segments)
-    launches = coefficients.launch_seconds * len(segments)
-    backward = (forward - launches) * block.backward_over_forward + 2 * launches
-    return BlockTime(forward, backward)
-
-
-def _attention(
-    block: Block, device: DeviceKind, calibration: Calibration, micro: int, tp: int
-) -> float:
-    """What selective recomputation repeats: the attention core (Korthikanti et al., section 5)."""
-    return sum(
-        segment_seconds(part, device, calibration.compute, micro, tp)
-        for part in block.inner
-        if isinstance(part, Segment) and part.name == "attention"
-    )
-
-
-def _collectives(
-    block: Block, device: DeviceKind, calibration: Calibration, micro: int, tp: int
-) -> BlockTime:
-    """Tensor-parallel collectives of the block: rings over the links inside a node."""
-    if tp == 1:
-        return BlockTime(0.0, 0.0)
-    if device.link_gbytes_s is None:
-        raise _missing(device, "link_gbytes_s")
-    link = calibration.link("intra-node")
-    rate = link.bytes_per_second(device.link_gbytes_s * 1e9)
-    total = {"forward": 0.0, "backward": 0.0}
-    for part in block.inner:
-        if isinstance(part, Collective) and part.axis == "tensor":
-            rounds = 2 if part.op == "all_reduce" else 1
-            moved = rounds * (tp - 1) / tp * part.bytes_ * micro
-            latency = link.latency_seconds + rounds * (tp - 1) * link.step_seconds
-            total[part.direction] += moved / rate + latency
-    return BlockTime(total["forward"], total["backward"])
-
-
-def _missing(device: DeviceKind, figure: str) -> ConfigError:
-    return ConfigError(
-        f"device kind {device.name!r} has no {figure}",
-        where=f"device.{figure}",
-        why="the cost model needs it and the catalogue has no source for it",
-        next_step=f"give `{figure}` in the site's device entry",
-    )

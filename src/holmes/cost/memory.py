@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from holmes.errors import ConfigError
 from holmes.plan.layout import Layout, Recompute, Sharding
 from holmes.plan.plan import Plan
@@ -11,11 +13,18 @@ from holmes.workload.workload import Block, Workload
 MARGIN = 0.06
 """Fragmentation and small buffers, on top of what is counted."""
 RUNTIME_BYTES = 600_000_000
-"""A process without a model: libraries, device context, communicators (assumed; a CPU rank
-with torch alone measured 300-590 MiB)."""
+"""A process without a model: libraries, device context (assumed; a CPU rank with torch
+alone measured 300-590 MiB)."""
+COMMUNICATOR_BYTES = 600_000_000
+"""What NCCL holds on the device for each axis that a rank communicates on, and for the world:
+staging buffers of its channels. Chosen with the memory figures of GH200 runs at micro-batch 1."""
+HALF = 2
+"""Bytes of an element in half precision, which only accelerators compute in."""
 BOUNDARY_BUFFERS = 2
 """Boundary activations and gradients received ahead, per direction."""
 WHOLE_SHARE = 10 / 34
+GATHERED_LAYERS = 2
+"""Blocks whose parameters are whole at once when they are sharded: one computes, one arrives."""
 SHARDED_STATES: dict[str, tuple[bool, bool, bool]] = {
     "none": (False, False, False),
     "optimizer": (False, False, True),
@@ -25,12 +34,38 @@ SHARDED_STATES: dict[str, tuple[bool, bool, bool]] = {
 """Which of parameters, gradients and optimiser states are divided by dp (ZeRO 0 to 3)."""
 
 
+@dataclass(frozen=True)
+class MemoryParts:
+    """Peak bytes of one rank by what they are for."""
+
+    states: float
+    activations: float
+    working: float = 0.0
+    boundary: float = 0.0
+    exchange: float = 0.0
+    runtime: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """All of it, with the allocator's margin on what is counted."""
+        counted = self.states + self.activations + self.working + self.boundary + self.exchange
+        return int(counted * (1 + MARGIN) + self.runtime)
+
+
 def memory_bytes(plan: Plan) -> dict[int, int]:
     """Peak bytes of each logical rank."""
-    in_flight = schedule_of(plan).in_flight
     bytes_: dict[int, int] = {}
-    for stage in plan.stages:
-        each = stage_memory(
+    for stage, parts in zip(plan.stages, memory_parts(plan), strict=True):
+        for rank in stage.ranks:
+            bytes_[rank] = bytes_.get(rank, 0) + parts.total
+    return bytes_
+
+
+def memory_parts(plan: Plan) -> tuple[MemoryParts, ...]:
+    """The parts of each stage of a plan, for one of its ranks."""
+    in_flight = schedule_of(plan).in_flight
+    return tuple(
+        stage_parts(
             plan.workload,
             stage.blocks,
             stage.layout,
@@ -39,9 +74,32 @@ def memory_bytes(plan: Plan) -> dict[int, int]:
             plan.batch.micro,
             plan.recompute,
         )
-        for rank in stage.ranks:
-            bytes_[rank] = bytes_.get(rank, 0) + each
-    return bytes_
+        for stage in plan.stages
+    )
+
+
+def split_by_tokens(workload: Workload, context: int, sequence_parallel: bool) -> Workload:
+    """The model as a rank keeps it whose axes divide tokens.
+
+    The context axis divides all activations; with sequence parallelism no tensor rank
+    holds one whole.
+    """
+    if context == 1 and not sequence_parallel:
+        return workload
+
+    def part(block: Block) -> Block:
+        whole = dict.fromkeys(block.activation_bytes, 0.0)
+        if not sequence_parallel:
+            whole = {mode: kept / context for mode, kept in block.whole_activation_bytes.items()}
+        return replace(
+            block,
+            activation_bytes={m: kept / context for m, kept in block.activation_bytes.items()},
+            whole_activation_bytes=whole,
+            working_bytes=block.working_bytes / context,
+            output_bytes=block.output_bytes / context,
+        )
+
+    return replace(workload, blocks=tuple(part(block) for block in workload.blocks))
 
 
 def stage_memory(
@@ -53,7 +111,20 @@ def stage_memory(
     micro: int,
     recompute: Recompute,
 ) -> int:
-    """Peak bytes of one rank that holds the half-open range ``blocks``.
+    """Peak bytes of one rank that holds the half-open range ``blocks``; see :func:`stage_parts`."""
+    return stage_parts(workload, blocks, layout, sharding, in_flight, micro, recompute).total
+
+
+def stage_parts(
+    workload: Workload,
+    blocks: tuple[int, int],
+    layout: Layout,
+    sharding: Sharding,
+    in_flight: int,
+    micro: int,
+    recompute: Recompute,
+) -> MemoryParts:
+    """What one rank that holds the half-open range ``blocks`` needs at its peak.
 
     Args:
         in_flight: micro-batches held between forward and backward.
@@ -63,18 +134,45 @@ def stage_memory(
         ConfigError: no memory model for this sharding.
     """
     chosen = workload.blocks[blocks[0] : blocks[1]]
-    states = _states(workload, chosen, layout, sharding)
-    kept = sum(_activations(block, layout.tp, recompute) for block in chosen) * micro * in_flight
-    working = _working_set(chosen, layout.tp, recompute, micro)
+    kept = sum(_activations(block, layout.tp, recompute) for block in chosen)
     before = workload.blocks[blocks[0] - 1].output_bytes if blocks[0] > 0 else 0.0
     after = chosen[-1].output_bytes if blocks[1] < len(workload.blocks) else 0.0
-    boundary = BOUNDARY_BUFFERS * (before + after) * micro
-    exchange = 0.0
-    if layout.dp > 1:
-        largest = max(block.parameters for block in chosen) / layout.tp
-        exchange = largest * (workload.gradient_bytes + workload.parameter_bytes)
-    counted = states + kept + working + boundary + exchange
-    return int(counted * (1 + MARGIN)) + RUNTIME_BYTES
+    return MemoryParts(
+        states=_states(workload, chosen, layout, sharding),
+        activations=kept * micro * in_flight,
+        working=_working_set(chosen, layout.tp, recompute, micro),
+        boundary=BOUNDARY_BUFFERS * (before + after) * micro,
+        exchange=_exchange(workload, chosen, layout, sharding),
+        runtime=_runtime(workload, layout),
+    )
+
+
+def _runtime(workload: Workload, layout: Layout) -> float:
+    """The process, and on an accelerator the buffers of its communicators."""
+    if workload.compute_bytes > HALF:
+        return RUNTIME_BYTES
+    axes = sum(degree > 1 for degree in (layout.tp, layout.pp, layout.dp, layout.cp))
+    return RUNTIME_BYTES + COMMUNICATOR_BYTES * (axes + (axes > 0))
+
+
+def _exchange(
+    workload: Workload, blocks: tuple[Block, ...], layout: Layout, sharding: Sharding
+) -> float:
+    """Buffers of the gradient exchange.
+
+    Of sharded parameters the token table and the head stay whole through a step (they
+    belong to the root of the model), with their gradients, and so do the blocks that
+    compute and arrive.
+    """
+    if layout.dp == 1:
+        return 0.0
+    p, g = workload.parameter_bytes, workload.gradient_bytes
+    largest = max(block.parameters for block in blocks) / layout.tp
+    if sharding != "parameters":
+        return largest * (g + p)
+    root = sum(block.parameters for block in blocks if block.kind != "transformer") / layout.tp
+    layer = max((b.parameters for b in blocks if b.kind == "transformer"), default=0) / layout.tp
+    return root * 2 * p + layer * (GATHERED_LAYERS * p + p + g)
 
 
 def _states(
@@ -88,15 +186,14 @@ def _states(
             where="parallel.sharding",
             why="known: " + ", ".join(SHARDED_STATES),
         ) from None
-    sizes = (workload.parameter_bytes, workload.gradient_bytes, workload.optimizer_bytes)
+    sizes = [workload.parameter_bytes, workload.gradient_bytes, workload.optimizer_bytes]
+    if sharding == "parameters" and workload.optimizer_bytes > 2 * workload.gradient_bytes:
+        sizes[0] = 0  # The optimiser's master copy is the only one; a gather makes the narrow one.
     parameters = sum(block.parameters for block in blocks) / layout.tp
     per_element = sum(
         size / (layout.dp if divided else 1) for size, divided in zip(sizes, split, strict=True)
     )
-    gathered = 0.0
-    if sharding == "parameters":
-        gathered = max(block.parameters for block in blocks) / layout.tp * sizes[0]
-    return parameters * per_element + gathered
+    return parameters * per_element
 
 
 def _working_set(blocks: tuple[Block, ...], tp: int, recompute: Recompute, micro: int) -> float:
@@ -107,17 +204,18 @@ def _working_set(blocks: tuple[Block, ...], tp: int, recompute: Recompute, micro
             again = _activations(block, tp, "none") - _activations(block, tp, recompute)
             most = max(most, again)
         if block.kind == "head":
-            most = max(most, block.output_bytes / tp)
+            most = max(most, (block.working_bytes or block.output_bytes) / tp)
     return most * micro
 
 
 def _activations(block: Block, tp: int, recompute: Recompute) -> float:
     """What a tensor rank keeps of a block for one sample (Korthikanti et al. 2022, equation 2).
 
-    Without sequence parallelism, 10 of the 34 sbh of a layer (the inputs around norms and
-    dropouts) are held whole by every tensor rank; attention scores and the rest divide. The
-    one input that full recomputation keeps is whole.
+    Where a block does not say what each tensor rank holds whole: 10 of the 34 sbh of a
+    layer (the inputs around norms and dropouts), and the input that full recomputation keeps.
     """
+    if block.whole_activation_bytes:
+        return block.activation_bytes_on_rank(recompute, tp)
     kept = block.activation_bytes[recompute]
     if block.kind == "head":
         return kept / tp

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from holmes.cost.calibration import BlockTime, Calibration
 from holmes.cost.compute import block_seconds, optimizer_seconds
-from holmes.cost.network import Network, Rates
+from holmes.cost.execution import PLAIN, Execution, TensorLink
+from holmes.cost.network import GBIT, Network, Rates
 from holmes.hardware.catalogue import DeviceKind, resolve
 from holmes.hardware.topology import DeviceSlot, Topology
 from holmes.plan.layout import Recompute
@@ -21,13 +22,15 @@ class CostModel:
     """Costs of one workload on one site under one calibration.
 
     ``rates`` replaces the site's NIC and link rates (see
-    :data:`holmes.cost.network.Rates`), as a rehearsal does.
+    :data:`holmes.cost.network.Rates`), as a rehearsal does. ``execution`` is how the
+    training software runs a block; its ``width`` comes from the workload.
     """
 
     topology: Topology
     workload: Workload
     calibration: Calibration
     rates: Rates | None = None
+    execution: Execution = field(default=PLAIN, kw_only=True)
 
     @cached_property
     def _times(self) -> dict[tuple[object, ...], BlockTime]:
@@ -55,20 +58,50 @@ class CostModel:
         micro: int,
         tp: int = 1,
         recompute: Recompute = "none",
+        *,
+        sequence_parallel: bool | None = None,
     ) -> BlockTime:
         """Seconds of one block for one micro-batch of ``micro`` samples on a device.
+
+        Args:
+            sequence_parallel: wins over the one of ``execution``.
 
         Raises:
             ConfigError: the catalogue lacks a figure that is needed.
         """
-        key = (block_index, slot.node.index, micro, tp, recompute)
+        block = self.workload.blocks[block_index]
+        # Equal blocks share their inner program, and nodes of a group their devices.
+        key = (
+            block.kind,
+            id(block.inner),
+            id(slot.node.group),
+            micro,
+            tp,
+            recompute,
+            sequence_parallel,
+        )
         found = self._times.get(key)
         if found is None:
-            block = self.workload.blocks[block_index]
+            how = self._how(slot, tp, sequence_parallel)
             kind = self.device(slot)
-            found = block_seconds(block, kind, self.calibration, micro, tp, recompute)
+            found = block_seconds(block, kind, self.calibration, micro, tp, recompute, how)
             self._times[key] = found
         return found
+
+    def _how(self, slot: DeviceSlot, tp: int, sequence_parallel: bool | None) -> Execution:
+        how = replace(self.execution, width=self.workload.compute_bytes)
+        if sequence_parallel is not None:
+            how = replace(how, sequence_parallel=sequence_parallel)
+        if tp > slot.node.device.count:
+            how = replace(how, tensor_link=self._between_nodes(slot))
+        return how
+
+    def _between_nodes(self, slot: DeviceSlot) -> TensorLink:
+        """A tensor group that leaves its node: a ring over all fast cards of the node."""
+        nic = max(slot.node.group.nics, key=lambda nic: nic.total_gbit_s)
+        link = self.calibration.link(nic.kind.value)
+        rate = link.bytes_per_second(nic.total_gbit_s * GBIT)
+        return TensorLink(rate, link.latency_seconds, link.step_seconds)
 
     def blocks_time(
         self,

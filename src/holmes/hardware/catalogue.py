@@ -20,6 +20,8 @@ from holmes.hardware.yaml_reader import read_yaml
 DATA = Path(__file__).parent / "data"
 FIGURES = (
     "matmul_tflops",
+    "matmul_fp8_tflops",
+    "multiprocessors",
     "memory_gb",
     "memory_gbytes_s",
     "link_gbytes_s",
@@ -35,6 +37,8 @@ class DeviceKind:
     ``peak_tflops`` is the dense half-precision peak (bf16, else fp16, else
     fp32: see ``peak_precision``); ``matmul_tflops`` the best matmul measured at
     that precision; ``memory_gb`` 10^9 bytes; rates in GB/s, links per direction.
+    ``multiprocessors`` share the tiles of a matrix product. ``in_switch_reduction``
+    says that the switch between the devices of a full node adds what they send.
     ``sources`` says for each figure where it comes from.
     """
 
@@ -43,6 +47,8 @@ class DeviceKind:
     peak_tflops: float | None = None
     peak_precision: str | None = None
     matmul_tflops: float | None = None
+    matmul_fp8_tflops: float | None = None
+    multiprocessors: float | None = None
     memory_gb: float | None = None
     memory_gbytes_s: float | None = None
     link_gbytes_s: float | None = None
@@ -51,6 +57,7 @@ class DeviceKind:
     conditions: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     assumed: frozenset[str] = frozenset()
+    in_switch_reduction: bool = False
     speed: float = 1.0
     """Relative speed of the site's entry; times divide by it."""
 
@@ -133,6 +140,7 @@ def _kind(name: str) -> DeviceKind:
         peak_precision=precision,
         peaks=MappingProxyType(peaks),
         conditions=entry.get("conditions", ""),
+        in_switch_reduction=bool(entry.get("in_switch_reduction", False)),
         sources=MappingProxyType(sources),
         assumed=frozenset(entry.get("assumed", {})),
         **values,

@@ -40,8 +40,8 @@ def _auto(value: Any) -> Any:
 class Job(Section):
     """One training job.
 
-    ``model`` holds ``family`` (default gpt) and ``preset`` or sizes; the model
-    family checks the sizes. ``site`` is a path, a catalogue name or a whole site.
+    ``model`` holds ``family`` (default: that of the preset, else gpt) and ``preset`` or
+    sizes; the model family checks the sizes. ``site`` is a path, a catalogue name or a whole site.
     """
 
     name: Name = "run"
@@ -68,12 +68,7 @@ class Job(Section):
                 raise ValueError(f"`{shown(key)}` should be a number of at most 1e15")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"`{shown(key)}` should be finite")
-        return {"family": "gpt", **model}
-
-    @property
-    def family(self) -> str:
-        """The model family, a folder of ``models/``."""
-        return str(self.model["family"])
+        return model
 
     def wishes(self) -> Wishes:
         """What the user fixed: the placement's bundle, with keys of `parallel` over it."""

@@ -1,18 +1,25 @@
 """Model families by name. A new family is one folder and one line here. No torch.
 
-A family is a package with two modules: ``describe`` (torch-free) and ``model``.
+A family is a package with three modules: ``describe`` (torch-free), ``model`` and
+``sharding``. One without ``model`` can be planned, not trained. The names of a family's
+presets start with its own.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from holmes.errors import ConfigError, suggestion
 from holmes.workload import Workload
 
-FAMILIES: dict[str, str] = {"gpt": "holmes.models.gpt"}
+FAMILIES: dict[str, str] = {
+    "gpt": "holmes.models.gpt",
+    "llama": "holmes.models.llama",
+    "mixtral": "holmes.models.mixtral",
+}
 
 
 class Describe(Protocol):
@@ -28,12 +35,14 @@ class Describe(Protocol):
 
 
 def family_of(spec: Mapping[str, Any]) -> str:
-    """The family that a job's `model:` names; ``gpt`` when it names none.
+    """The family that a job's `model:` names; else that of its preset; else ``gpt``.
 
     Raises:
         ConfigError: for a family that does not exist.
     """
-    family = spec.get("family", "gpt")
+    family = spec.get("family")
+    if family is None:
+        family = _family_of_preset(spec.get("preset")) or "gpt"
     if family not in FAMILIES:
         near = suggestion(str(family), FAMILIES)
         raise ConfigError(
@@ -51,10 +60,43 @@ def describe(family: str) -> Describe:
 
 
 def model_module(family: str) -> Any:
-    """The ``model`` module of a family; needs torch."""
-    return importlib.import_module(f"{FAMILIES[family]}.model")
+    """The ``model`` module of a family; needs torch.
+
+    Raises:
+        ConfigError: the family is described for planning only.
+    """
+    return _trained(family, "model")
 
 
 def sharding_module(family: str) -> Any:
-    """The ``sharding`` module of a family: what decays, what is tied, what splits."""
-    return importlib.import_module(f"{FAMILIES[family]}.sharding")
+    """The ``sharding`` module of a family: what decays, what is tied, what splits.
+
+    Raises:
+        ConfigError: the family is described for planning only.
+    """
+    return _trained(family, "sharding")
+
+
+def _trained(family: str, module: str) -> Any:
+    name = f"{FAMILIES[family]}.{module}"
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(
+            f"models of the family {family} can be planned, not trained",
+            where="model.family",
+            why="it is described, and has no torch model here",
+            next_step="use a family that trains: "
+            + ", ".join(f for f, p in FAMILIES.items() if importlib.util.find_spec(f"{p}.model")),
+        )
+    return importlib.import_module(name)
+
+
+def _family_of_preset(preset: object) -> str | None:
+    """The family whose name a preset's starts with, or that has the nearest preset."""
+    if not isinstance(preset, str):
+        return None
+    word = preset.lower()
+    for family in FAMILIES:
+        if word.startswith(family):
+            return family
+    homes = {name: family for family in FAMILIES for name in describe(family).PRESETS}
+    return homes.get(suggestion(word, homes) or "")

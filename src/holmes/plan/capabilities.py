@@ -15,6 +15,7 @@ class Capabilities:
     Attributes:
         axes: axes that may have a degree above one.
         virtual_stages: the most stages that one rank may hold.
+        experts: whether layers may be mixtures of experts.
     """
 
     axes: frozenset[Axis]
@@ -22,6 +23,7 @@ class Capabilities:
     shardings: frozenset[Sharding]
     recompute: frozenset[Recompute]
     virtual_stages: int = 1
+    experts: bool = False
 
 
 def refusals(plan: Plan, capabilities: Capabilities) -> list[str]:
@@ -49,4 +51,6 @@ def refusals(plan: Plan, capabilities: Capabilities) -> list[str]:
         found.append(f"sharding: {plan.sharding}")
     if plan.recompute not in capabilities.recompute:
         found.append(f"recompute: {plan.recompute}")
+    if plan.workload.experts and not capabilities.experts:
+        found.append(f"mixtures of {plan.workload.experts} experts")
     return found

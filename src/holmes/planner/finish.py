@@ -37,12 +37,14 @@ def finish(
 def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
     calibration = pricing.cost.calibration
     seconds = pricing.seconds(draft)
+    slots = pricing.cost.topology.devices
+    interval = calibration.interval_on(pricing.cost.device(slot).name for slot in slots)
     samples = plan.batch.global_ / seconds
     tflops = plan.workload.flops_per_sample() * samples / plan.world_size / 1e12
     return Predicted(
         step_seconds=seconds,
-        low=seconds * (1 - calibration.interval),
-        high=seconds * (1 + calibration.interval),
+        low=seconds * (1 - interval),
+        high=seconds * (1 + interval),
         tflops_per_device=tflops,
         samples_per_second=samples,
         memory_bytes=memory_bytes(plan),

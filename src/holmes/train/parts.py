@@ -15,7 +15,7 @@ from holmes.data.prepare import prepare
 from holmes.data.tokens import Tokens, open_tokens
 from holmes.errors import ConfigError
 from holmes.job.job import Job
-from holmes.models.registry import describe, model_module, sharding_module
+from holmes.models.registry import describe, family_of, model_module, sharding_module
 from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.assemble import StageModel, real_engine, stage_of, virtual_engine
 from holmes.runtime.pipeline.interpreter import Interpreter
@@ -54,8 +54,9 @@ def build_parts(assignment: Assignment, groups: Groups) -> Parts:
 
 def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
     job, plan = assignment.job, assignment.plan
-    module, config = model_module(job.family), describe(job.family).config_from(job.model)
-    sharding = sharding_module(job.family)
+    family = family_of(job.model)
+    module, config = model_module(family), describe(family).config_from(job.model)
+    sharding = sharding_module(family)
     stage = stage_of(plan, groups.rank)
     blocks = module.build_blocks(
         config,

@@ -9,11 +9,13 @@ from typing import Any
 
 from holmes.cost.calibration import DEFAULT, LAB, BlockTime, Calibration
 from holmes.cost.links import LinkTiming
+from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
 from holmes.job.resolve import ResolvedJob
 from holmes.models.registry import describe, family_of
 from holmes.plan.capabilities import Capabilities
 from holmes.planner.request import PlanRequest
+from holmes.runtime.capabilities import CAPABILITIES
 from holmes.schedule.instruction import Op
 from holmes.workload.workload import Workload
 
@@ -27,12 +29,28 @@ def on_cpu(resolved: ResolvedJob) -> bool:
 
 
 def runnable(resolved: ResolvedJob, *, on_gpu: bool) -> ResolvedJob:
-    """The job with a precision that a run can have: ``auto`` is bf16 on GPUs, else fp32."""
+    """The job with a precision that a run can have: ``auto`` is bf16 on GPUs, else fp32.
+
+    Raises:
+        ConfigError: the model is not one, or one that no run here can have.
+    """
+    _check_blocks(workload_of(resolved), CAPABILITIES)
     train = resolved.job.train
     if train.precision != "auto":
         return resolved
     chosen = train.model_copy(update={"precision": "bf16" if on_gpu else "fp32"})
     return replace(resolved, job=resolved.job.model_copy(update={"train": chosen}))
+
+
+def _check_blocks(workload: Workload, capabilities: Capabilities) -> None:
+    """Refuse a model whose layers are beyond the runtime, before anything is started."""
+    if workload.experts and not capabilities.experts:
+        raise ConfigError(
+            f"a model with {workload.experts} experts per layer can be planned, not trained",
+            where="model",
+            why="the runtime has no expert blocks",
+            next_step="use `holmes plan`, or a model without experts",
+        )
 
 
 def workload_of(resolved: ResolvedJob) -> Workload:
@@ -56,12 +74,18 @@ def request_of(
     calibration: Calibration | None = None,
     rates: Mapping[Any, float] | None = None,
 ) -> PlanRequest:
-    """The question to the planner."""
-    job = resolved.job
+    """The question to the planner.
+
+    Raises:
+        ConfigError: the model is not one, or lies beyond the capabilities.
+    """
+    job, workload = resolved.job, workload_of(resolved)
+    if capabilities is not None:
+        _check_blocks(workload, capabilities)
     return PlanRequest(
         name=job.name,
         site=resolved.site,
-        workload=workload_of(resolved),
+        workload=workload,
         global_batch=job.batch.global_,
         micro_batch=job.batch.micro,
         wishes=job.wishes(),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from holmes.data.batches import BatchPlan
 from holmes.job.job import Job
-from holmes.models.registry import describe, model_module, sharding_module
+from holmes.models.registry import describe, family_of, model_module, sharding_module
 from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
 from holmes.train.learning_rate import learning_rate
 from holmes.train.settings import dtype_of
@@ -48,9 +48,10 @@ def train_reference(
         microbatch_order: the order in which backward passes add to the gradients.
         on_step: told the number of steps done.
     """
-    module = model_module(job.family)
-    config = describe(job.family).config_from(job.model)
-    sharding = sharding_module(job.family)
+    family = family_of(job.model)
+    module = model_module(family)
+    config = describe(family).config_from(job.model)
+    sharding = sharding_module(family)
     blocks = module.build_blocks(
         config, 0, config.blocks, seed=job.train.seed, dtype=dtype_of(job.train.precision)
     )

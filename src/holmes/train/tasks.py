@@ -17,7 +17,7 @@ import torch
 
 from holmes.job.job import Job
 from holmes.launch.context import RankContext
-from holmes.models.registry import describe, model_module, sharding_module
+from holmes.models.registry import describe, family_of, model_module, sharding_module
 from holmes.runtime.checkpoint.read import read_checkpoint
 from holmes.runtime.groups import GroupOptions, Groups, Rendezvous, open_groups
 from holmes.runtime.pipeline.pace import Pace
@@ -120,7 +120,8 @@ PROFILED_LAYERS = 3
 
 def short_model(job: Job, micro: int) -> tuple[TorchStage, list[str], MicroBatch]:
     """A model of the job's blocks but few layers, the kinds of its blocks, and a micro-batch."""
-    module, config = model_module(job.family), describe(job.family).config_from(job.model)
+    family = family_of(job.model)
+    module, config = model_module(family), describe(family).config_from(job.model)
     dtype = dtype_of(job.train.precision)
     layers = min(PROFILED_LAYERS, config.layers)
     blocks = [
@@ -150,7 +151,8 @@ def compare_with_reference(
     """Train the plain reference in this process and compare a checkpoint with it."""
     given = Assignment.from_json(assignment)
     torch.set_num_threads(1)
-    config = describe(given.job.family).config_from(given.job.model)
+    family = family_of(given.job.model)
+    config = describe(family).config_from(given.job.model)
     batches, _ = open_data(given, config)
     context.report({"phase": "plain single-process run"})
     reference = train_reference(
@@ -165,7 +167,7 @@ def compare_with_reference(
     stored = read_checkpoint(Path(checkpoint)).tensors
     prefix = "parameters/"
     parameters = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
-    zero = sharding_module(given.job.family).zero_gradient_parameters(config)
+    zero = sharding_module(family).zero_gradient_parameters(config)
     return {
         **compare_parameters(reference.parameters, parameters, zero),
         "reference_losses": list(reference.losses),

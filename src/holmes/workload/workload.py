@@ -2,50 +2,38 @@
 
 All counts are for the unsharded block. FLOPs and bytes are per sample (one
 sequence); parameters are elements. Collectives name the axis they run on and
-vanish when that axis has degree one.
+vanish when that axis has degree one. A pipeline may cut the chain between any two
+blocks; what crosses the cut is the ``output_bytes`` of the block before it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from holmes.workload.segments import Collective, Segment, with_sequence_parallelism
+
+__all__ = ["Block", "BlockKind", "Collective", "RecomputeMode", "Segment", "Workload"]
+
 BlockKind = Literal["embedding", "transformer", "head"]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of computing inside a block.
-
-    ``flops`` are forward FLOPs per sample (multiply and add count as two).
-    ``bytes_`` are bytes read and written from device memory per sample.
-    ``split`` tells which axes divide the work.
-    """
-
-    name: str
-    flops: float
-    bytes_: float
-    split: tuple[str, ...] = ("tensor",)
-
-
-@dataclass(frozen=True)
-class Collective:
-    """A collective inside a block: ``bytes_`` per sample at full (unsharded) size."""
-
-    op: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "ring"]
-    axis: Literal["tensor", "context", "expert"]
-    bytes_: float
-    direction: Literal["forward", "backward"]
+RecomputeMode = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True)
 class Block:
     """One block of the chain; a pipeline stage is a contiguous range of blocks.
 
-    ``activation_bytes`` is what one sample keeps between forward and backward,
-    by recomputation mode (none, selective, full). ``output_bytes`` is the
-    boundary activation of one sample, what a stage sends on.
+    Attributes:
+        activation_bytes: what one sample keeps between forward and backward, by
+            recomputation mode (none, selective, full).
+        output_bytes: the boundary activation of one sample, what a stage sends on.
+        whole_activation_bytes: by mode, the part of ``activation_bytes`` that each tensor
+            rank keeps whole without sequence parallelism. Empty: not described.
+        working_bytes: most bytes per sample that the block needs for a moment beyond
+            what it keeps, split like its products (the logits' gradient, in a head).
+        whole_parameters: the part of ``parameters`` that the tensor axis does not divide.
+        expert_parameters: the part of ``parameters`` that the expert axis divides.
     """
 
     name: str
@@ -56,6 +44,10 @@ class Block:
     activation_bytes: dict[str, float]
     output_bytes: float
     backward_over_forward: float = 2.0
+    whole_activation_bytes: dict[str, float] = field(default_factory=dict)
+    working_bytes: float = 0.0
+    whole_parameters: int = 0
+    expert_parameters: int = 0
 
     @cached_property
     def flops_forward(self) -> float:
@@ -67,6 +59,39 @@ class Block:
         """Backward FLOPs of one sample, recomputation not included."""
         return self.flops_forward * self.backward_over_forward
 
+    def flops_recomputed(self, recompute: RecomputeMode) -> float:
+        """Forward FLOPs of one sample that the backward repeats first.
+
+        A block that keeps as much under full recomputation as without has nothing to repeat.
+        """
+        if recompute == "full":
+            kept = self.activation_bytes
+            return self.flops_forward if kept["full"] < kept["none"] else 0.0
+        if recompute == "none":
+            return 0.0
+        return sum(p.flops * p.selective for p in self.inner if isinstance(p, Segment))
+
+    def program(self, sequence_parallel: bool = False) -> tuple[Segment | Collective, ...]:
+        """The inner program, with the collectives of the chosen way to split."""
+        return with_sequence_parallelism(self.inner) if sequence_parallel else self.inner
+
+    def activation_bytes_on_rank(
+        self,
+        recompute: RecomputeMode = "none",
+        tp: int = 1,
+        cp: int = 1,
+        sequence_parallel: bool = False,
+    ) -> float:
+        """What one rank keeps for one sample (Korthikanti et al. 2022, equations 1, 2 and 4)."""
+        kept = self.activation_bytes[recompute]
+        whole = 0.0 if sequence_parallel else self.whole_activation_bytes.get(recompute, 0.0)
+        return (whole + (kept - whole) / tp) / cp
+
+    def parameters_on_rank(self, tp: int = 1, ep: int = 1) -> float:
+        """Parameters that one rank holds."""
+        split = self.parameters - self.whole_parameters - self.expert_parameters
+        return self.whole_parameters + split / tp + self.expert_parameters / (tp * ep)
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -76,6 +101,10 @@ class Workload:
     elements (embedding and head), or is None. The shared weight is counted in
     ``parameters`` of *both* blocks, since each stage holds a copy; use
     :attr:`parameters` for the size of the model.
+
+    ``key_heads`` are the heads of keys and values (0: as many as ``heads``);
+    ``compute_bytes`` is the width of an element in matrix products; ``attention`` says
+    whether the counts are those of a fused or an unfused core; ``experts`` of a layer, or 0.
     """
 
     name: str
@@ -90,6 +119,10 @@ class Workload:
     optimizer_bytes: int = 8
     tied: tuple[int, int] | None = None
     tied_parameters: int = 0
+    key_heads: int = 0
+    compute_bytes: int = 4
+    attention: Literal["fused", "unfused"] = "fused"
+    experts: int = 0
 
     @property
     def parameters(self) -> int:
@@ -99,3 +132,7 @@ class Workload:
     def flops_per_sample(self) -> float:
         """Forward and backward FLOPs of one sample, without recomputation."""
         return sum(block.flops_forward + block.flops_backward for block in self.blocks)
+
+    def flops_recomputed(self, recompute: RecomputeMode) -> float:
+        """Forward FLOPs of one sample that recomputation adds."""
+        return sum(block.flops_recomputed(recompute) for block in self.blocks)

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from holmes.errors import ConfigError, suggestion
+from holmes.models.common.shape import Attention
+from holmes.models.common.sizes import (
+    check_choices,
+    check_flags,
+    check_heads,
+    check_sizes,
+    config_of,
+    gated_width,
+    preset_in,
+)
 
 Mlp = Literal["gelu", "swiglu"]
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layernorm", "rmsnorm"]
 
-LARGEST = {
-    "layers": 10_000,
-    "hidden": 1_000_000,
-    "heads": 100_000,
-    "sequence": 10_000_000,
-    "vocabulary": 10_000_000,
-    "ffn": 10_000_000,
-}
-"""Bounds that catch a slipped digit; nothing near them has been trained."""
-
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[Any, ...]] = {
     "mlp": get_args(Mlp),
     "positions": get_args(Positions),
     "norm": get_args(Norm),
+    "attention": (*get_args(Attention), None),
 }
 
 
@@ -46,6 +46,8 @@ class GptConfig:
         tied: the head uses the token table.
         bias: biases on linear layers and on layer norms.
         norm: ``layernorm`` or ``rmsnorm`` (which never has a bias).
+        attention: ``fused`` or ``unfused`` (scores pass through memory). None means
+            unfused in the ``mixed`` account of Megatron-LM's published runs, else fused.
 
     Raises:
         ConfigError: naming the key, when a size is impossible.
@@ -62,30 +64,13 @@ class GptConfig:
     tied: bool = True
     bias: bool = True
     norm: Norm = "layernorm"
+    attention: Attention | None = None
 
     def __post_init__(self) -> None:
-        for key, largest in LARGEST.items():
-            _check_size(key, getattr(self, key), largest)
-        for key, allowed in CHOICES.items():
-            _check_choice(key, getattr(self, key), allowed)
-        for key in ("tied", "bias"):
-            if not isinstance(getattr(self, key), bool):
-                raise _wrong(key, getattr(self, key), "must be true or false")
-        if self.hidden % self.heads:
-            raise ConfigError(
-                f"{self.heads} attention heads do not divide the hidden size {self.hidden}",
-                where="model.heads",
-                why="every head takes hidden / heads features",
-                next_step=f"use a divisor of {self.hidden}, "
-                f"e.g. heads={_nearest_divisor(self.hidden, self.heads)}",
-            )
-        if self.positions == "rotary" and self.head_size % 2:
-            raise ConfigError(
-                f"rotary positions need an even head size, this one is {self.head_size}",
-                where="model.heads",
-                why="angles rotate pairs of features",
-                next_step="choose heads so that hidden / heads is even, or positions=learned",
-            )
+        check_sizes(self)
+        check_choices(self, CHOICES)
+        check_flags(self, ("tied", "bias"))
+        check_heads(self.hidden, self.heads, rotary=self.positions == "rotary")
 
     @property
     def head_size(self) -> int:
@@ -97,7 +82,7 @@ class GptConfig:
         """Width of the MLP's inner layer."""
         if self.ffn is not None:
             return self.ffn
-        return 4 * self.hidden if self.mlp == "gelu" else -(-8 * self.hidden // 3 // 64) * 64
+        return 4 * self.hidden if self.mlp == "gelu" else gated_width(self.hidden)
 
     @property
     def blocks(self) -> int:
@@ -105,48 +90,12 @@ class GptConfig:
         return self.layers + 2
 
 
-def _check_size(key: str, value: object, largest: int) -> None:
-    if key == "ffn" and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong(key, value, "must be a whole number")
-    if not 1 <= value <= largest:
-        raise _wrong(key, value, f"must lie between 1 and {largest}")
-
-
-def _check_choice(key: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value in allowed:
-        return
-    near = suggestion(str(value), allowed)
-    raise ConfigError(
-        f"model.{key} is {_short(value)}",
-        where=f"model.{key}",
-        why="must be one of " + ", ".join(allowed),
-        next_step=f"did you mean {near!r}?" if near else None,
-    )
-
-
-def _wrong(key: str, value: object, rule: str) -> ConfigError:
-    return ConfigError(f"model.{key} is {_short(value)}", where=f"model.{key}", why=rule)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _nearest_divisor(number: int, wish: int) -> int:
-    divisors = {
-        d
-        for low in range(1, int(number**0.5) + 1)
-        if number % low == 0
-        for d in (low, number // low)
-    }
-    return min(divisors, key=lambda divisor: (abs(divisor - wish), divisor))
-
-
 def _megatron(layers: int, hidden: int, heads: int) -> GptConfig:
     return GptConfig(layers, hidden, heads, sequence=2048, vocabulary=51200)
+
+
+def _one_node(layers: int, hidden: int) -> GptConfig:
+    return GptConfig(layers, hidden, heads=16, sequence=1024, vocabulary=50257)
 
 
 PRESETS: dict[str, GptConfig] = {
@@ -160,11 +109,13 @@ PRESETS: dict[str, GptConfig] = {
     "gpt-350m": GptConfig(24, 1024, 16, sequence=1024, vocabulary=50257),
     "gpt-760m": GptConfig(24, 1536, 16, sequence=2048, vocabulary=50257),
     "gpt-1.3b": GptConfig(24, 2048, 16, sequence=2048, vocabulary=50257),
-    # Narayanan et al. 2021 (Megatron-LM, SC21), table 1; gpt-175b from its section 5.
+    # Narayanan et al. 2021 (Megatron-LM, SC21), table 1; gpt-175b from its section 5;
+    # gpt-22b from Korthikanti et al. 2022, table 3.
     "gpt-1.7b": _megatron(24, 2304, 24),
     "gpt-3.6b": _megatron(30, 3072, 32),
     "gpt-7.5b": _megatron(36, 4096, 32),
     "gpt-18b": _megatron(40, 6144, 48),
+    "gpt-22b": _megatron(48, 6144, 64),
     "gpt-39b": _megatron(48, 8192, 64),
     "gpt-76b": _megatron(60, 10240, 80),
     "gpt-145b": _megatron(80, 12288, 96),
@@ -172,9 +123,16 @@ PRESETS: dict[str, GptConfig] = {
     "gpt-310b": _megatron(96, 16384, 128),
     "gpt-530b": _megatron(105, 20480, 128),
     "gpt-1t": _megatron(128, 25600, 160),
+    # The one-node models of vTrain (Bang et al. 2024), by layers and width.
+    "gpt-l12h2048": _one_node(12, 2048),
+    "gpt-l16h1024": _one_node(16, 1024),
+    "gpt-l16h2048": _one_node(16, 2048),
+    "gpt-l20h1024": _one_node(20, 1024),
+    "gpt-l24h2048": _one_node(24, 2048),
+    # GPT-Neo's width and depth with the heads and vocabulary that Sailor measured
+    # (Strati et al. 2025); the published model has 20 heads and 50257 tokens.
+    "gpt-neo-2.7b": GptConfig(32, 2560, 32, sequence=2048, vocabulary=128256),
 }
-
-REQUIRED = ("layers", "hidden", "heads", "sequence", "vocabulary")
 
 
 def preset_named(name: str) -> GptConfig:
@@ -183,51 +141,13 @@ def preset_named(name: str) -> GptConfig:
     Raises:
         ConfigError: with the nearest known name.
     """
-    config = PRESETS.get(name.lower())
-    if config is not None:
-        return config
-    near = suggestion(name.lower(), PRESETS)
-    raise ConfigError(
-        f"no model preset is named {name!r}",
-        where="model.preset",
-        why="presets are " + ", ".join(PRESETS),
-        next_step=f"did you mean {near!r}?" if near else None,
-    )
+    return preset_in(PRESETS, name)
 
 
 def config_from(spec: Mapping[str, Any] | str) -> GptConfig:
-    """The configuration that a job's `model:` asks for.
-
-    Args:
-        spec: a preset name, or ``preset`` and sizes that override it, or all sizes.
-            The key ``family`` is the caller's and is passed over.
+    """The configuration that a job's `model:` asks for, see :func:`config_of`.
 
     Raises:
         ConfigError: for an unknown key or preset, a missing or impossible size.
     """
-    given: dict[str, Any] = {"preset": spec} if isinstance(spec, str) else dict(spec)
-    given.pop("family", None)
-    known = [field.name for field in fields(GptConfig)]
-    for key in given:
-        if key not in (*known, "preset"):
-            near = suggestion(str(key), [*known, "preset"])
-            raise ConfigError(
-                f"unknown key {_short(key)} for a gpt model",
-                where=f"model.{key}",
-                why="known keys: preset, " + ", ".join(known),
-                next_step=f"did you mean {near!r}?" if near else None,
-            )
-    name = given.pop("preset", None)
-    if name is None:
-        missing = [key for key in REQUIRED if key not in given]
-        if missing:
-            raise ConfigError(
-                "the model's size is not given: missing " + ", ".join(missing),
-                where="model",
-                next_step="name a preset, e.g. preset: gpt-10m, or give the missing sizes",
-            )
-        return GptConfig(**given)
-    if not isinstance(name, str):
-        raise _wrong("preset", name, "must be a name, e.g. gpt-10m")
-    base = preset_named(name)
-    return GptConfig(**{**{key: getattr(base, key) for key in known}, **given})
+    return config_of("gpt", GptConfig, PRESETS, spec)

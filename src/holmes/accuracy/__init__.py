@@ -1,0 +1,1 @@
+"""Measured runs against predictions: read tables, predict rows, score, and fit to them."""

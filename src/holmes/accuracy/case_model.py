@@ -1,0 +1,97 @@
+"""The model of a case as a Workload, from the sizes in its row and published shapes by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from holmes.accuracy.table import Case
+from holmes.models.common.describe import decoder_workload
+from holmes.models.common.shape import DecoderShape
+from holmes.workload.workload import Workload
+
+PADDED_TO = 128
+"""Rows of the token table per tensor rank, as Megatron-LM pads them."""
+GATED = ("llama", "mistral", "qwen", "mixtral")
+"""Families with gated MLPs, rotary positions, no biases, an own head, and fused attention."""
+PUBLISHED = {
+    # (hidden, layers, vocabulary): (MLP width, heads of keys)
+    (4096, 32, 128256): (14336, 8),
+    (8192, 80, 128256): (28672, 8),
+    (16384, 126, 128256): (53248, 8),
+    (2048, 16, 128256): (8192, 8),
+    (3072, 28, 128256): (8192, 8),
+    (4096, 32, 32000): (11008, 32),
+    (5120, 40, 32000): (13824, 40),
+    (6656, 60, 32000): (17920, 52),
+    (8192, 80, 32000): (28672, 8),
+}
+"""Llama 3.x 8B, 70B, 405B, 1B, 3B and Llama 2 7B, 13B, 30B, 70B (Hugging Face config.json)."""
+FP8_BYTES = 1
+
+
+def workload_of(case: Case) -> Workload:
+    """What the case's model costs.
+
+    GPTs are counted as Megatron-LM ran them: unfused attention with dropout (fused where the
+    row says so), a tied and padded token table. An fp8 run computes its products in fp8 and
+    keeps bf16 activations.
+    """
+    gated = any(name in case.model.lower() for name in GATED)
+    shape = _gated(case) if gated else _gpt(case)
+    found = decoder_workload(shape, "llama" if gated else "gpt", case.model)
+    if case.precision.startswith("fp8"):
+        found = replace(found, compute_bytes=FP8_BYTES)
+    return found
+
+
+def _gpt(case: Case) -> DecoderShape:
+    padded = PADDED_TO * case.tp
+    return DecoderShape(
+        layers=case.layers,
+        hidden=case.hidden,
+        heads=case.heads,
+        key_heads=case.heads,
+        sequence=case.sequence,
+        vocabulary=-(-case.vocabulary // padded) * padded,
+        inner=4 * case.hidden,
+        gated=False,
+        learned_positions=True,
+        tied=True,
+        bias=True,
+        layernorm=True,
+        attention="fused" if case.flash_attention else "unfused",
+        precision="mixed",
+        dropout=True,
+        statistics=False,
+        joined=True,
+    )
+
+
+def _gated(case: Case) -> DecoderShape:
+    sizes = (case.hidden, case.layers, case.vocabulary)
+    inner, key_heads = PUBLISHED.get(sizes, (_inner_of(case), case.heads))
+    return DecoderShape(
+        layers=case.layers,
+        hidden=case.hidden,
+        heads=case.heads,
+        key_heads=key_heads,
+        sequence=case.sequence,
+        vocabulary=case.vocabulary,
+        inner=inner,
+        gated=True,
+        learned_positions=False,
+        tied=False,
+        bias=False,
+        layernorm=False,
+        attention="fused",
+        precision="mixed",
+    )
+
+
+def _inner_of(case: Case) -> int:
+    """The MLP width that makes up the stated size, or 8/3 of the hidden size."""
+    h = case.hidden
+    if case.parameters_b is None:
+        return -(-8 * h // 3 // 64) * 64
+    rest = case.parameters_b * 1e9 - 2 * case.vocabulary * h - case.layers * 4 * h * h
+    return max(64, round(rest / (3 * h * case.layers) / 64) * 64)

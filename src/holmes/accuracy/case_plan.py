@@ -1,0 +1,169 @@
+"""A case as the Plan that ran: what a planned layout has, with nothing left to choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from holmes.accuracy.case_model import workload_of
+from holmes.accuracy.table import Case, UnusableRowError
+from holmes.cost.calibration import Calibration
+from holmes.cost.execution import Execution
+from holmes.cost.model import CostModel
+from holmes.errors import HolmesError
+from holmes.hardware.read import read_site
+from holmes.hardware.site import Cluster, NodeGroup, Site
+from holmes.hardware.topology import Topology
+from holmes.plan.layout import Layout, Wishes
+from holmes.plan.plan import Batch, Plan
+from holmes.planner.candidates import Shape
+from holmes.planner.draft import Draft
+from holmes.planner.estimates import Estimates
+from holmes.planner.partition import Borders, even
+from holmes.planner.placement import RankMap, rank_maps
+from holmes.planner.request import PlanRequest
+from holmes.planner.settings import Settings, settings_of
+from holmes.workload.workload import Workload
+
+FULLY_SHARDED = ("parameters", "hybrid", "three-level")
+"""Shardings that gather and reduce under compute by construction."""
+
+
+@dataclass(frozen=True)
+class CasePlan:
+    """A case's plan and the cost model that prices it."""
+
+    case: Case
+    plan: Plan
+    cost: CostModel
+    assumed: tuple[str, ...] = ()
+
+
+def plan_of(case: Case, sites: Path, calibration: Calibration) -> CasePlan:
+    """The plan of a case.
+
+    Raises:
+        UnusableRowError: the site, the model or the layout cannot be had, with the reason.
+    """
+    try:
+        site = scaled(read_site(sites / f"{case.site}.yaml"), case.devices)
+        workload = workload_of(case)
+        return _plan(case, site, workload, calibration)
+    except HolmesError as error:
+        raise UnusableRowError(reason_of(error)) from None
+
+
+def reason_of(error: HolmesError) -> str:
+    """An error as the reason why a row is skipped."""
+    return error.what if error.why is None else f"{error.what}: {error.why}"
+
+
+def scaled(site: Site, devices: int) -> Site:
+    """A site file of one node a cluster, grown to this many devices.
+
+    With several clusters each takes an equal share; fewer devices than a node
+    has are a part of one node.
+
+    Raises:
+        UnusableRowError: the devices are not whole nodes.
+    """
+    share, rest = divmod(devices, len(site.clusters))
+    if rest:
+        raise UnusableRowError(
+            f"{devices} devices do not divide among {len(site.clusters)} clusters"
+        )
+    return site.model_copy(
+        update={"clusters": tuple(_scaled_cluster(cluster, share) for cluster in site.clusters)}
+    )
+
+
+def _scaled_cluster(cluster: Cluster, devices: int) -> Cluster:
+    groups = cluster.groups()
+    if len(groups) != 1:
+        raise UnusableRowError(
+            f"cluster {cluster.name} has several kinds of nodes, so it does not scale"
+        )
+    per_node = groups[0].device.count
+    if devices < per_node:
+        part = groups[0].device.model_copy(update={"count": devices})
+        return _with_nodes(cluster, groups[0].model_copy(update={"device": part, "count": 1}))
+    if devices % per_node:
+        raise UnusableRowError(f"{devices} devices are not whole nodes of {per_node}")
+    nodes = devices // per_node
+    return _with_nodes(cluster, groups[0].model_copy(update={"count": nodes}))
+
+
+def _with_nodes(cluster: Cluster, group: NodeGroup) -> Cluster:
+    return cluster.model_copy(update={"nodes": (group,), "device": None, "nics": ()})
+
+
+def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) -> CasePlan:
+    assumed = []
+    recompute = case.recompute
+    if recompute is None:
+        recompute = "selective" if case.sharding in FULLY_SHARDED else "none"
+        assumed.append(f"recompute unknown, taken as {recompute}")
+    megatron = "megatron" in case.framework.lower()
+    overlap = case.sharding in FULLY_SHARDED or "holmes" in case.framework.lower()
+    wishes = Wishes(
+        tensor=case.tp,
+        pipeline=case.pp,
+        data=case.dp,
+        sharding=None,
+        recompute=recompute,
+        order="launch" if megatron or len(site.clusters) == 1 else "cluster",
+        transport="common" if megatron else "per-group",
+        partition="even",
+        overlap=overlap,
+        extra_warmup=0,
+    )
+    settings = replace(settings_of(wishes, None), sharding=case.sharding)
+    request = PlanRequest(
+        name=f"row-{case.row}",
+        site=site,
+        workload=workload,
+        global_batch=case.global_batch * case.cp,
+        micro_batch=case.micro,
+        wishes=wishes,
+        calibration=calibration,
+    )
+    topology = Topology(site)
+    layout = Layout(case.tp, case.pp, case.dp * case.cp)
+    shape = Shape(layout, Batch(case.global_batch * case.cp, case.micro))
+    tokens = case.sequence_parallel
+    if case.tp > 1 and case.sharding in FULLY_SHARDED and not tokens:
+        tokens = True
+        assumed.append("tensor ranks hold activations split by tokens, as with sharded parameters")
+    execution = Execution(
+        sequence_parallel=tokens,
+        context=case.cp,
+        compiled=case.compiled,
+        async_tensor=case.async_tp,
+    )
+    cost = CostModel(topology, workload, calibration, execution=execution)
+    ranks = _ranks(topology, layout, settings)
+    estimates = Estimates(cost, settings, shape, ranks, recompute)
+    draft = Draft(
+        request, settings, estimates, "1f1b", _borders(case, workload), (0,) * (case.pp - 1)
+    )
+    return CasePlan(case, draft.plan, cost, tuple(assumed))
+
+
+def _ranks(topology: Topology, layout: Layout, settings: Settings) -> RankMap:
+    """In launch order a tensor group may leave its node, as some runs of a sweep do."""
+    if settings.order == "launch":
+        return tuple(range(layout.devices))
+    return rank_maps(topology, layout, settings.order)[0]
+
+
+def _borders(case: Case, workload: Workload) -> Borders:
+    blocks = len(workload.blocks)
+    if len(case.stage_layers) == case.pp > 1:
+        if sum(case.stage_layers) != blocks:
+            raise UnusableRowError(f"layers_per_stage do not add up to {blocks} blocks")
+        borders, start = [], 0
+        for held in case.stage_layers:
+            borders.append((start, start + held))
+            start += held
+        return tuple(borders)
+    return even(workload.blocks, case.pp)

@@ -1,0 +1,224 @@
+"""One transformer layer of a decoder as a Block: its inner program in forward order. No torch.
+
+FLOPs are those of matrix products, attention over the full square (a causal kernel may
+do half). Bytes of a segment are the activations it reads and writes for one sample;
+weights are apart, since a micro-batch reads them once. A collective of the backward
+stands where its forward twin (the identity) is: at the input of a product that is
+split by columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from holmes.models.common.kept import layer_kept, repeated_shares
+from holmes.models.common.shape import DecoderShape
+from holmes.workload import AttentionCore, Block, Collective, MatrixProduct, Segment
+
+Program = list[Segment | Collective]
+
+
+def layer_block(shape: DecoderShape) -> Block:
+    """A layer whose name is still to be given."""
+    kept, whole = layer_kept(shape)
+    repeated = repeated_shares(shape)
+    program = [*_attention(shape), *(_experts(shape) if shape.experts else _mlp(shape))]
+    inner = tuple(
+        replace(part, selective=repeated.get(part.name, 0.0)) if isinstance(part, Segment) else part
+        for part in program
+    )
+    h, q, f, up = shape.hidden, shape.hidden, shape.inner, shape.matrices_up
+    attention = h * (q + 2 * shape.key_width) + q * h
+    mlp = (up + 1) * h * f
+    experts = shape.experts * mlp
+    router = h * shape.experts
+    column_biases = (q + 2 * shape.key_width + up * f) if shape.bias else 0
+    row_biases = 2 * h if shape.bias else 0
+    norms = 2 * shape.norm_parameters
+    linears = 4 + (1 + shape.experts * (up + 1) if shape.experts else up + 1)
+    return Block(
+        name="layer",
+        kind="transformer",
+        parameters=attention + (experts + router or mlp) + column_biases + row_biases + norms,
+        tensors=linears * (2 if shape.bias else 1) + 2 * shape.norm_tensors,
+        inner=inner,
+        activation_bytes=kept,
+        output_bytes=float(shape.sequence * h * shape.widths.stream),
+        whole_activation_bytes=whole,
+        whole_parameters=row_biases + norms + router,
+        expert_parameters=experts,
+    )
+
+
+def tensor_sum(shape: DecoderShape, entering: bool) -> Collective:
+    """The all-reduce of a layer's activation, where it enters or leaves split products."""
+    size = float(shape.sequence * shape.hidden * shape.widths.compute)
+    return Collective("all_reduce", "tensor", size, "backward" if entering else "forward")
+
+
+def norm(shape: DecoderShape, name: str) -> Segment:
+    """Reads and writes the stream; the backward reads input and gradient, writes one."""
+    stream = float(shape.sequence * shape.hidden * shape.widths.stream)
+    return Segment(name, 0.0, 2 * stream, split=(), backward_bytes=3 * stream)
+
+
+def _attention(shape: DecoderShape) -> Program:
+    s, h, c = shape.sequence, shape.hidden, shape.widths.compute
+    keys, outputs = shape.key_width, shape.hidden + 2 * shape.key_width
+    widths = (outputs,) if shape.joined else (h, keys, keys)
+    products = tuple(MatrixProduct(s, n, h, tensor="n") for n in widths)
+    output = MatrixProduct(s, h, h, tensor="k")
+    rotated = 2.0 * s * (h + keys) * c
+    rotary = Segment("rotary", 0.0, rotated, backward_bytes=rotated, kernels=10)
+    return [
+        norm(shape, "norm1"),
+        tensor_sum(shape, entering=True),
+        Segment(
+            "query_key_value",
+            2.0 * s * h * outputs,
+            float(s * (h + outputs) * c),
+            products=products,
+            weight_bytes=float(h * outputs * c),
+            kernels=len(products),
+        ),
+        *([] if shape.learned_positions else [rotary]),
+        # Each rank's keys and values go round; in the backward their gradients with them.
+        Collective("ring", "context", 2.0 * s * keys * c, "forward", split=("tensor",)),
+        Collective("ring", "context", 4.0 * s * keys * c, "backward", split=("tensor",)),
+        _core(shape),
+        Segment(
+            "attention_output",
+            output.flops,
+            float(2 * s * h * c),
+            products=(output,),
+            weight_bytes=float(h * h * c),
+        ),
+        tensor_sum(shape, entering=False),
+        _residual(shape, "residual1"),
+    ]
+
+
+def _core(shape: DecoderShape) -> Segment:
+    """The attention core; an unfused one passes its scores through memory between kernels.
+
+    Forward: written by the product, read and written by mask and softmax, with dropout
+    read and written again with a mask, read by the product with the values. Backward: the
+    gradient of the scores likewise, beside what was kept.
+    """
+    s, c, heads = shape.sequence, shape.widths.compute, shape.heads
+    core = AttentionCore(
+        heads, shape.key_heads, s, s, shape.head_size, fused=shape.attention == "fused"
+    )
+    products = core.products()
+    ends = 2.0 * s * (shape.hidden + shape.key_width) * c
+    flops = sum(product.flops for product in products)
+    if core.fused:
+        return Segment("attention", flops, ends, attention=core, backward_bytes=2 * ends)
+    mask = 2 * c + 1 if shape.dropout else 0
+    scores = float(heads * s * s)
+    return Segment(
+        "attention",
+        flops,
+        ends + (4 * c + mask) * scores,
+        products=products,
+        attention=core,
+        backward_bytes=2 * ends + (7 * c + mask) * scores,
+        kernels=4 if shape.dropout else 3,
+    )
+
+
+def _residual(shape: DecoderShape, name: str) -> Segment:
+    """The branch added to the stream, behind dropout where there is one."""
+    size = shape.sequence * shape.hidden
+    stream, branch = size * shape.widths.stream, size * shape.widths.compute
+    masked = 2 * branch + size if shape.dropout else 0
+    return Segment(
+        name, 0.0, float(2 * stream + branch), split=(), backward_bytes=float(3 * stream + masked)
+    )
+
+
+def _mlp(shape: DecoderShape) -> Program:
+    return [
+        norm(shape, "norm2"),
+        tensor_sum(shape, entering=True),
+        *_matrices(shape, shape.sequence),
+        tensor_sum(shape, entering=False),
+        _residual(shape, "residual2"),
+    ]
+
+
+def _matrices(shape: DecoderShape, tokens: int) -> Program:
+    """Up, non-linearity and down over ``tokens``; experts take equal parts of them.
+
+    Unequal parts are the rule; then the slowest rank takes longer than described.
+    """
+    h, f, c = shape.hidden, shape.inner, shape.widths.compute
+    up, count = shape.matrices_up, shape.experts or 1
+    each = -(-tokens // count)
+    widths = (up * f,) if shape.joined else (f,) * up
+    ups = tuple(MatrixProduct(each, n, h, count, tensor="n", experts=count > 1) for n in widths)
+    down = MatrixProduct(each, h, f, count, tensor="k", experts=count > 1)
+    inner = float(tokens * f * c)
+    return [
+        Segment(
+            "mlp_up",
+            2.0 * up * tokens * h * f,
+            tokens * h * c + up * inner,
+            products=ups,
+            weight_bytes=float(count * up * h * f * c),
+            kernels=count * len(ups),
+        ),
+        Segment(
+            "mlp_activation",
+            0.0,
+            (up + 1) * inner,
+            backward_bytes=(2 * up + 1) * inner,
+            kernels=up,
+        ),
+        Segment(
+            "mlp_down",
+            2.0 * tokens * h * f,
+            inner + tokens * h * c,
+            products=(down,),
+            weight_bytes=float(count * h * f * c),
+            kernels=count,
+        ),
+    ]
+
+
+def _experts(shape: DecoderShape) -> Program:
+    """Router, then each token to ``top_k`` experts and back (Shazeer et al. 2017).
+
+    Who gets how many tokens depends on the data. The exchanged bytes are the most a rank
+    can send, as if all its tokens went to other ranks; an even choice sends (n-1)/n. Each
+    tensor rank sends tokens whole; combining is linear, so their sum comes after it.
+    """
+    s, h, c = shape.sequence, shape.hidden, shape.widths.compute
+    router = MatrixProduct(s, shape.experts, h)
+    sent = float(shape.top_k * s * h * c)
+    forward, backward = (
+        Collective("all_to_all", "expert", sent, way, bound=True) for way in ("forward", "backward")
+    )
+    moved = s * h * c + sent
+    return [
+        norm(shape, "norm2"),
+        Segment(
+            "router",
+            router.flops,
+            float(s * (h + 3 * shape.experts) * c),
+            split=(),
+            products=(router,),
+            weight_bytes=float(h * shape.experts * c),
+            kernels=3,
+        ),
+        tensor_sum(shape, entering=True),
+        Segment("dispatch", 0.0, moved, split=(), backward_bytes=moved, kernels=2),
+        forward,
+        backward,
+        *_matrices(shape, shape.top_k * s),
+        forward,
+        backward,
+        Segment("combine", 0.0, moved, split=(), backward_bytes=2 * moved, kernels=2),
+        tensor_sum(shape, entering=False),
+        _residual(shape, "residual2"),
+    ]

@@ -1,0 +1,117 @@
+"""DecoderShape: what the description of any decoder is made from; widths by precision. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["fp32", "fp64", "bf16", "mixed"]
+Attention = Literal["fused", "unfused"]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bytes per element.
+
+    ``stream`` is the residual stream, ``compute`` what matrix products read, ``loss``
+    what the loss is taken in; then the three states of a parameter.
+    """
+
+    stream: int
+    compute: int
+    loss: int
+    parameter: int
+    gradient: int
+    optimizer: int
+
+
+WIDTHS: dict[str, Widths] = {
+    "fp32": Widths(4, 4, 4, 4, 4, 8),
+    "fp64": Widths(8, 8, 8, 8, 8, 16),
+    "bf16": Widths(4, 2, 4, 4, 4, 8),
+    "mixed": Widths(2, 2, 4, 2, 4, 12),
+}
+"""``bf16`` is autocast: parameters, gradients and the residual stream stay fp32. ``mixed`` is
+half-precision training with bf16 parameters (2), fp32 gradients (4), fp32 master copy and two
+moments (12)."""
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """Sizes of a pre-norm decoder and what is counted of it.
+
+    Attributes:
+        key_heads: heads of keys and values.
+        inner: width of the MLP, or of one expert.
+        gated: three matrices in the MLP (SwiGLU) instead of two.
+        learned_positions: a table of positions, else rotary angles.
+        experts, top_k: a mixture of experts of which each token takes ``top_k``; 0: an MLP.
+        attention: whether the core keeps its score matrix (unfused) or not.
+        precision: a key of ``WIDTHS``.
+        dropout: one-byte masks behind embedding, attention, MLP and (unfused) scores.
+        statistics: count what norms keep per token, as autograd does.
+        joined: products of the same input are one (queries, keys and values; gate and up).
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    key_heads: int
+    sequence: int
+    vocabulary: int
+    inner: int
+    gated: bool
+    learned_positions: bool
+    tied: bool
+    bias: bool
+    layernorm: bool
+    attention: Attention
+    precision: Precision
+    dropout: bool = False
+    statistics: bool = True
+    joined: bool = False
+    experts: int = 0
+    top_k: int = 0
+
+    @property
+    def widths(self) -> Widths:
+        """Bytes per element in this precision."""
+        return WIDTHS[self.precision]
+
+    @property
+    def head_size(self) -> int:
+        """Features of one head."""
+        return self.hidden // self.heads
+
+    @property
+    def key_width(self) -> int:
+        """Features of all keys of a token, or of all values."""
+        return self.key_heads * self.head_size
+
+    @property
+    def matrices_up(self) -> int:
+        """Matrices of the MLP that read its input."""
+        return 2 if self.gated else 1
+
+    @property
+    def norm_parameters(self) -> int:
+        """Elements of one norm."""
+        return self.norm_tensors * self.hidden
+
+    @property
+    def norm_tensors(self) -> int:
+        """Weight, and bias of a layer norm that has one."""
+        return 2 if self.layernorm and self.bias else 1
+
+    @property
+    def norm_statistics(self) -> float:
+        """Bytes that a norm keeps of one sample, its input apart.
+
+        Mean and inverse deviation per token; without a fused kernel, as on CPUs, RMSNorm
+        keeps the normalised input before its weight instead of the mean.
+        """
+        if not self.statistics:
+            return 0.0
+        if self.layernorm:
+            return float(2 * self.sequence * self.widths.loss)
+        return float(self.sequence * (self.widths.loss + self.hidden * self.widths.stream))

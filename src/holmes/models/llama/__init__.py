@@ -1,0 +1,1 @@
+"""Llama: a decoder with grouped keys, rotary positions, SwiGLU and RMSNorm."""

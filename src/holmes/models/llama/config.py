@@ -1,0 +1,126 @@
+"""LlamaConfig: sizes of a Llama, presets, and how a job's `model:` becomes one. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from holmes.errors import ConfigError
+from holmes.models.common.shape import Attention
+from holmes.models.common.sizes import (
+    check_choices,
+    check_flags,
+    check_heads,
+    check_sizes,
+    config_of,
+    gated_width,
+    wrong,
+)
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Sizes of a Llama: pre-norm, RMSNorm, SwiGLU, rotary positions, no biases.
+
+    Attributes:
+        layers: transformer blocks.
+        hidden: width of the residual stream.
+        heads: attention heads; divides ``hidden``.
+        sequence: tokens of one sample.
+        vocabulary: rows of the token table and of the head.
+        key_heads: heads of keys and values, a divisor of ``heads`` (Ainslie et al.
+            2023); None means as many as ``heads``.
+        ffn: inner width of the MLP; None means 8/3 x hidden rounded up to a multiple of 64.
+        tied: the head uses the token table.
+        rotary_base: base of the rotary angles' wave lengths.
+        attention: ``fused`` or ``unfused`` (scores pass through memory).
+
+    Raises:
+        ConfigError: naming the key, when a size is impossible.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    sequence: int
+    vocabulary: int
+    key_heads: int | None = None
+    ffn: int | None = None
+    tied: bool = False
+    rotary_base: float = 10000.0
+    attention: Attention = "fused"
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        check_choices(self, {"attention": get_args(Attention)})
+        check_flags(self, ("tied",))
+        check_heads(self.hidden, self.heads, rotary=True)
+        base = self.rotary_base
+        if isinstance(base, bool) or not isinstance(base, int | float):
+            raise wrong("rotary_base", base, "must be a number")
+        if not (math.isfinite(base) and base > 1.0):
+            raise wrong("rotary_base", base, "must be above 1")
+        if self.heads % self.groups:
+            raise ConfigError(
+                f"{self.groups} heads of keys do not divide {self.heads} heads",
+                where="model.key_heads",
+                why="each head of keys and values serves as many heads",
+                next_step=f"use a divisor of {self.heads}",
+            )
+
+    @property
+    def head_size(self) -> int:
+        """Features per head."""
+        return self.hidden // self.heads
+
+    @property
+    def groups(self) -> int:
+        """Heads of keys and values."""
+        return self.heads if self.key_heads is None else self.key_heads
+
+    @property
+    def inner(self) -> int:
+        """Width of the MLP's inner layer."""
+        return self.ffn if self.ffn is not None else gated_width(self.hidden)
+
+    @property
+    def blocks(self) -> int:
+        """Length of the chain: embedding, transformer blocks, head."""
+        return self.layers + 2
+
+
+def _llama2(
+    layers: int, hidden: int, heads: int, ffn: int, key_heads: int | None = None
+) -> LlamaConfig:
+    return LlamaConfig(layers, hidden, heads, 4096, 32000, key_heads=key_heads, ffn=ffn)
+
+
+def _llama3(layers: int, hidden: int, heads: int, ffn: int) -> LlamaConfig:
+    return LlamaConfig(
+        layers, hidden, heads, 8192, 128256, key_heads=8, ffn=ffn, rotary_base=500_000.0
+    )
+
+
+PRESETS: dict[str, LlamaConfig] = {
+    # For a CPU; its vocabulary is the default size of the local tokenizer.
+    "llama-1m": LlamaConfig(4, 128, 4, sequence=128, vocabulary=2048, key_heads=2, tied=True),
+    # Touvron et al. 2023, "Llama 2", and the configurations released with it.
+    "llama2-7b": _llama2(32, 4096, 32, 11008),
+    "llama2-13b": _llama2(40, 5120, 40, 13824),
+    "llama2-70b": _llama2(80, 8192, 64, 28672, key_heads=8),
+    # Grattafiori et al. 2024, "The Llama 3 Herd of Models", table 3.
+    "llama3-8b": _llama3(32, 4096, 32, 14336),
+    "llama3-70b": _llama3(80, 8192, 64, 28672),
+    "llama3-405b": _llama3(126, 16384, 128, 53248),
+}
+
+
+def config_from(spec: Mapping[str, Any] | str) -> LlamaConfig:
+    """The configuration that a job's `model:` asks for, see :func:`config_of`.
+
+    Raises:
+        ConfigError: for an unknown key or preset, a missing or impossible size.
+    """
+    return config_of("llama", LlamaConfig, PRESETS, spec)

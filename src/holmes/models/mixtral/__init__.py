@@ -1,0 +1,1 @@
+"""Mixtral: a Llama whose MLP is a mixture of experts. Described for planning, not trained."""

@@ -1,0 +1,110 @@
+"""Tables of measured runs: what is read, what is skipped, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from holmes.accuracy.predict import predict
+from holmes.accuracy.table import read_table
+from holmes.accuracy.validate import validate
+from holmes.cost.calibration import DEFAULT
+from holmes.errors import DataError
+
+TABLES = Path(__file__).parent.parent.parent / "benchmarks" / "tables"
+SITES = TABLES / "sites"
+HEADER = (
+    "model,layers,hidden,heads,seq,vocab,site,n_gpus,tp,pp,dp,micro_batch,global_batch,recompute,"
+    "iter_time_s,samples_per_s,tflops_per_gpu,max_mem_bytes,data_flag,how_obtained"
+)
+ROW = "GPT,24,1024,16,1024,50257,a100-nvswitch-800g,8,2,1,4,2,64,full,0.5,,,,,"
+
+
+def table(folder: Path, *rows: str, header: str = HEADER) -> Path:
+    path = folder / "table.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in TABLES.glob("*.csv")))
+def test_the_tables_of_runs_are_read(name: str) -> None:
+    if name == "hardware.csv":
+        with pytest.raises(DataError, match="no column 'model'"):
+            read_table(TABLES / name)
+        return
+    rows = read_table(TABLES / name)
+    assert [row.row for row in rows] == list(range(2, len(rows) + 2))
+    assert all((row.case is None) == bool(row.reason) for row in rows)
+
+
+def test_a_prediction_does_not_depend_on_what_was_measured(tmp_path: Path) -> None:
+    (one,) = read_table(table(tmp_path, ROW))
+    (other,) = read_table(table(tmp_path, ROW.replace(",0.5,,,,", ",7.5,99,500,12345,")))
+    assert one.measured != other.measured
+    assert one.case is not None and one.case == other.case
+    assert predict(one.case, SITES, DEFAULT).seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("a100-nvswitch-800g", "nowhere"), "nowhere"),
+        ((",8,2,1,4,", ",8,2,1,2,"), "is not 8"),
+        ((",2,64,", ",3,64,"), "whole micro-batches"),
+        ((",2,64,", ",2,,"), "global_batch is not stated"),
+        ((",full,", ",some,"), "recompute 'some'"),
+        ((",0.5,,,,,", ",0.5,,,,SUSPECT,"), "SUSPECT"),
+        ((",8,2,1,4,2,64,", ",12,2,1,6,2,60,"), "whole nodes"),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_listed(
+    tmp_path: Path, change: tuple[str, str], reason: str
+) -> None:
+    found = validate(table(tmp_path, ROW, ROW.replace(*change)), SITES)
+    assert found.score.n == 1
+    assert [skip.row for skip in found.skipped] == [3]
+    assert reason in found.skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (ROW.replace(",0.5,", ",fast,"), "iter_time_s is 'fast'"),
+        (ROW.replace(",24,", ",-24,"), "layers is '-24'"),
+        (ROW.replace(",24,", ",2.5,"), "not a whole number"),
+        (ROW + ",extra", "number of cells"),
+        ("GPT,24", "number of cells"),
+    ],
+)
+def test_bad_cells_are_refused_with_their_line(tmp_path: Path, row: str, message: str) -> None:
+    with pytest.raises(DataError, match=r"table\.csv:3") as error:
+        read_table(table(tmp_path, ROW, row))
+    assert message in str(error.value)
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read"):
+        read_table(tmp_path / "absent.csv")
+    binary = tmp_path / "binary.csv"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="not CSV"):
+        read_table(binary)
+    with pytest.raises(DataError, match="no column"):
+        read_table(table(tmp_path, header="a,b"))
+    with pytest.raises(DataError, match="no folder of site files"):
+        validate(table(tmp_path, ROW), tmp_path / "absent")
+
+
+def test_time_wins_over_rate_and_rate_over_flops(tmp_path: Path) -> None:
+    rows = [ROW, ROW.replace(",0.5,,", ",,128,"), ROW.replace(",0.5,,,", ",,,60,")]
+    found = validate(table(tmp_path, *rows), SITES)
+    assert [row.metric for row in found.time] == [
+        "iter_time_s",
+        "samples_per_s",
+        "tflops_per_gpu",
+    ]
+    seconds = found.time[0].predicted
+    assert found.time[1].predicted == pytest.approx(64 / seconds)
+    data = found.to_dict()
+    assert data["n"] == 3 and set(data) >= {"mape", "median_ape", "bias", "spearman", "rows"}
