@@ -148,7 +148,14 @@ def report(
 def probe(
     *, name: str, output: Path | None, quick: bool, console: Console
 ) -> dict[str, Any] | None:
-    """Describe and measure this machine, or all machines of a torchrun job."""
+    """Describe and measure this machine, or all machines of a torchrun or Slurm job.
+
+    Returns:
+        ``{site, nodes, remarks}`` on the first rank, the text of the site file among them.
+
+    Raises:
+        WriteError: the site file cannot be written.
+    """
     from holmes.errors import WriteError
     from holmes.probe.probe import probe as run
 
@@ -157,9 +164,7 @@ def probe(
         return None
     for remark in result.found.remarks:
         console.print(remark, markup=False)
-    if output is None:
-        print(result.text, end="")
-    else:
+    if output is not None:
         try:
             output.write_text(result.text)
         except OSError as error:
@@ -174,6 +179,12 @@ def launch(plan_file: Path, job: Path, *, starter: Literal["torchrun", "slurm"])
     from holmes.plan.codec import read_plan
 
     made = read_plan(plan_file)
+    if not job.is_file():
+        raise ConfigError(
+            "there is no job file",
+            where=f"--job {job}",
+            next_step="give the job that the plan was made from",
+        )
     command = ["holmes", "train", str(job), "--plan", str(plan_file)]
     if starter == "slurm":
         return {"starter": starter, "text": slurm_script(made, command)}
