@@ -46,6 +46,7 @@ docs: setup
 benchmarks: setup
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/placement_virtual.py
+	$(BIN)/python benchmarks/gpu/groups.py
 	$(BIN)/python benchmarks/tables.py
 
 clean:

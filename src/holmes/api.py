@@ -41,10 +41,10 @@ def plan(resolved: ResolvedJob) -> Plan:
     """
     from holmes.planner.search import make_plan, make_plans
     from holmes.runtime.capabilities import CAPABILITIES
-    from holmes.train.planning import request_of
+    from holmes.train.planning import on_cpu, request_of
 
     try:
-        return make_plans(request_of(resolved, capabilities=CAPABILITIES)).plan
+        made = make_plans(request_of(resolved, capabilities=CAPABILITIES)).plan
     except ConfigError as error:
         request = request_of(resolved, capabilities=None)
         try:
@@ -53,6 +53,13 @@ def plan(resolved: ResolvedJob) -> Plan:
             raise error from None
         note = f"this runtime cannot run it yet: {error.what}"
         return replace(wider, explain=(*wider.explain, note))
+    if resolved.job.train.precision != "auto" or on_cpu(resolved):
+        return made
+    note = (
+        "planned for mixed precision as Megatron-LM trains; this runtime trains in bf16 autocast: "
+        "to run the plan, make it with train.precision=bf16"
+    )
+    return replace(made, explain=(*made.explain, note))
 
 
 def rehearse(jobs: Sequence[ResolvedJob], console: Console) -> dict[str, Any]:
