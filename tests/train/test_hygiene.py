@@ -80,7 +80,8 @@ def test_two_rehearsals_side_by_side(tmp_path: Path) -> None:
     assert [code for code, _, _ in answers] == [0, 0], [err for _, _, err in answers]
     one, two = (json.loads(out) for _, out, _ in answers)
     assert one["loss"] == two["loss"]
-    assert one["bytes_per_step"] == two["bytes_per_step"]
+    for kind, sent in one["bytes_per_step"].items():
+        assert two["bytes_per_step"][kind]["measured"] == pytest.approx(sent["measured"], rel=0.05)
 
 
 @pytest.mark.lab
@@ -91,8 +92,12 @@ def test_an_unprivileged_user_rehearses_or_is_told(tmp_path: Path) -> None:
         pytest.skip("no setpriv here")
     become = [setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     command = [*become, sys.executable, "-m", "holmes"]
-    if subprocess.run([*command, "--help"], capture_output=True, timeout=60).returncode != 0:
-        pytest.skip("this user cannot read the installation")
+    again = (
+        "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', 'import torch']))"
+    )
+    trial = [*become, sys.executable, "-c", again]
+    if subprocess.run(trial, capture_output=True, timeout=60).returncode != 0:
+        pytest.skip("this user cannot run the installation")
     given = words(tmp_path, "train={steps: 2}", "name=n")
     for place in (tmp_path, *tmp_path.parents[:2], *tmp_path.rglob("*")):
         place.chmod(0o777 if place.is_dir() else 0o644)

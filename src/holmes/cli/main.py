@@ -13,6 +13,7 @@ from holmes.cli import launch, plan, probe, rehearse, report, train, verify
 from holmes.cli.options import emit
 from holmes.errors import HolmesError, UsageError
 
+INTERRUPTED = 130
 app = typer.Typer(
     name="holmes",
     help="Plan, rehearse and train large models on clusters whose network cards differ.",
@@ -46,13 +47,15 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     as_json = "--json" in arguments
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # the command-line library turns Ctrl-C into this
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except HolmesError as error:
         if debug:
             raise
         return _end(error, as_json)
     except (KeyboardInterrupt, typer.Abort):
-        return _end(_EndedError("interrupted", 130), as_json)
+        return _end(_EndedError("interrupted", INTERRUPTED), as_json)
     except Terminated:
         return _end(_EndedError("terminated", 143), as_json)
     except BrokenPipeError:
