@@ -47,6 +47,7 @@ benchmarks: setup
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/placement_virtual.py
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/gpu/groups.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/accuracy_tables.py
 

@@ -41,10 +41,10 @@ def plan(resolved: ResolvedJob) -> Plan:
     """
     from holmes.planner.search import make_plan, make_plans
     from holmes.runtime.capabilities import CAPABILITIES
-    from holmes.train.planning import request_of
+    from holmes.train.planning import on_cpu, request_of
 
     try:
-        return make_plans(request_of(resolved, capabilities=CAPABILITIES)).plan
+        made = make_plans(request_of(resolved, capabilities=CAPABILITIES)).plan
     except ConfigError as error:
         request = request_of(resolved, capabilities=None)
         try:
@@ -53,6 +53,13 @@ def plan(resolved: ResolvedJob) -> Plan:
             raise error from None
         note = f"this runtime cannot run it yet: {error.what}"
         return replace(wider, explain=(*wider.explain, note))
+    if resolved.job.train.precision != "auto" or on_cpu(resolved):
+        return made
+    note = (
+        "planned for mixed precision as Megatron-LM trains; this runtime trains in bf16 autocast: "
+        "to run the plan, make it with train.precision=bf16"
+    )
+    return replace(made, explain=(*made.explain, note))
 
 
 def rehearse(jobs: Sequence[ResolvedJob], console: Console) -> dict[str, Any]:
@@ -148,7 +155,14 @@ def report(
 def probe(
     *, name: str, output: Path | None, quick: bool, console: Console
 ) -> dict[str, Any] | None:
-    """Describe and measure this machine, or all machines of a torchrun job."""
+    """Describe and measure this machine, or all machines of a torchrun or Slurm job.
+
+    Returns:
+        ``{site, nodes, remarks}`` on the first rank, the text of the site file among them.
+
+    Raises:
+        WriteError: the site file cannot be written.
+    """
     from holmes.errors import WriteError
     from holmes.probe.probe import probe as run
 
@@ -157,9 +171,7 @@ def probe(
         return None
     for remark in result.found.remarks:
         console.print(remark, markup=False)
-    if output is None:
-        print(result.text, end="")
-    else:
+    if output is not None:
         try:
             output.write_text(result.text)
         except OSError as error:
@@ -220,6 +232,12 @@ def launch(plan_file: Path, job: Path, *, starter: Literal["torchrun", "slurm"])
     from holmes.plan.codec import read_plan
 
     made = read_plan(plan_file)
+    if not job.is_file():
+        raise ConfigError(
+            "there is no job file",
+            where=f"--job {job}",
+            next_step="give the job that the plan was made from",
+        )
     command = ["holmes", "train", str(job), "--plan", str(plan_file)]
     if starter == "slurm":
         return {"starter": starter, "text": slurm_script(made, command)}

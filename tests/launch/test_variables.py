@@ -20,6 +20,7 @@ def test_variables_of_an_infiniband_node() -> None:
     assert node_variables(plan, "ib-1") == {
         "HOLMES_NODE": "ib-1",
         "OMP_NUM_THREADS": "1",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
         "NCCL_IB_HCA": "=ibp1s0,ibp2s0",
         "NCCL_SOCKET_IFNAME": "=eth0",
         "GLOO_SOCKET_IFNAME": "eth0",

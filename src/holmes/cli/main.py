@@ -20,8 +20,10 @@ from holmes.cli import (
     validate,
     verify,
 )
-from holmes.errors import HolmesError
+from holmes.cli.options import emit
+from holmes.errors import HolmesError, UsageError
 
+INTERRUPTED = 130
 app = typer.Typer(
     name="holmes",
     help="Plan, rehearse and train large models on clusters whose network cards differ.",
@@ -51,20 +53,21 @@ def main() -> None:
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
+    """Run one command; its exit code. With ``--json`` an error is the one object on stdout."""
+    as_json = "--json" in arguments
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # the command-line library turns Ctrl-C into this
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except HolmesError as error:
         if debug:
             raise
-        print(f"holmes: {error.text()}", file=sys.stderr)
-        return error.exit_code
+        return _end(error, as_json)
     except (KeyboardInterrupt, typer.Abort):
-        print("holmes: interrupted", file=sys.stderr)
-        return 130
+        return _end(_EndedError("interrupted", INTERRUPTED), as_json)
     except Terminated:
-        print("holmes: terminated", file=sys.stderr)
-        return 143
+        return _end(_EndedError("terminated", 143), as_json)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -72,12 +75,43 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         shown = getattr(error, "show", None)
         if callable(shown):  # a usage error of the command line itself
             shown(file=sys.stderr)
-            return 2
+            if as_json:
+                _print_json(UsageError(getattr(error, "message", str(error))))
+            return UsageError.exit_code
         if debug:
             raise
-        print(
-            f"holmes: internal error: {type(error).__name__}: {error}\n"
-            "  next:  run again with --debug and report the traceback",
-            file=sys.stderr,
+        bug = HolmesError(
+            f"internal error: {type(error).__name__}: {error}",
+            next_step="run again with --debug and report the traceback",
         )
-        return 70
+        return _end(bug, as_json)
+
+
+class _EndedError(HolmesError):
+    """The command was ended from outside; ``code`` says how."""
+
+    def __init__(self, what: str, code: int) -> None:
+        super().__init__(what)
+        self.exit_code = code  # type: ignore[misc]
+
+
+def _end(error: HolmesError, as_json: bool) -> int:
+    print(f"holmes: {error.text()}", file=sys.stderr)
+    if as_json:
+        _print_json(error)
+    return error.exit_code
+
+
+def _print_json(error: HolmesError) -> None:
+    """``{error: {exit_code, what, where, why, next}}`` on stdout."""
+    emit(
+        {
+            "error": {
+                "exit_code": error.exit_code,
+                "what": error.what,
+                "where": error.where,
+                "why": error.why,
+                "next": error.next_step,
+            }
+        }
+    )

@@ -25,5 +25,9 @@ def command(
     from holmes import api
 
     result = api.probe(name=name, output=output, quick=quick, console=console())
-    if json_output and result is not None:
+    if result is None:
+        return
+    if json_output:
         emit(result)
+    elif output is None:
+        typer.echo(result["site"], nl=False)

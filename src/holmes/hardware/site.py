@@ -70,7 +70,11 @@ class Device(Frozen):
 
 
 class NodeGroup(Frozen):
-    """``count`` equal nodes."""
+    """``count`` equal nodes.
+
+    ``hosts`` are what the machines call themselves, in order; a launcher finds
+    its node by them.
+    """
 
     count: Count = 1
     device: Device
@@ -78,6 +82,13 @@ class NodeGroup(Frozen):
     memory_gb: Positive | None = None
     disks: tuple[dict[str, str | float], ...] = ()
     price_per_hour: Price | None = None
+    hosts: tuple[Name, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_host_per_node(self) -> NodeGroup:
+        if self.hosts and len(self.hosts) != self.count:
+            raise ValueError(f"{len(self.hosts)} hosts are named for {self.count} node(s)")
+        return self
 
     @model_validator(mode="after")
     def _one_entry_per_fabric(self) -> NodeGroup:

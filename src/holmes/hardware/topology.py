@@ -16,12 +16,14 @@ INTERFACE_PREFIX = {Fabric.INFINIBAND: "ib", Fabric.ROCE: "roce", Fabric.ETHERNE
 
 @dataclass(frozen=True)
 class Node:
-    """One machine. ``name`` is ``<cluster>-<index within the cluster>``."""
+    """One machine. ``name`` is ``<cluster>-<index within the cluster>``, ``host`` what it
+    calls itself, where the site says so."""
 
     index: int
     name: str
     cluster: str
     group: NodeGroup
+    host: str | None = None
 
     @property
     def device(self) -> Device:
@@ -68,8 +70,10 @@ class Topology:
         for cluster in self.site.clusters:
             within = 0
             for group in cluster.groups():
-                for _ in range(group.count):
-                    nodes.append(Node(len(nodes), f"{cluster.name}-{within}", cluster.name, group))
+                for i in range(group.count):
+                    host = group.hosts[i] if group.hosts else None
+                    name = f"{cluster.name}-{within}"
+                    nodes.append(Node(len(nodes), name, cluster.name, group, host))
                     within += 1
         return tuple(nodes)
 

@@ -28,6 +28,7 @@ class RankEnvironment:
     ``host_name`` is what the machine calls itself. ``hosts_store`` says that the
     rendezvous store is to be opened in this process; ``interface`` is the
     interface of that traffic, where given. ``attempt`` counts elastic restarts.
+    ``one_host`` says that this machine runs all processes of the job.
     """
 
     launch_rank: int
@@ -42,6 +43,7 @@ class RankEnvironment:
     hosts_store: bool = False
     attempt: int = 0
     launcher: str = "holmes"
+    one_host: bool = False
 
 
 def launcher_of(environ: Environ) -> str | None:
@@ -81,12 +83,23 @@ def from_environ(environ: Environ) -> RankEnvironment:
 def device_index(topology: Topology, environment: RankEnvironment) -> int:
     """The index, in site order, of the device that this process runs.
 
-    The node is the one named by ``HOLMES_NODE``, else the one named like this
-    host, else the node at the launcher's node rank.
+    The node is the one named by ``HOLMES_NODE``, else the one with this host
+    name (``hosts`` in the site) or named like it, else the node at the launcher's
+    node rank. One machine that runs all processes stands for all nodes: process i
+    runs device i.
 
     Raises:
         ConfigError: the node is not in the site, or has fewer devices.
     """
+    if stands_for_all(topology, environment):
+        if environment.launch_rank < len(topology.devices):
+            return environment.launch_rank
+        raise ConfigError(
+            f"process {environment.launch_rank} of this machine has no device",
+            where=f"launch rank {environment.launch_rank}",
+            why=f"the site has {len(topology.devices)} device(s)",
+            next_step="start one process per device of the site",
+        )
     node = _node(topology, environment)
     if environment.local_rank >= node.device.count:
         raise ConfigError(
@@ -97,6 +110,14 @@ def device_index(topology: Topology, environment: RankEnvironment) -> int:
         )
     first = next(slot.index for slot in topology.devices if slot.node.index == node.index)
     return first + environment.local_rank
+
+
+def stands_for_all(topology: Topology, environment: RankEnvironment) -> bool:
+    """Whether this one machine runs the ranks of several nodes, none of which it is."""
+    names = {name for node in topology.nodes for name in (node.name, node.host)}
+    here = {environment.host_name, environment.host_name.partition(".")[0]}
+    several = len(topology.nodes) > 1
+    return environment.one_host and environment.node_name is None and several and not names & here
 
 
 def logical_rank(plan: Plan, environment: RankEnvironment) -> int:
@@ -135,9 +156,10 @@ def _node(topology: Topology, environment: RankEnvironment) -> Node:
             where="HOLMES_NODE",
             next_step=f"did you mean {near}?" if near else f"nodes: {', '.join(by_name)}",
         )
+    by_host = {node.host: node for node in topology.nodes if node.host is not None}
     for name in (environment.host_name, environment.host_name.partition(".")[0]):
-        if name in by_name:
-            return by_name[name]
+        if name in by_host or name in by_name:
+            return by_host.get(name) or by_name[name]
     if environment.node_rank >= len(topology.nodes):
         raise ConfigError(
             f"node {environment.node_rank} of the launch has no counterpart in the site",
@@ -161,9 +183,10 @@ def _from_names(environ: Environ, launcher: str) -> RankEnvironment:
     local_rank = _number(environ, prefix + "LOCAL_RANK")
     node_key = "HOLMES_NODE_RANK" if prefix else "GROUP_RANK"
     agent_store = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not prefix
+    world = _number(environ, prefix + "WORLD_SIZE")
     return RankEnvironment(
         launch_rank=rank,
-        world_size=_number(environ, prefix + "WORLD_SIZE"),
+        world_size=world,
         local_rank=local_rank,
         node_name=environ.get("HOLMES_NODE"),
         node_rank=_number(environ, node_key, 0 if rank == local_rank else None),
@@ -174,6 +197,7 @@ def _from_names(environ: Environ, launcher: str) -> RankEnvironment:
         hosts_store=rank == 0 and not agent_store,
         attempt=0 if prefix else _number(environ, "TORCHELASTIC_RESTART_COUNT", 0),
         launcher=launcher,
+        one_host=_number(environ, prefix + "LOCAL_WORLD_SIZE", 0) == world,
     )
 
 
@@ -199,6 +223,7 @@ def _from_slurm(environ: Environ) -> RankEnvironment:
         hosts_store=rank == 0,
         attempt=_number(environ, "SLURM_RESTART_COUNT", 0),
         launcher="slurm",
+        one_host=len(hosts) == 1,
     )
 
 

@@ -67,13 +67,14 @@ class Forker:
         assert self._control is not None
         return self._control.fileno()
 
-    def start(self) -> None:
-        """Start the zygote and wait until torch is imported.
+    def launch(self) -> None:
+        """Start the zygote, which imports torch while the caller does something else.
 
         Raises:
-            UnavailableError: torch is missing, or nothing was heard in time.
             WriteError: the log cannot be written.
         """
+        if self._zygote is not None:
+            return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-P", "-m", "holmes.launch.zygote", str(theirs.fileno())]
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
@@ -95,6 +96,15 @@ class Forker:
                 f"cannot start ranks: {error.strerror}", where=str(error.filename)
             ) from None
         self._control = ours
+
+    def start(self) -> None:
+        """Start the zygote where that is not done yet, and wait until torch is imported.
+
+        Raises:
+            UnavailableError: torch is missing, or nothing was heard in time.
+            WriteError: the log cannot be written.
+        """
+        self.launch()
         self._wait(lambda: self._ready or self._failed is not None, START_SECONDS)
         if not self._ready:
             reason = self._failed or f"not ready after {START_SECONDS:g} s, or it ended"

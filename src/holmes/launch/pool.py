@@ -47,6 +47,7 @@ class Pool:
         addresses: per seat, where the other ranks reach it; loopback when left out.
         log_dir: gets ``rank-<n>.log`` and ``zygote.log``.
         threads: tensor threads per rank.
+        forker: one that the caller has launched already; the pool owns it from here.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Pool:
         addresses: Sequence[str] | None = None,
         log_dir: Path,
         threads: int = 1,
+        forker: Forker | None = None,
     ) -> None:
         self.size = size
         self.log_dir = Path(log_dir).absolute()
@@ -67,7 +69,8 @@ class Pool:
         listed = None if isinstance(environment, Mapping) else environment
         self._environment = _per_seat("environment", listed, size, common)
         self._threads = threads
-        self._forker = Forker(self.log_dir / "zygote.log")
+        self._forker = forker or Forker(self.log_dir / "zygote.log")
+        self._started = False
         self._members: dict[int, Member] = {}
 
     def __enter__(self) -> Self:
@@ -99,11 +102,14 @@ class Pool:
             UnavailableError: torch is missing or a host cannot be entered.
         """
         self._drop_the_dead()
-        if not self._forker.alive:
+        if self._started and not self._forker.alive:
             self._forker.close()
             self._forker = Forker(self.log_dir / "zygote.log")
             self._members.clear()
+            self._started = False
+        if not self._started:
             self._forker.start()
+            self._started = True
         empty = [self._seat(i) for i in range(self.size) if i not in self._members]
         for member in self._forker.spawn(empty):
             self._members[member.seat] = member

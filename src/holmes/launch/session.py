@@ -1,7 +1,7 @@
 """Session: warm ranks on the hosts of one site, ready to run one plan after another.
 
-The lab comes up, one process imports torch, and the ranks are forked onto their
-hosts once. Seat i is device i of the site. Calibration and every plan run in the
+The lab comes up while one process imports torch; then the ranks are forked onto their
+hosts, once. Seat i is device i of the site. Calibration and every plan run in the
 same processes, so comparing two plans costs two trainings and one start.
 """
 
@@ -18,6 +18,7 @@ from holmes.errors import ConfigError
 from holmes.hardware.site import Fabric, Site
 from holmes.hardware.topology import Topology
 from holmes.lab.lab import Isolation, Lab
+from holmes.launch.forker import Forker
 from holmes.launch.pool import Pool
 
 OnProgress = Callable[[int, Mapping[str, Any]], None]
@@ -60,8 +61,11 @@ class Session:
     def __enter__(self) -> Self:
         try:
             isolation = Isolation.AUTO if self._rehearse else Isolation.LOOPBACK
+            forker = Forker(self._log_dir / "zygote.log")
+            self._stack.callback(forker.close)
+            forker.launch()
             self.lab = self._stack.enter_context(Lab.up(self.topology.site, isolation=isolation))
-            self.pool = self._stack.enter_context(self._make_pool())
+            self.pool = self._stack.enter_context(self._make_pool(forker))
         except BaseException:
             self._stack.close()
             raise
@@ -78,6 +82,11 @@ class Session:
     @property
     def links(self) -> Links:
         return "shaped" if self.lab.shaped else "unshaped"
+
+    @property
+    def links_reason(self) -> str:
+        """Why links that were to be shaped are not; empty where they are, or were not to be."""
+        return self.lab.reason if self._rehearse else ""
 
     @property
     def interface_override(self) -> str | None:
@@ -117,7 +126,7 @@ class Session:
             on_progress=on_progress,
         )
 
-    def _make_pool(self) -> Pool:
+    def _make_pool(self, forker: Forker) -> Pool:
         enter: list[tuple[str, ...]] = []
         environment: list[dict[str, str]] = []
         addresses: list[str] = []
@@ -134,6 +143,7 @@ class Session:
             addresses=addresses,
             log_dir=self._log_dir,
             threads=self._threads,
+            forker=forker,
         )
 
     def _limit_cores(self) -> None:

@@ -13,6 +13,9 @@ from holmes.hardware.site import Fabric
 from holmes.hardware.topology import Node, Topology
 from holmes.plan.plan import Plan
 
+OWN_DEADLINES = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0"}
+"""Every wait of the runtime has a deadline that names the ranks; torch's watchdog for NCCL
+would end the process before that is said."""
 ROCE_GID_INDEX = "3"
 """RoCE v2 over IPv4 on most adapters. Assumed, not read: `show_gids` on the node tells."""
 
@@ -54,7 +57,7 @@ def node_variables(plan: Plan, node_name: str) -> dict[str, str]:
         ConfigError: the site has no such node.
     """
     node = node_named(plan, node_name)
-    variables = {"HOLMES_NODE": node.name, "OMP_NUM_THREADS": "1"}
+    variables = {"HOLMES_NODE": node.name, "OMP_NUM_THREADS": "1", **OWN_DEADLINES}
     adapters = (*node.interfaces(Fabric.INFINIBAND), *node.interfaces(Fabric.ROCE))
     if adapters:
         variables["NCCL_IB_HCA"] = "=" + ",".join(adapters)  # = asks for exact names

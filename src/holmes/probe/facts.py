@@ -53,7 +53,10 @@ class NicFacts:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """One machine, as it describes and measures itself."""
+    """One machine, as it describes and measures itself.
+
+    ``host`` is its host name where that tells it from the other nodes, else empty.
+    """
 
     name: str
     identity: str
@@ -66,6 +69,8 @@ class NodeFacts:
     matmul_tflops: Measured | None = None
     copy_gbytes_s: Measured | None = None
     disk_write_gbytes_s: Measured | None = None
+    device_memory_gb: float | None = None
+    host: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

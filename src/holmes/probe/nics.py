@@ -17,6 +17,7 @@ from holmes.hardware.site import Fabric
 from holmes.probe.facts import NicFacts
 
 ARPHRD_INFINIBAND = 32
+SIOCGIFFLAGS = 0x8913
 SIOCGIFADDR = 0x8915
 IFF_UP = 1
 SKIPPED = re.compile(r"^(lo|docker\d*|br-|veth|virbr|ifb\d+|dummy\d+|tunl\d+|sit\d+|ip6)")
@@ -24,25 +25,38 @@ SKIPPED = re.compile(r"^(lo|docker\d*|br-|veth|virbr|ifb\d+|dummy\d+|tunl\d+|sit
 
 def find_nics(root: Path = Path("/sys/class")) -> tuple[NicFacts, ...]:
     """Every interface that is up and may carry a job, in name order."""
-    rdma = _rdma_ports(root / "infiniband")
+    present = interfaces()
+    described = _describes(root / "net", present)
+    rdma = _rdma_ports(root / "infiniband") if described else {}
     found: list[NicFacts] = []
-    for entry in sorted((root / "net").glob("*")):
-        name = entry.name
-        if SKIPPED.match(name) or not _is_up(entry):
+    for name in sorted(present):
+        if SKIPPED.match(name) or not _is_up(name):
             continue
-        address = _address(name)
+        address, entry = _address(name), root / "net" / name
         if name in rdma:
             kind, rate, evidence = rdma[name]
             found.append(NicFacts(name, kind, rate, address, evidence))
             continue
-        kind, evidence = _kind_by_type_or_name(entry)
-        found.append(NicFacts(name, kind, _ethernet_rate(entry), address, evidence))
+        kind, evidence = _kind_by_type_or_name(entry if described else Path(name))
+        speed = _ethernet_rate(entry) if described else None
+        found.append(NicFacts(name, kind, speed, address, evidence))
     return tuple(found)
 
 
-def _is_up(entry: Path) -> bool:
-    flags = _read(entry / "flags")
-    return flags is not None and bool(int(flags, 16) & IFF_UP)
+def interfaces() -> dict[str, int]:
+    """Index of each interface of this process's network namespace, by name."""
+    return {name: index for index, name in socket.if_nameindex()}
+
+
+def _describes(folder: Path, present: dict[str, int]) -> bool:
+    """Whether sysfs shows the cards that are here: it shows the namespace it was mounted in."""
+    shown = {entry.name: _read(entry / "ifindex") for entry in folder.glob("*")}
+    return shown == {name: str(index) for name, index in present.items()}
+
+
+def _is_up(interface: str) -> bool:
+    reply = _ask(SIOCGIFFLAGS, interface)
+    return reply is not None and bool(struct.unpack("H", reply[16:18])[0] & IFF_UP)
 
 
 def _rdma_ports(folder: Path) -> dict[str, tuple[Fabric, float | None, str]]:
@@ -83,13 +97,17 @@ def _ethernet_rate(entry: Path) -> float | None:
 
 
 def _address(interface: str) -> str | None:
+    reply = _ask(SIOCGIFADDR, interface)
+    return None if reply is None else socket.inet_ntoa(reply[20:24])
+
+
+def _ask(what: int, interface: str) -> bytes | None:
+    """The kernel's answer about an interface of this namespace, or None."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        request = struct.pack("256s", interface.encode()[:15])
         try:
-            reply = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
+            return fcntl.ioctl(probe.fileno(), what, struct.pack("256s", interface.encode()[:15]))
         except OSError:
             return None
-    return socket.inet_ntoa(reply[20:24])
 
 
 def _read(path: Path) -> str | None:

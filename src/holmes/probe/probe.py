@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import cast
 
 from holmes.errors import UnavailableError
+from holmes.launch.environment import RankEnvironment, from_environ, launcher_of
 from holmes.probe.clusters import Found, find_clusters
 from holmes.probe.facts import NodeFacts
 from holmes.probe.machine import describe_machine
@@ -31,53 +33,63 @@ class ProbeResult:
 def probe(name: str, *, quick: bool, environ: Mapping[str, str] = os.environ) -> ProbeResult | None:
     """Describe, measure and group all machines this was started on.
 
-    Alone it describes one machine. Under torchrun every rank takes part, one per
-    machine measures, and rank 0 returns the site.
+    Alone it describes one machine. Under torchrun or Slurm every rank takes part, one
+    per machine measures, and rank 0 returns the site.
 
     Raises:
+        ConfigError: the launcher's variables are missing or contradict each other.
         UnavailableError: when a rank does not answer or the store cannot be reached.
     """
-    world = int(environ.get("WORLD_SIZE", "1"))
-    rank = int(environ.get("RANK", "0"))
-    mine = describe_machine(repeats=QUICK_REPEATS if quick else REPEATS)
-    if world == 1:
-        found = find_clusters((mine,), {})
-        return ProbeResult(site_text(name, (mine,), found, {}), (mine,), found)
-    exchange = Exchange(_store(), rank, world, DEADLINE_SECONDS)
+    repeats = QUICK_REPEATS if quick else REPEATS
+    if launcher_of(environ) is None:
+        alone = (replace(describe_machine(repeats=repeats), host=""),)
+        found = find_clusters(alone, {})
+        return ProbeResult(site_text(name, alone, found, {}), alone, found)
+    here = from_environ(environ)
+    exchange = Exchange(_store(here), here.launch_rank, here.world_size, DEADLINE_SECONDS)
+    mine = describe_machine(repeats=repeats)
     everybody = [NodeFacts.from_json(each) for each in exchange.all_gather("facts", mine.to_json())]
     first: dict[str, int] = {}
     for other, facts in enumerate(everybody):
         first.setdefault(facts.identity, other)
     leaders = sorted(first.values())
-    nodes = _distinct(tuple(everybody[leader] for leader in leaders))
-    reach = measure_reach(exchange, nodes, leaders.index(rank) if rank in leaders else None)
-    exchange.all_gather("end", True)
-    if rank != 0:
+    nodes = distinct(tuple(everybody[leader] for leader in leaders))
+    me = leaders.index(here.launch_rank) if here.launch_rank in leaders else None
+    reach = measure_reach(exchange, nodes, me)
+    exchange.leave()
+    if here.launch_rank != 0:
         return None
     found = find_clusters(nodes, reach)
     return ProbeResult(site_text(name, nodes, found, reach), nodes, found)
 
 
-def _distinct(nodes: tuple[NodeFacts, ...]) -> tuple[NodeFacts, ...]:
-    """The nodes with their number added to host names that occur twice."""
+def distinct(nodes: tuple[NodeFacts, ...]) -> tuple[NodeFacts, ...]:
+    """The nodes with their number added to host names that occur twice, which tell nothing."""
     names = [node.name for node in nodes]
     return tuple(
-        replace(node, name=f"{node.name}-{i}") if names.count(node.name) > 1 else node
+        replace(node, name=f"{node.name}-{i}", host="") if names.count(node.name) > 1 else node
         for i, node in enumerate(nodes)
     )
 
 
-def _store() -> Store:
-    """The rendezvous store of the torchrun job."""
-    from torch.distributed.rendezvous import rendezvous
+def _store(here: RankEnvironment) -> Store:
+    """The rendezvous store of the job: torchrun's, or one that rank 0 opens."""
+    from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+    where = f"{here.master_address}:{here.master_port}"
     try:
-        store, _, _ = next(iter(rendezvous("env://")))
+        store = TCPStore(
+            here.master_address,
+            here.master_port,
+            is_master=here.hosts_store,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=DEADLINE_SECONDS),
+        )
     except Exception as error:
         raise UnavailableError(
             "cannot reach the rendezvous store",
-            where=f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
+            where=f"rank {here.launch_rank}, {where}",
             why=str(error).splitlines()[0][:120],
-            next_step="check MASTER_ADDR and that the port is open from every node",
+            next_step="check MASTER_ADDR, and that the port is free there and open from every node",
         ) from None
-    return cast(Store, store)
+    return cast(Store, PrefixStore(f"attempt/{here.attempt}", store))

@@ -54,6 +54,7 @@ class Exchange:
             key = f"probe/{what}/{rank}"
             try:
                 self.store.wait([key], self.deadline)
+                values.append(json.loads(self.store.get(key)))
             except Exception as error:
                 raise UnavailableError(
                     f"rank {rank} did not answer during {what}",
@@ -61,8 +62,14 @@ class Exchange:
                     why=str(error).splitlines()[0][:120],
                     next_step="check that every node runs the probe and reaches the store",
                 ) from None
-            values.append(json.loads(self.store.get(key)))
         return values
+
+    def leave(self) -> None:
+        """Return when everybody has read what it needs: the store may go away with rank 0."""
+        self.store.set(f"probe/left/{self.rank}", "")
+        if self.rank == 0:
+            with contextlib.suppress(Exception):
+                self.store.wait([f"probe/left/{rank}" for rank in range(self.world)], self.deadline)
 
 
 class Listener:

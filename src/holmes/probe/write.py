@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from holmes.hardware.site import Fabric
-from holmes.probe.clusters import Found, FoundCluster, Reach, both_ways
+from holmes.probe.clusters import Found, FoundCluster, Reach, both_ways, unused
 from holmes.probe.facts import NicFacts, NodeFacts
 
+NO_CARD = "          - {kind: ethernet, gbit_s: 1, interfaces: [lo]}  # none found"
 UNKNOWN_GBIT_S = 1.0
 """Rate of a card whose driver reports none and that no transfer measured."""
 
@@ -16,11 +18,19 @@ def site_text(name: str, nodes: Sequence[NodeFacts], found: Found, reach: Reach)
     """A site file (YAML) that `holmes plan --site` reads."""
     lines = ["# Written by `holmes probe`. Figures marked measured are medians with quartiles."]
     lines += [f"# {remark}" for remark in found.remarks]
-    lines += [f"name: {name}", "clusters:"]
+    lines += [f"name: {json.dumps(name)}", "clusters:"]
     for cluster in found.clusters:
         lines += [f"  - name: {cluster.name}", "    nodes:"]
+        left_out = unused(nodes, cluster, reach)
         for index in cluster.nodes:
-            lines += _node(nodes[index], index, cluster, reach)
+            lines += _node(nodes[index])
+            lines.append("        nics:")
+            for fabric in Fabric:
+                cards = [nic for nic in nodes[index].nics if nic.kind is fabric]
+                if cards and fabric not in left_out:
+                    lines.append(_nic_line(fabric, cards, index, cluster, reach))
+            if not nodes[index].nics:
+                lines.append(NO_CARD)
     if found.links:
         lines.append("links:")
     for link in found.links:
@@ -32,10 +42,12 @@ def site_text(name: str, nodes: Sequence[NodeFacts], found: Found, reach: Reach)
     return "\n".join(lines) + "\n"
 
 
-def _node(node: NodeFacts, index: int, cluster: FoundCluster, reach: Reach) -> list[str]:
-    lines = [
-        f"      # {node.name}: {node.device_name}",
-        "      - count: 1",
+def _node(node: NodeFacts) -> list[str]:
+    """The lines of one node up to its cards."""
+    lines = [f"      # {node.name}: {node.device_name}", "      - count: 1"]
+    if node.host:
+        lines.append(f"        hosts: [{json.dumps(node.host)}]")
+    lines += [
         f"        memory_gb: {node.memory_gb:g}",
         f"        disks: [{{free_gb: {node.disk_gb:g}}}]"
         + (
@@ -57,13 +69,8 @@ def _node(node: NodeFacts, index: int, cluster: FoundCluster, reach: Reach) -> l
             f"          memory_gbytes_s: {node.copy_gbytes_s.median:.4g}"
             f"  # measured copy {node.copy_gbytes_s.text('GB/s')}"
         )
-    lines.append("        nics:")
-    for fabric in Fabric:
-        cards = [nic for nic in node.nics if nic.kind is fabric]
-        if cards:
-            lines.append(_nic_line(fabric, cards, index, cluster, reach))
-    if not node.nics:
-        lines.append("          - {kind: ethernet, gbit_s: 1, interfaces: [lo]}  # none found")
+    if node.device_memory_gb:
+        lines.append(f"          memory_gb: {node.device_memory_gb:g}")
     return lines
 
 

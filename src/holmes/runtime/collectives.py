@@ -3,7 +3,8 @@
 On gloo, reduce-scatter and all-gather are a direct exchange: member i sends chunk j
 to member j while it receives, all transfers in flight at once. That moves the bytes of
 a ring, (n-1)/n of the buffer per member, where gloo's own move more
-(docs/design/0002-direct-exchange.md). NCCL uses its own.
+(docs/design/0002-direct-exchange.md). NCCL uses its own, in place: member i's chunk is
+the i-th of the buffer. There a wait with a deadline polls once a millisecond.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def reduce_scatter(comm: Communicator, flat: Tensor, scratch: Tensor) -> Tensor:
     """
     own = own_chunk(comm, flat)
     if comm.backend == "nccl":
-        dist.reduce_scatter_tensor(own, flat, group=comm.process_group)
+        options = dist.ReduceScatterOptions()
+        _wait(comm, comm.process_group._reduce_scatter_base(own, flat, options))
         return own
     parts = exchange(comm, flat, scratch)
     total = parts[0]
@@ -86,7 +88,7 @@ def all_gather(comm: Communicator, flat: Tensor) -> None:
     """
     own = own_chunk(comm, flat)
     if comm.backend == "nccl":
-        dist.all_gather_into_tensor(flat, own, group=comm.process_group)
+        _wait(comm, comm.process_group._allgather_base(flat, own))
         return
     everybody = range(comm.size)
     _all_pairs(comm, dict.fromkeys(everybody, own), {i: _chunk(comm, flat, i) for i in everybody})

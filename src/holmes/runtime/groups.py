@@ -10,7 +10,7 @@ import json
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,12 +22,20 @@ from holmes.errors import HolmesError, UnavailableError
 from holmes.hardware.topology import Topology
 from holmes.plan.plan import Group, Plan
 from holmes.runtime import capabilities, collectives
-from holmes.runtime.backends import GLOO_NIC, NicOptions, nccl_options, register_gloo_nic
+from holmes.runtime.backends import (
+    GLOO_NIC,
+    NicOptions,
+    leave_groups,
+    nccl_options,
+    register_gloo_nic,
+)
 from holmes.runtime.clock import aligned, boot_id, measure_offset
 from holmes.runtime.communicator import Backend, Communicator
 
 LOOPBACK = "lo"
 LEAVE = timedelta(seconds=5)
+WATCHDOG_MARGIN_SECONDS = 30.0
+"""NCCL's watchdog ends the process, so it waits this much longer than our own deadlines."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +99,14 @@ class Groups:
             collectives.all_reduce(self["world"], reduced, "max")
         return tuple(reduced.tolist())
 
-    def close(self) -> None:
-        """Destroy the groups, so that this process can open those of another plan."""
+    def close(self, *, failed: bool = False) -> None:
+        """Destroy the groups, so that this process can open those of another plan.
+
+        Args:
+            failed: a rank went away; nothing that is under way is waited for.
+        """
         if self.communicators:
-            dist.destroy_process_group()
+            leave_groups(failed=failed)
 
 
 def open_groups(
@@ -126,7 +138,7 @@ def open_groups(
     except BaseException:
         if opener.began:
             with suppress(Exception):
-                dist.destroy_process_group()
+                leave_groups(failed=True)
         raise
     return Groups(rank, plan.world_size, options.device, communicators, offset)
 
@@ -139,6 +151,9 @@ class _Opener:
         self.rank = rank
         self.options = options
         self.start = timedelta(seconds=options.start_seconds)
+        longest = max(options.start_seconds, options.timeout_seconds) + WATCHDOG_MARGIN_SECONDS
+        nccl = options.backend == "nccl"
+        self.native_timeout = timedelta(seconds=longest) if nccl else self.start
         devices = Topology(plan.site).devices
         self.began = False
         self.nodes = [devices[index].node.name for index in plan.rank_map]
@@ -191,11 +206,17 @@ class _Opener:
                 with self._naming(group, name):
                     comm = self._create(group, name, store)
                     if comm is not None:
-                        exercise(comm, self.options.device)
+                        exercise(replace(comm, timeout=self.start), self.options.device)
                         mine[name] = comm
         return mine
 
     def _create(self, group: Group, name: str, store: Store) -> Communicator | None:
+        """One communicator, or None where this rank is no member; all ranks call it.
+
+        On NCCL the world is bound to no device: torch would then split the others off it
+        instead of initialising each with its own options. Binding the others makes them
+        connect at once and lets transfers use the group's own communicator.
+        """
         member = self.rank in group.ranks
         backend = GLOO_NIC if self.options.backend == "gloo" else "nccl"
         native = self._native_options(group) if member else None
@@ -205,14 +226,17 @@ class _Opener:
                 store=PrefixStore("world", store),
                 rank=self.rank,
                 world_size=self.plan.world_size,
-                timeout=self.start,
+                timeout=self.native_timeout,
                 pg_options=native,
-                device_id=self.options.device if self.options.backend == "nccl" else None,
             )
             process_group: Any = dist.group.WORLD
         else:
             process_group = dist.new_group(
-                list(group.ranks), timeout=self.start, backend=backend, pg_options=native
+                list(group.ranks),
+                timeout=self.native_timeout,
+                backend=backend,
+                pg_options=native,
+                device_id=self.options.device if backend == "nccl" else None,
             )
         if not member:
             return None
@@ -228,7 +252,7 @@ class _Opener:
 
     def _native_options(self, group: Group) -> Any:
         if self.options.backend == "nccl":
-            return nccl_options(group.transport.net_name, self.start)
+            return nccl_options(group.transport.net_name, self.native_timeout)
         return NicOptions(self.interface(group), self.start)
 
     def _naming(self, group: Group, name: str) -> _Naming:

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from holmes.errors import ConfigError
+from holmes.errors import ConfigError, WriteError
 from holmes.events.trace import append_trace
+from holmes.hardware.topology import Topology
 from holmes.job.resolve import ResolvedJob
-from holmes.launch.environment import launcher_of
+from holmes.launch.environment import from_environ, launcher_of, stands_for_all
 from holmes.launch.starter import run_here
+from holmes.launch.variables import OWN_DEADLINES
 from holmes.plan.codec import read_plan
 from holmes.plan.plan import Plan
 from holmes.planner.search import make_plan
 from holmes.runtime.capabilities import CAPABILITIES
 from holmes.runtime.checkpoint.read import latest_good
 from holmes.train.assignment import Assignment
-from holmes.train.planning import default_calibration, request_of, runnable
-from holmes.train.rehearsal import Progress, Rehearsal
+from holmes.train.planning import (
+    check_fits,
+    default_calibration,
+    on_cpu,
+    request_of,
+    runnable,
+)
+from holmes.train.rehearsal import Progress, Rehearsal, Say
 from holmes.train.run_folder import existing_run, make_run_folder, run_path, write_inputs
 from holmes.train.summary import summarise, write_json
+
+GPU = Path("/dev/nvidia0")
 
 
 def train(
@@ -41,12 +53,16 @@ def train(
             next_step="use `holmes rehearse`, or rehearsal.devices=real",
         )
     if launcher_of(os.environ) is not None:
-        return _one_rank(resolved, resume=resume, plan_file=plan_file)
+        return _one_rank(resolved, resume=resume, plan_file=plan_file, progress=progress)
     run = run_path(resolved.job)
-    make_run_folder(existing_run(run) if resume else run, keep=resume)
+    make_run_folder(existing_run(run) if resume else run, keep=True)
+    concrete = runnable(resolved, on_gpu=False)
+    plan = _plan(concrete, run, resume=resume, plan_file=plan_file)
+    checkpoint = _resume_folder(run, progress.say) if resume else None
+    if GPU.exists() and not on_cpu(resolved):
+        progress.say("ranks run on the CPU; start them with torchrun or srun to use the GPUs")
     with Rehearsal(resolved, run / "logs", progress, rehearse=False) as rehearsal:
-        concrete = rehearsal.resolved
-        plan = _plan(concrete, run, resume=resume, plan_file=plan_file)
+        make_run_folder(run, keep=resume)
         write_inputs(run, concrete, plan)
         assignment = Assignment(
             job=concrete.job,
@@ -56,7 +72,7 @@ def train(
             seats_are_devices=True,
             interface_override=rehearsal.session.interface_override,
             tokens=rehearsal.tokens,
-            resume_from=_resume_folder(run, progress) if resume else None,
+            resume_from=checkpoint,
         )
         rehearsal.calibration = default_calibration(concrete)
         if not resume:
@@ -68,46 +84,86 @@ def train(
 
 
 def _plan(resolved: ResolvedJob, run: Path, *, resume: bool, plan_file: Path | None) -> Plan:
-    """The plan given, the one the run began with, or a new one."""
-    if plan_file is not None:
-        return read_plan(plan_file)
-    if resume:
-        return read_plan(run / "plan.json")
-    return make_plan(request_of(resolved, capabilities=CAPABILITIES))
+    """The plan given, the one the run began with, or a new one.
+
+    Raises:
+        ConfigError: a plan of another job, or none that fits.
+        DataError: the plan file cannot be read.
+    """
+    path = plan_file or (run / "plan.json" if resume else None)
+    if path is None:
+        return make_plan(request_of(resolved, capabilities=CAPABILITIES))
+    plan = read_plan(path)
+    check_fits(plan, resolved, where=str(path))
+    return plan
 
 
-def _resume_folder(run: Path, progress: Progress) -> str | None:
-    folder = latest_good(run, progress.say)
-    progress.say(f"resuming from {folder}" if folder else "nothing was committed: from step 0")
+def _resume_folder(run: Path, say: Say) -> str | None:
+    folder = latest_good(run, say)
+    say(f"resuming from {folder}" if folder else "nothing was committed: from step 0")
     return str(folder) if folder else None
 
 
 def _one_rank(
-    resolved: ResolvedJob, *, resume: bool, plan_file: Path | None
+    resolved: ResolvedJob, *, resume: bool, plan_file: Path | None, progress: Progress
 ) -> dict[str, Any] | None:
+    """One rank in this process; what its launcher set up decides its place.
+
+    The launcher ends ranks with SIGTERM, also those that wait in native code, where no
+    handler of Python runs; a rank leaves nothing behind, so it simply ends.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for name, value in OWN_DEADLINES.items():
+        os.environ.setdefault(name, value)
     import torch
 
+    here = from_environ(os.environ)
+    first = here.launch_rank == 0
     on_gpu = torch.cuda.is_available()
     concrete = runnable(resolved, on_gpu=on_gpu)
     run = run_path(concrete.job)
     plan = _plan(concrete, run, resume=resume, plan_file=plan_file)
-    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    checkpoint = _resume_folder(run, progress.say if first else _ignore) if resume else None
     if first:
         make_run_folder(existing_run(run) if resume else run, keep=resume)
         write_inputs(run, concrete, plan)
-    folder = latest_good(run, print) if resume else None
     assignment = Assignment(
         job=concrete.job,
         plan=plan,
         run_folder=run,
         steps=concrete.job.train.steps,
         backend="nccl" if on_gpu else "gloo",
-        interface_override=os.environ.get("HOLMES_INTERFACE"),
-        resume_from=str(folder) if folder else None,
+        interface_override="lo" if stands_for_all(Topology(plan.site), here) else None,
+        resume_from=checkpoint,
     )
-    result = run_here("holmes.train.tasks:train", {"assignment": assignment.to_json()})
+    on_steps = progress.on_steps(run.name, assignment.steps) if first else None
+    with own_log(run / "logs", here.launch_rank):
+        result = run_here(
+            "holmes.train.tasks:train", {"assignment": assignment.to_json()}, on_progress=on_steps
+        )
     if result["rank"] != 0:
         return None
-    summary = summarise(run, replace(plan), devices="real", links="unshaped")
+    summary = summarise(run, plan, devices="real", links="unshaped")
     write_json(run / "summary.json", summary)
     return summary
+
+
+@contextmanager
+def own_log(folder: Path, rank: int) -> Iterator[None]:
+    """Write what this rank prints to its log, as the ranks of a session do.
+
+    Raises:
+        WriteError: the log cannot be written.
+    """
+    path = folder / f"rank-{rank}.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = path.open("a", buffering=1)
+    except OSError as error:
+        raise WriteError(f"cannot write the log: {error.strerror}", where=str(path)) from None
+    with log, redirect_stdout(log):
+        yield
+
+
+def _ignore(_: str) -> None:
+    return None

@@ -10,10 +10,12 @@ from typing import Any
 from holmes.cost.calibration import DEFAULT, LAB, BlockTime, Calibration
 from holmes.cost.links import LinkTiming
 from holmes.errors import ConfigError
+from holmes.hardware.site import Site
 from holmes.hardware.topology import Topology
 from holmes.job.resolve import ResolvedJob
 from holmes.models.registry import describe, family_of
 from holmes.plan.capabilities import Capabilities
+from holmes.plan.plan import Plan
 from holmes.planner.request import PlanRequest
 from holmes.runtime.capabilities import CAPABILITIES
 from holmes.schedule.instruction import Op
@@ -65,6 +67,44 @@ def workload_of(resolved: ResolvedJob) -> Workload:
     if precision == "auto":
         precision = "fp32" if on_cpu(resolved) else "mixed"
     return module.workload(config, precision)
+
+
+def check_fits(plan: Plan, resolved: ResolvedJob, *, where: str) -> None:
+    """Refuse a plan that was made for another job; the number of steps may differ.
+
+    Args:
+        resolved: the job with the precision it runs in.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    job, load = resolved.job, workload_of(resolved)
+    devices = [_places(site) for site in (plan.site, resolved.site)]
+    differences = [
+        (plan.workload.name != load.name, f"model {plan.workload.name}, the job's is {load.name}"),
+        (
+            plan.batch.global_ != job.batch.global_,
+            f"a global batch of {plan.batch.global_}, the job's is {job.batch.global_}",
+        ),
+        (
+            devices[0] != devices[1],
+            f"the {len(devices[0])} devices of site {plan.site.name}, the job's are the "
+            f"{len(devices[1])} of {resolved.site.name}",
+        ),
+        (plan.workload != load, f"another precision or size of {load.name}"),
+    ]
+    found = next((text for differs, text in differences if differs), None)
+    if found is not None:
+        raise ConfigError(
+            "the plan is not one of this job",
+            where=where,
+            why=f"it is for {found}",
+            next_step=f"plan again: `holmes plan` with train.precision={job.train.precision}",
+        )
+
+
+def _places(site: Site) -> list[tuple[str, int]]:
+    return [(slot.node.name, slot.local_index) for slot in Topology(site).devices]
 
 
 def request_of(

@@ -30,7 +30,6 @@ class Bars:
         self.progress = Progress(self._say, self._on_steps)
 
     def __enter__(self) -> Bars:
-        self._bars.start()
         return self
 
     def __exit__(
@@ -45,6 +44,7 @@ class Bars:
         self._console.print(line, markup=False, highlight=False)
 
     def _on_steps(self, name: str, steps: int) -> OnProgress:
+        self._bars.start()
         task = self._bars.add_task(name, total=steps, note="starting")
 
         def update(rank: int, report: Mapping[str, Any]) -> None:

@@ -83,8 +83,8 @@ class Rehearsal:
     def __enter__(self) -> Rehearsal:
         self.progress.say("bringing up the hosts and the ranks")
         self.session.__enter__()
-        if not self.session.lab.shaped:
-            self.progress.say(f"links are not shaped: {self.session.lab.reason}")
+        if self.session.links_reason:
+            self.progress.say(self.session.links_reason)
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -201,8 +201,11 @@ def rehearse(jobs: Sequence[ResolvedJob], progress: Progress) -> dict[str, dict[
         Rehearse objects by placement.
     """
     folders = [_folder(resolved.job, several=len(jobs) > 1) for resolved in jobs]
+    for resolved in jobs:  # refuses what cannot be planned before anything starts
+        concrete = runnable(resolved, on_gpu=False)
+        make_plan(request_of(concrete, capabilities=CAPABILITIES))
     for folder in folders:
-        make_run_folder(folder, keep=False)
+        make_run_folder(folder, keep=True)  # what an earlier run left stays until this one runs
     results: dict[str, dict[str, Any]] = {}
     with Rehearsal(jobs[0], folders[0] / "logs", progress) as rehearsal:
         for resolved, folder in zip(jobs, folders, strict=True):

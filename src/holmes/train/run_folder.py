@@ -40,7 +40,7 @@ def make_run_folder(path: Path, *, keep: bool) -> None:
                 (path / name).unlink(missing_ok=True)
             shutil.rmtree(path / "checkpoints", ignore_errors=True)
             for log in (path / "logs").glob("*.log"):
-                log.unlink()
+                os.truncate(log, 0)  # ranks that are up already go on writing to it
     except OSError as error:
         raise WriteError(
             f"cannot write the run folder: {error.strerror or error}",

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from holmes.errors import UnavailableError
 from holmes.job.job import Job
 from holmes.launch.context import RankContext
 from holmes.models.registry import describe, family_of, model_module, sharding_module
@@ -63,15 +64,25 @@ def _open(given: Assignment, rank: int, context: RankContext) -> Iterator[Groups
         context.master_address, context.master_port, context.hosts_store, context.attempt
     )
     groups = open_groups(given.plan, rank, rendezvous, _options(given, context))
+    failed = True
     try:
         yield groups
+        failed = False
     finally:
-        groups.close()
+        groups.close(failed=failed)
 
 
 def _options(given: Assignment, context: RankContext) -> GroupOptions:
     device = torch.device("cpu")
     if given.backend == "nccl":
+        found = torch.cuda.device_count()
+        if context.local_rank >= found:
+            raise UnavailableError(
+                f"process {context.local_rank} of this machine has no GPU",
+                where=f"launch rank {context.rank}",
+                why=f"the machine shows {found}",
+                next_step="start one process per GPU (--nproc-per-node)",
+            )
         device = torch.device("cuda", context.local_rank)
         torch.cuda.set_device(device)
     seconds = given.job.train.deadline_seconds

@@ -180,6 +180,7 @@ class Interpreter:
             if self._groups.world_size == 1:
                 self._fill_squares()
             self._outcome = self._optimizer.step(self._squares[:-1])
+            self._finish_stream()  # lanes gather what the update wrote, on streams of their own
         elif ins.op is Op.FORWARD:
             self._forward(ins)
         else:
@@ -229,9 +230,13 @@ class Interpreter:
             collectives.all_reduce(comm, self._squares)
         else:
             self._optimizer.sum_tied(_bucket(ins), comm)
+        self._finish_stream()
+        self._record(ins, start)
+
+    def _finish_stream(self) -> None:
+        """An instruction is complete when its work on the device is."""
         if self._groups.device.type == "cuda":
             torch.cuda.current_stream(self._groups.device).synchronize()
-        self._record(ins, start)
 
     def _fill_squares(self) -> None:
         """This rank's squared norms, and behind them its losses."""

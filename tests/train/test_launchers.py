@@ -1,0 +1,127 @@
+"""Training under torchrun and under Slurm's variables, and what is refused before it starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.train.test_runs import words
+
+from holmes.launch.process import free_port
+
+DEADLINE = 110
+RANKS = 4
+ROTATED = "0,2,3,1"
+
+
+def in_environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_run(run: Path, answer: dict[str, Any]) -> None:
+    """One result, a loss that fell, and a log per rank that says which logical rank it was."""
+    assert answer["steps"] == 4
+    assert losses(run)[-1] < losses(run)[0]
+    assert json.loads((run / "plan.json").read_text())["rank_map"] == [0, 2, 3, 1]
+    for launch_rank, logical in enumerate((0, 3, 1, 2)):  # of the rotation, the other way round
+        assert f"[rank {logical}] step 3" in (run / "logs" / f"rank-{launch_rank}.log").read_text()
+
+
+@pytest.mark.parallel
+def test_under_torchrun_on_one_machine(tmp_path: Path) -> None:
+    given = words(tmp_path, "train={steps: 4}", "name=t", f"parallel.rank_map=[{ROTATED}]")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={RANKS}", "-m", "holmes", "train", *given, "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE, env=in_environment()
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    check_run(tmp_path / "runs" / "t", json.loads(done.stdout))
+
+
+@pytest.mark.parallel
+def test_under_slurm_on_one_machine(tmp_path: Path) -> None:
+    given = words(tmp_path, "train={steps: 4}", "name=s", f"parallel.rank_map=[{ROTATED}]")
+    port = str(free_port("127.0.0.1"))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "holmes", "train", *given, "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=in_environment(
+                SLURM_PROCID=str(rank),
+                SLURM_LOCALID=str(rank),
+                SLURM_NODEID="0",
+                SLURM_STEP_NUM_TASKS=str(RANKS),
+                SLURM_STEP_NODELIST="localhost",
+                SLURM_JOB_ID="7",
+                MASTER_PORT=port,
+            ),
+        )
+        for rank in range(RANKS)
+    ]
+    try:
+        answers = [process.communicate(timeout=DEADLINE) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert [process.returncode for process in ranks] == [0] * RANKS, answers
+    said = [out for out, _ in answers if out]
+    assert len(said) == 1
+    check_run(tmp_path / "runs" / "s", json.loads(said[0]))
+
+
+def holmes(*given: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "holmes", *given]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE, env=in_environment()
+    )
+
+
+def test_a_refused_run_leaves_the_one_before_alone(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "demo"
+    kept = run / "checkpoints" / "step-5" / "COMMITTED"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("")
+    (run / "metrics.jsonl").write_text("{}\n")
+    given = words(tmp_path, "name=demo")
+    other = tmp_path / "other.json"
+    assert holmes("plan", *given, "model.layers=2", "-o", str(other)).returncode == 0
+    for code, more in (
+        (65, ["--plan", str(tmp_path / "absent.json")]),
+        (78, ["--plan", str(other)]),
+        (78, ["batch.global=7"]),
+        (65, ["data.source=/no/where"]),
+    ):
+        done = holmes("train", *given, *more)
+        assert done.returncode == code, done.stderr
+        assert kept.exists() and (run / "metrics.jsonl").exists()
+    assert holmes("rehearse", *given, "batch.global=7").returncode == 78
+    assert kept.exists()
+
+
+def test_a_plan_of_another_job_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    given = words(tmp_path, "name=demo")
+    plan = str(tmp_path / "plan.json")
+    assert holmes("plan", *given, "-o", plan).returncode == 0
+    for change, said in (
+        ("model.layers=2", "model gpt-3x32"),
+        ("batch.global=16", "a global batch of 8, the job's is 16"),
+        ("train.precision=bf16", "another precision"),
+        ("clusters.ib.nodes=4", "the 4 devices of site demo, the job's are the 6"),
+    ):
+        done = holmes("train", *given, change, "--plan", plan)
+        assert done.returncode == 78, done.stderr
+        assert "the plan is not one of this job" in done.stderr
+        assert said in done.stderr
+        assert "bringing up" not in done.stderr
