@@ -26,6 +26,7 @@ from holmes.simulate.recurrence import (
     Time,
     pipeline_seconds,
 )
+from holmes.simulate.wavefront import FEWEST_STAGES, wavefront_seconds
 
 
 def step_seconds(plan: Plan, cost: CostModel) -> float:
@@ -34,7 +35,16 @@ def step_seconds(plan: Plan, cost: CostModel) -> float:
     Raises:
         DataError: a group that the schedule needs is missing from the plan.
     """
-    return float(pipeline_seconds(schedule_of(plan), times_of(plan, cost), overlap=plan.overlap))
+    times = times_of(plan, cost)
+    choice = plan.schedule
+    if choice.name in ("gpipe", "1f1b") and plan.layout.pp >= FEWEST_STAGES:
+        extras = choice.extra_warmup_per_cut or (choice.extra_warmup,) * (plan.layout.pp - 1)
+        seconds = wavefront_seconds(
+            choice.name, choice.microbatches, extras, times, overlap=plan.overlap
+        )
+    else:
+        seconds = pipeline_seconds(schedule_of(plan), times, overlap=plan.overlap)
+    return float(seconds)
 
 
 def times_of(plan: Plan, cost: CostModel) -> PipelineTimes:
