@@ -7,12 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from holmes.errors import ConfigError, DataError
+from holmes.errors import ConfigError, DataError, UsageError
 from holmes.job.resolve import ResolvedJob
 from holmes.plan.plan import Plan
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from holmes.hardware.site import Site
+    from holmes.planner.request import PlanRequest
+    from holmes.report.cases import Case
+    from holmes.report.causes import Comparison
+    from holmes.report.study import Study
 
 
 def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -> None:
@@ -39,20 +45,164 @@ def plan(resolved: ResolvedJob) -> Plan:
     Raises:
         ConfigError: no plan exists at all.
     """
-    from holmes.planner.search import make_plan, make_plans
-    from holmes.runtime.capabilities import CAPABILITIES
     from holmes.train.planning import request_of
 
+    return _plan(request_of(resolved, capabilities=None))
+
+
+def _plan(request: PlanRequest) -> Plan:
+    """Plan within the runtime's capabilities, or without where nothing else is left."""
+    from holmes.planner.search import make_plan, make_plans
+    from holmes.runtime.capabilities import CAPABILITIES
+
     try:
-        return make_plans(request_of(resolved, capabilities=CAPABILITIES)).plan
+        return make_plans(replace(request, capabilities=CAPABILITIES)).plan
     except ConfigError as error:
-        request = request_of(resolved, capabilities=None)
         try:
             wider = make_plan(request)
         except ConfigError:
             raise error from None
         note = f"this runtime cannot run it yet: {error.what}"
         return replace(wider, explain=(*wider.explain, note))
+
+
+def simulate(
+    plan_file: Path,
+    *,
+    what_if: Sequence[str] = (),
+    fail: str | None = None,
+    rehearsal: bool = False,
+) -> Study:
+    """Simulate a plan; with ``what_if`` also on the changed site, as it is and planned again;
+    with ``fail`` also planned again without a node.
+
+    Raises:
+        DataError: the plan cannot be read.
+        ConfigError: a change or a node that the site does not have; nothing fits.
+    """
+    from holmes.job.what_if import changed_site, request_again, without_node
+    from holmes.plan.codec import read_plan
+    from holmes.report.compare import compare_cases
+    from holmes.report.study import Study
+
+    made = read_plan(plan_file)
+    base = _case("as planned", made, rehearsal)
+    cases = [base]
+    comparison = None
+    notes = []
+    if abs(base.seconds / made.predicted.step_seconds - 1) > 0.01:
+        other = "without --rehearsal" if rehearsal else "with --rehearsal"
+        notes.append(
+            f"The plan itself says {made.predicted.step_seconds:.4g} s: it was made for other "
+            f"rates (try {other}) or by another version."
+        )
+    if what_if:
+        site = changed_site(made.site, what_if)
+        if _devices(site) == _devices(made.site):
+            cases.append(_case("what if", replace(made, site=site), rehearsal))
+            comparison = compare_cases(cases[0], cases[1])
+            if rehearsal and _rates(site, True) == _rates(made.site, True):
+                notes.append(
+                    "The change leaves the rates of a rehearsal as they are: change "
+                    "rehearsal.rates, or leave --rehearsal out."
+                )
+        else:
+            notes.append("The change adds or removes devices, so the plan was only made again.")
+        again = _plan(request_again(made, site, _rates(site, rehearsal)))
+        cases.append(_case("what if, planned again", again, rehearsal))
+    if what_if or fail is not None:
+        notes.append(
+            "Planned again: degrees, schedule and warm-up are free, even if a job fixed them."
+        )
+    if fail is not None:
+        site = without_node(changed_site(made.site, what_if), fail)
+        again = _plan(request_again(made, site, _rates(site, rehearsal)))
+        cases.append(_case(f"without {fail}, planned again", again, rehearsal))
+    return Study(tuple(cases), comparison, tuple(notes))
+
+
+def _case(name: str, made: Plan, rehearsal: bool) -> Case:
+    from holmes.cost.calibration import calibration_from_dict
+    from holmes.cost.model import CostModel
+    from holmes.hardware.topology import Topology
+    from holmes.report.cases import Case
+    from holmes.simulate import simulate_step, step_seconds
+
+    if not made.calibration:
+        raise DataError(
+            "the plan holds no calibration",
+            where="calibration",
+            next_step="plan again with `holmes plan --output`",
+        )
+    rates = _rates(made.site, rehearsal)
+    calibration = calibration_from_dict(made.calibration)
+    cost = CostModel(Topology(made.site), made.workload, calibration, rates)
+    return Case(name, made, simulate_step(made, cost), step_seconds(made, cost))
+
+
+def _rates(site: Site, rehearsal: bool) -> dict[Any, float] | None:
+    """The rates a rehearsal of the site has, or None for the site's own."""
+    if not rehearsal:
+        return None
+    from holmes.lab.rates import rehearsal_rates
+
+    rates = rehearsal_rates(site)
+    return {**rates.nics, **rates.links}
+
+
+def _devices(site: Site) -> list[tuple[str, int]]:
+    from holmes.hardware.topology import Topology
+
+    return [(slot.node.name, slot.local_index) for slot in Topology(site).devices]
+
+
+def compare(
+    what: Sequence[Path], *, step: int | None = None, html: Path | None = None
+) -> Comparison:
+    """Why a run's step is longer than predicted, a trace's than its plan's, or a run's than
+    another's.
+
+    Args:
+        what: a run folder, two run folders, or a plan and a trace.
+
+    Raises:
+        DataError: a file is missing or malformed, or the two do not belong together.
+        UsageError: neither one run, two runs, nor a plan and a trace.
+    """
+    from holmes.events.trace import read_trace
+    from holmes.plan.codec import read_plan
+    from holmes.report.compare import compare_run, compare_runs, compare_trace
+    from holmes.report.page import write_waterfall
+    from holmes.report.run_data import read_run
+
+    files = [path for path in what if path.is_file()]
+    if len(what) == 2 and len(files) == 2:
+        made = read_plan(what[0])
+        measured = read_trace(what[1])
+        comparison = compare_trace(
+            made, _nearest_case(made).simulation.timeline, measured, step=step
+        )
+    elif files or len(what) not in (1, 2):
+        raise UsageError(
+            "compare takes a run folder, two run folders, or a plan and a trace",
+            where=" ".join(str(path) for path in what),
+        )
+    elif len(what) == 1:
+        comparison = compare_run(read_run(what[0]), step)
+    else:
+        comparison = compare_runs(read_run(what[0]), read_run(what[1]), step)
+    if html is not None:
+        write_waterfall(html, comparison)
+    return comparison
+
+
+def _nearest_case(made: Plan) -> Case:
+    """A plan at the rates it was made for: the site's, or those of its rehearsal."""
+    own = _case(made.name, made, False)
+    if made.site.rehearsal is None:
+        return own
+    told = made.predicted.step_seconds
+    return min((own, _case(made.name, made, True)), key=lambda case: abs(case.seconds - told))
 
 
 def rehearse(jobs: Sequence[ResolvedJob], console: Console) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from types import FrameType
 
 import typer
 
-from holmes.cli import launch, plan, probe, rehearse, report, train, verify
+from holmes.cli import compare, launch, plan, probe, rehearse, report, simulate, train, verify
 from holmes.errors import HolmesError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (plan, rehearse, train, verify, report, probe, launch):
+for module in (plan, simulate, rehearse, train, verify, report, compare, probe, launch):
     module.register(app)
 
 
