@@ -68,7 +68,8 @@ def without_node(site: Site, failed: str) -> Site:
         raise ConfigError("the only node cannot fail", where=f"--fail {failed}")
     node = found[0]
     first = next(n.index for n in nodes if n.cluster == node.cluster)
-    return site_from(_without(site, node.cluster, node.index - first), lambda key=(): site.name)
+    rest = Draft("the plan's site", _without(site, node.cluster, node.index - first))
+    return site_from(rest.data, rest.where)
 
 
 def _without(site: Site, cluster: str, position: int) -> dict[str, Any]:

@@ -98,10 +98,10 @@ def render(
         (
             headline(runs, summary),
             why(runs),
-            why_slower(runs) if comparison is None else waterfall_section(comparison),
             sitemap(runs),
             where_time_goes(runs),
             gantt(runs),
+            why_slower(runs) if comparison is None else waterfall_section(comparison),
             curves(runs),
             traffic(runs),
             memory(runs),

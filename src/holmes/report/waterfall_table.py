@@ -11,6 +11,8 @@ from holmes.report.causes import Cause, Comparison, ShownKind
 
 BAR = 24
 MOST = 14
+VISIBLE = 1000
+"""A cause smaller than this fraction (one in ...) of the largest one is not worth a row."""
 _STYLE = {
     "compute": "magenta",
     "transfer": "blue",
@@ -63,11 +65,12 @@ def by_cause(comparison: Comparison) -> dict[ShownKind, int]:
 
 def steps_of(comparison: Comparison, most: int) -> tuple[list[Cause], list[int]]:
     """The rows of a waterfall, the smallest causes summed into one, and where each row ends."""
-    moved = [cause for cause in comparison.causes if cause.nanoseconds]
-    kept = sorted(moved, key=lambda cause: -abs(cause.nanoseconds))
-    shown, rest = set(kept[:most]), kept[most:]
-    rows = [cause for cause in moved if cause in shown]
-    if rest:
+    largest = max((abs(cause.nanoseconds) for cause in comparison.causes), default=0)
+    moved = [cause for cause in comparison.causes if abs(cause.nanoseconds) * VISIBLE > largest]
+    shown = set(sorted(moved, key=lambda cause: -abs(cause.nanoseconds))[:most])
+    rows = [cause for cause in comparison.causes if cause in shown]
+    rest = [cause for cause in comparison.causes if cause.nanoseconds and cause not in shown]
+    if sum(cause.nanoseconds for cause in rest):
         before, after = sum(c.before for c in rest), sum(c.after for c in rest)
         count = sum(c.count for c in rest)
         rows.append(Cause("others", f"{len(rest)} smaller causes", count, before, after))

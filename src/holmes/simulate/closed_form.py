@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from holmes.cost.model import CostModel
 from holmes.cost.network import Network
 from holmes.plan.plan import Plan, Stage
-from holmes.plan.program import schedule_of, stage_shape
+from holmes.plan.program import LOSS_SLOTS, schedule_of, stage_shape
 from holmes.schedule.instruction import Bucket, Op, StageShape
 from holmes.schedule.lower import WORLD_GROUP
 from holmes.simulate.meetings import fabric_of
@@ -51,7 +51,7 @@ def times_of(plan: Plan, cost: CostModel) -> PipelineTimes:
     """The times of the recurrence for a plan."""
     network = cost.network(plan.rank_map)
     shapes = [stage_shape(plan, stage) for stage in plan.stages]
-    norm_bytes = 8 * sum(block.tensors for block in plan.workload.blocks)
+    norm_bytes = 8 * (sum(block.tensors for block in plan.workload.blocks) + LOSS_SLOTS)
     norms = 0.0
     if plan.world_size > 1:
         fabric = fabric_of(plan, WORLD_GROUP)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from holmes.plan import Group, Plan
 from holmes.plan.diff import diff
 from holmes.report import units
-from holmes.report.parts.html import Html, section, tag
+from holmes.report.parts.html import Html, join, section, tag
 from holmes.report.parts.traffic import label_of
 from holmes.report.run_data import RunData
 
@@ -28,15 +28,19 @@ def why(runs: Sequence[RunData]) -> Html | None:
         rows.append(tag("tr", tag("th", key), *(tag("td", v) for v in values), class_=style))
     header = tag("tr", tag("th", ""), *(tag("th", name) for name, _ in plans))
     table = tag("table", tag("thead", header), tag("tbody", *rows), class_="choices")
+    reasons = [
+        join((tag("h3", f"against {name}") if len(plans) > 2 else None, _reasons(plans[0][1], o)))
+        for name, o in plans[1:]
+    ]
     return section(
         "why",
         f"What {plans[0][0]} does differently",
         "What the plans decide, like for like; rows in bold are where they part.",
         tag(
             "div",
-            tag("div", *(_reasons(plans[0][1], other) for _, other in plans[1:])),
+            tag("div", *reasons, class_="columns" if len(plans) > 2 else None),
             tag("div", table, class_="scroll"),
-            class_="columns",
+            class_="columns" if len(plans) == 2 else None,
         ),
     )
 

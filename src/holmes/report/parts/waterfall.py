@@ -100,15 +100,12 @@ def waterfall(comparison: Comparison, name: str) -> Html:
     drawn.append(_end("second", comparison.second, comparison.after, share(comparison.after)))
     off = comparison.nanoseconds / comparison.before if comparison.before else 0.0
     told = ", ".join(f"{k} {signed(v)}" for k, v in by_cause(comparison).items() if v)
+    said = f"{told[:1].upper()}{told[1:]}" if told else "No cause of a difference"
     return tag(
         "figure",
         tag("figcaption", f"{name}: {signed(comparison.nanoseconds)} ({units.percent(off)})"),
         tag("div", *drawn, class_="falls", role="img", aria_label=f"{name}: {told}"),
-        tag(
-            "p",
-            f"{told[:1].upper()}{told[1:]}. The scale starts at {units.seconds(low * 1e-9)}.",
-            class_="note",
-        ),
+        tag("p", f"{said}. The scale starts at {units.seconds(low * 1e-9)}.", class_="note"),
     )
 
 
