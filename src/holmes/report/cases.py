@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich import box
@@ -50,13 +50,15 @@ class Case:
 
     def as_run(self) -> RunData:
         """The case as a run that has not been measured, for the page."""
+        idle = summarize(self.simulation.timeline).mean_bubble_fraction
+        said = replace(self.plan.predicted, step_seconds=self.seconds, bubble_fraction=idle)
         return RunData(
             name=self.name,
-            plan=self.plan,
+            plan=replace(self.plan, predicted=said),
             metrics=(),
             measured=type(self.simulation.timeline)("measured"),
             predicted=self.simulation.timeline,
-            summary={"predicted_step_seconds": self.seconds, "simulated": True},
+            summary={"predicted_step_seconds": self.seconds},
             job="",
             missing=(),
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from holmes.plan import Group, Plan
 from holmes.plan.diff import diff
 from holmes.report import units
-from holmes.report.parts.html import Html, join, section, tag
+from holmes.report.parts.html import Html, section, tag
 from holmes.report.parts.traffic import label_of
 from holmes.report.run_data import RunData
 
@@ -29,12 +29,17 @@ def why(runs: Sequence[RunData]) -> Html | None:
     header = tag("tr", tag("th", ""), *(tag("th", name) for name, _ in plans))
     table = tag("table", tag("thead", header), tag("tbody", *rows), class_="choices")
     reasons = [
-        join((tag("h3", f"against {name}") if len(plans) > 2 else None, _reasons(plans[0][1], o)))
-        for name, o in plans[1:]
+        tag(
+            "div",
+            tag("h3", f"against {name}") if len(plans) > 2 else None,
+            _reasons(plans[0][1], other),
+        )
+        for name, other in plans[1:]
     ]
+    ran = any(run.step_seconds for run in runs)
     return section(
         "why",
-        f"What {plans[0][0]} does differently",
+        f"What {plans[0][0]} does differently" if ran else "How the plans differ",
         "What the plans decide, like for like; rows in bold are where they part.",
         tag(
             "div",
