@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from holmes.cost.network import Flow
 from holmes.plan.program import program_of
 from holmes.schedule.instruction import Op
-from holmes.simulate import resource_seconds, simulate, simulate_step, step_seconds
+from holmes.simulate import (
+    lower_bound_seconds,
+    resource_seconds,
+    simulate,
+    simulate_step,
+    step_seconds,
+)
 from holmes.simulate.events import Engine, SimulationError
 from holmes.simulate.sharing import fair_rates, max_min_rates
 from holmes.simulate.tables import tables_of
@@ -38,8 +44,32 @@ def test_the_engines_agree_on_many_unequal_stages(schedule: str) -> None:
     assert abs(simulate(plan, cost).makespan - step_seconds(plan, cost) * 1e9) <= NANOSECOND
 
 
-@given(cases())
-@settings(max_examples=60, deadline=None, derandomize=True)
+rates = st.sampled_from([3e7, 2.5e8, 1e9, 7e9])
+
+
+@st.composite
+def sites(draw: st.DrawFn) -> Case:
+    """A pipeline on a site of any fast cards, slow cards and shared link."""
+    return replace(
+        draw(cases()),
+        fast=draw(rates),
+        ethernet=draw(rates),
+        link=draw(st.one_of(st.none(), rates)),
+        shared_nodes=draw(st.booleans()),
+    )
+
+
+@given(sites())
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_sharing_never_makes_a_step_shorter(case: Case) -> None:
+    plan, cost = make(case)
+    _, free = make(case, UncontendedCost)
+    assert simulate(plan, cost).makespan >= simulate(plan, free).makespan * (1 - 1e-9) - 1
+    assert lower_bound_seconds(plan, cost) * 1e9 <= simulate(plan, cost).makespan + 1
+
+
+@given(sites())
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_every_byte_sent_is_received_and_is_what_the_formula_says(case: Case) -> None:
     plan, cost = make(case)
     program = program_of(plan)
