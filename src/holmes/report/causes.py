@@ -108,7 +108,7 @@ def _where(plan: Plan, topology: Topology, order: Order, one: Difference) -> str
     if one.cause == "outside":
         return "barrier and bookkeeping around the instructions"
     if one.cause == "bubble":
-        return "idle time that the first step had here and the second used"
+        return "idle time of the first step that absorbed a part"
     if one.id is None or one.rank is None:
         return "the end of the step"
     node = topology.devices[plan.rank_map[one.rank]].node.name

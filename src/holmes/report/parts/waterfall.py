@@ -83,11 +83,12 @@ def waterfall(comparison: Comparison, name: str) -> Html:
             f"{row.cause}: {row.where}\n{units.seconds(row.before * 1e-9)} → "
             f"{units.seconds(row.after * 1e-9)} in {row.count} of the chain"
         )
+        label = f"waiting {row.where}" if row.cause == "waiting" else row.where
         style = f"left:{left:.2f}%;width:{max(right - left, 0.4):.2f}%"
         drawn.append(
             tag(
                 "div",
-                tag("div", row.where, class_="fall-label"),
+                tag("div", label, class_="fall-label"),
                 tag(
                     "div",
                     tag("i", class_=f"fall c-{row.cause}", style=style, data_tip=tip),
