@@ -86,7 +86,7 @@ def write_waterfall(output: Path, comparison: Comparison) -> None:
             tag("div", id="tip", role="status"),
         )
     )
-    _write(output, _document(title, body))
+    _write(output, document(title, body))
 
 
 def render(
@@ -111,17 +111,18 @@ def render(
             data_block("gantt-data", schedule),
         )
     )
-    return _document(f"Holmes: {' against '.join(run.name for run in runs)}", body)
+    return document(" against ".join(run.name for run in runs), body)
 
 
-def _document(title: str, body: Html) -> str:
+def document(title: str, body: Html) -> str:
+    """A page around its body: head, policy, style and script."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", title),
+        tag("title", f"Holmes: {title}"),
         tag("style", _asset("page.css")),
     )
     page = tag(
