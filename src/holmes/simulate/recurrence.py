@@ -88,7 +88,9 @@ def pipeline_seconds(schedule: Schedule, times: PipelineTimes, *, overlap: bool)
         going = False
         for walk in walks:
             going = walk.advance(walks) or going
-    ended = [Ended(walk.own.parts, walk.own.step, walk.now, walk.data_free) for walk in walks]
+    ended = [
+        Ended(walk.own.parts[::-1], walk.own.step, walk.now, walk.data_free) for walk in walks
+    ]
     return finish_seconds(ended, times, overlap, later)
 
 
@@ -176,8 +178,8 @@ class _Walk:
 
 @dataclass(frozen=True)
 class Ended:
-    """A pipeline rank after its last action: its buckets in model order and its step, when
-    its main thread is free and when its reductions so far have ended."""
+    """A pipeline rank after its last action: its buckets in the order of their reductions
+    and its step, when its main thread is free and when its reductions so far have ended."""
 
     parts: tuple[PartTimes, ...]
     step: Time
@@ -199,7 +201,7 @@ def finish_seconds(
     ready: Time = 0.0
     for rank in ranks:
         free = rank.data_free
-        for part in reversed(rank.parts):
+        for part in rank.parts:
             start = summed if part.tied else rank.now
             if times.exchanges and (part.tied or not overlap):
                 free = later(free, start) + part.reduce

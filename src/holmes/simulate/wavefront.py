@@ -187,7 +187,7 @@ class _Front:
         """Where every stage stands after its last action."""
         stages: Sequence[StageTimes] = self.times.stages
         return [
-            Ended(own.parts, own.step, self.now[s], self.data_free[s])
+            Ended(own.parts[::-1], own.step, self.now[s], self.data_free[s])
             for s, own in enumerate(stages)
         ]
 
