@@ -88,9 +88,7 @@ def pipeline_seconds(schedule: Schedule, times: PipelineTimes, *, overlap: bool)
         going = False
         for walk in walks:
             going = walk.advance(walks) or going
-    ended = [
-        Ended(walk.own.parts[::-1], walk.own.step, walk.now, walk.data_free) for walk in walks
-    ]
+    ended = [Ended(walk.own.parts[::-1], walk.own.step, walk.now, walk.data_free) for walk in walks]
     return finish_seconds(ended, times, overlap, later)
 
 
