@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from holmes.hardware.site import Site
     from holmes.planner.request import PlanRequest
-    from holmes.report.cases import Case
     from holmes.report.causes import Comparison
     from holmes.report.study import Study
 
@@ -80,80 +79,24 @@ def simulate(
         DataError: the plan cannot be read.
         ConfigError: a change or a node that the site does not have; nothing fits.
     """
-    from holmes.job.what_if import changed_site, request_again, without_node
     from holmes.plan.codec import read_plan
-    from holmes.report.compare import compare_cases
-    from holmes.report.study import Study
+    from holmes.report.study import study
 
-    made = read_plan(plan_file)
-    base = _case("as planned", made, rehearsal)
-    cases = [base]
-    comparison = None
-    notes = []
-    if abs(base.seconds / made.predicted.step_seconds - 1) > 0.01:
-        other = "without --rehearsal" if rehearsal else "with --rehearsal"
-        notes.append(
-            f"The plan itself says {made.predicted.step_seconds:.4g} s: it was made for other "
-            f"rates (try {other}) or by another version."
-        )
-    if what_if:
-        site = changed_site(made.site, what_if)
-        if _devices(site) == _devices(made.site):
-            cases.append(_case("what if", replace(made, site=site), rehearsal))
-            comparison = compare_cases(cases[0], cases[1])
-            if rehearsal and _rates(site, True) == _rates(made.site, True):
-                notes.append(
-                    "The change leaves the rates of a rehearsal as they are: change "
-                    "rehearsal.rates, or leave --rehearsal out."
-                )
-        else:
-            notes.append("The change adds or removes devices, so the plan was only made again.")
-        again = _plan(request_again(made, site, _rates(site, rehearsal)))
-        cases.append(_case("what if, planned again", again, rehearsal))
-    if what_if or fail is not None:
-        notes.append(
-            "Planned again: degrees, schedule and warm-up are free, even if a job fixed them."
-        )
-    if fail is not None:
-        site = without_node(changed_site(made.site, what_if), fail)
-        again = _plan(request_again(made, site, _rates(site, rehearsal)))
-        cases.append(_case(f"without {fail}, planned again", again, rehearsal))
-    return Study(tuple(cases), comparison, tuple(notes))
+    def rates(site: Site) -> dict[Any, float] | None:
+        return rehearsed(site) if rehearsal else None
+
+    found = study(read_plan(plan_file), what_if, fail, rates, _plan)
+    if rehearsal or not found.off:
+        return found
+    return found.noting("Its predicted step differs: a rehearsal's plan needs --rehearsal.")
 
 
-def _case(name: str, made: Plan, rehearsal: bool) -> Case:
-    from holmes.cost.calibration import calibration_from_dict
-    from holmes.cost.model import CostModel
-    from holmes.hardware.topology import Topology
-    from holmes.report.cases import Case
-    from holmes.simulate import simulate_step, step_seconds
-
-    if not made.calibration:
-        raise DataError(
-            "the plan holds no calibration",
-            where="calibration",
-            next_step="plan again with `holmes plan --output`",
-        )
-    rates = _rates(made.site, rehearsal)
-    calibration = calibration_from_dict(made.calibration)
-    cost = CostModel(Topology(made.site), made.workload, calibration, rates)
-    return Case(name, made, simulate_step(made, cost), step_seconds(made, cost))
-
-
-def _rates(site: Site, rehearsal: bool) -> dict[Any, float] | None:
-    """The rates a rehearsal of the site has, or None for the site's own."""
-    if not rehearsal:
-        return None
+def rehearsed(site: Site) -> dict[Any, float]:
+    """The rates that a rehearsal of the site has."""
     from holmes.lab.rates import rehearsal_rates
 
     rates = rehearsal_rates(site)
     return {**rates.nics, **rates.links}
-
-
-def _devices(site: Site) -> list[tuple[str, int]]:
-    from holmes.hardware.topology import Topology
-
-    return [(slot.node.name, slot.local_index) for slot in Topology(site).devices]
 
 
 def compare(
@@ -174,14 +117,14 @@ def compare(
     from holmes.report.compare import compare_run, compare_runs, compare_trace
     from holmes.report.page import write_waterfall
     from holmes.report.run_data import read_run
+    from holmes.report.study import nearest_case
 
     files = [path for path in what if path.is_file()]
     if len(what) == 2 and len(files) == 2:
         made = read_plan(what[0])
         measured = read_trace(what[1])
-        comparison = compare_trace(
-            made, _nearest_case(made).simulation.timeline, measured, step=step
-        )
+        timeline = nearest_case(made, rehearsed).simulation.timeline
+        comparison = compare_trace(made, timeline, measured, step=step)
     elif files or len(what) not in (1, 2):
         raise UsageError(
             "compare takes a run folder, two run folders, or a plan and a trace",
@@ -194,15 +137,6 @@ def compare(
     if html is not None:
         write_waterfall(html, comparison)
     return comparison
-
-
-def _nearest_case(made: Plan) -> Case:
-    """A plan at the rates it was made for: the site's, or those of its rehearsal."""
-    own = _case(made.name, made, False)
-    if made.site.rehearsal is None:
-        return own
-    told = made.predicted.step_seconds
-    return min((own, _case(made.name, made, True)), key=lambda case: abs(case.seconds - told))
 
 
 def rehearse(jobs: Sequence[ResolvedJob], console: Console) -> dict[str, Any]:

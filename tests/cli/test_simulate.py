@@ -127,10 +127,11 @@ def test_a_slow_trace_is_explained(
     plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What ends the step takes 50 ms longer than simulated."""
-    from holmes.api import _nearest_case
+    from holmes.api import rehearsed
     from holmes.plan.codec import read_plan
+    from holmes.report.study import nearest_case
 
-    spans = _nearest_case(read_plan(plan_file)).simulation.timeline.spans
+    spans = nearest_case(read_plan(plan_file), rehearsed).simulation.timeline.spans
     last = max(spans, key=lambda span: span.stop)
     late = 50_000_000
     slow = [replace(s, stop=s.stop + late) if s.id == last.id else s for s in spans]
