@@ -7,12 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from holmes.errors import ConfigError, DataError
+from holmes.errors import ConfigError, DataError, UsageError
 from holmes.job.resolve import ResolvedJob
 from holmes.plan.plan import Plan
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from holmes.hardware.site import Site
+    from holmes.planner.request import PlanRequest
+    from holmes.report.causes import Comparison
+    from holmes.report.study import Study
 
 
 def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -> None:
@@ -39,20 +44,9 @@ def plan(resolved: ResolvedJob) -> Plan:
     Raises:
         ConfigError: no plan exists at all.
     """
-    from holmes.planner.search import make_plan, make_plans
-    from holmes.runtime.capabilities import CAPABILITIES
     from holmes.train.planning import on_cpu, request_of
 
-    try:
-        made = make_plans(request_of(resolved, capabilities=CAPABILITIES)).plan
-    except ConfigError as error:
-        request = request_of(resolved, capabilities=None)
-        try:
-            wider = make_plan(request)
-        except ConfigError:
-            raise error from None
-        note = f"this runtime cannot run it yet: {error.what}"
-        return replace(wider, explain=(*wider.explain, note))
+    made = _plan(request_of(resolved, capabilities=None))
     if resolved.job.train.precision != "auto" or on_cpu(resolved):
         return made
     note = (
@@ -60,6 +54,96 @@ def plan(resolved: ResolvedJob) -> Plan:
         "to run the plan, make it with train.precision=bf16"
     )
     return replace(made, explain=(*made.explain, note))
+
+
+def _plan(request: PlanRequest) -> Plan:
+    """Plan within the runtime's capabilities, or without where nothing else is left."""
+    from holmes.planner.search import make_plan, make_plans
+    from holmes.runtime.capabilities import CAPABILITIES
+
+    try:
+        return make_plans(replace(request, capabilities=CAPABILITIES)).plan
+    except ConfigError as error:
+        try:
+            wider = make_plan(request)
+        except ConfigError:
+            raise error from None
+        note = f"this runtime cannot run it yet: {error.what}"
+        return replace(wider, explain=(*wider.explain, note))
+
+
+def simulate(
+    plan_file: Path,
+    *,
+    what_if: Sequence[str] = (),
+    fail: str | None = None,
+    rehearsal: bool = False,
+) -> Study:
+    """Simulate a plan; with ``what_if`` also on the changed site, as it is and planned again;
+    with ``fail`` also planned again without a node.
+
+    Raises:
+        DataError: the plan cannot be read.
+        ConfigError: a change or a node that the site does not have; nothing fits.
+    """
+    from holmes.plan.codec import read_plan
+    from holmes.report.study import study
+
+    def rates(site: Site) -> dict[Any, float] | None:
+        return rehearsed(site) if rehearsal else None
+
+    found = study(read_plan(plan_file), what_if, fail, rates, _plan)
+    if rehearsal or not found.off:
+        return found
+    return found.noting("Its predicted step differs: a rehearsal's plan needs --rehearsal.")
+
+
+def rehearsed(site: Site) -> dict[Any, float]:
+    """The rates that a rehearsal of the site has."""
+    from holmes.lab.rates import rehearsal_rates
+
+    rates = rehearsal_rates(site)
+    return {**rates.nics, **rates.links}
+
+
+def compare(
+    what: Sequence[Path], *, step: int | None = None, html: Path | None = None
+) -> Comparison:
+    """Why a run's step is longer than predicted, a trace's than its plan's, or a run's than
+    another's.
+
+    Args:
+        what: a run folder, two run folders, or a plan and a trace.
+
+    Raises:
+        DataError: a file is missing or malformed, or the two do not belong together.
+        UsageError: neither one run, two runs, nor a plan and a trace.
+    """
+    from holmes.events.trace import read_trace
+    from holmes.plan.codec import read_plan
+    from holmes.report.compare import compare_run, compare_runs, compare_trace
+    from holmes.report.page import write_waterfall
+    from holmes.report.run_data import read_run
+    from holmes.report.study import nearest_case
+
+    files = [path for path in what if path.is_file()]
+    if len(what) == 2 and len(files) == 2:
+        made = read_plan(what[0])
+        measured = read_trace(what[1])
+        timeline = nearest_case(made, rehearsed).simulation.timeline
+        comparison = compare_trace(made, timeline, measured, step=step)
+    elif files or len(what) not in (1, 2):
+        raise UsageError(
+            "compare takes a run folder, two run folders, or a plan and a trace",
+            where=" ".join(str(path) for path in what),
+        )
+    elif len(what) == 1:
+        comparison = compare_run(read_run(what[0]), step)
+    else:
+        comparison = compare_runs(read_run(what[0]), read_run(what[1]), step)
+    if html is not None:
+        write_waterfall(html, comparison)
+    return comparison
 
 
 def rehearse(jobs: Sequence[ResolvedJob], console: Console) -> dict[str, Any]:

@@ -11,11 +11,13 @@ import typer
 
 from holmes.cli import (
     calibrate,
+    compare,
     launch,
     plan,
     probe,
     rehearse,
     report,
+    simulate,
     train,
     validate,
     verify,
@@ -32,7 +34,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (plan, rehearse, train, verify, report, probe, launch, validate, calibrate):
+COMMANDS = (
+    plan,
+    simulate,
+    rehearse,
+    train,
+    verify,
+    report,
+    compare,
+    probe,
+    launch,
+    validate,
+    calibrate,
+)
+for module in COMMANDS:
     module.register(app)
 
 

@@ -15,6 +15,7 @@ from holmes import __version__
 from holmes.errors import WriteError
 from holmes.events.metrics import metrics_to_dict
 from holmes.plan.codec import plan_to_dict
+from holmes.report.causes import Comparison
 from holmes.report.parts.choices import plan_section, why
 from holmes.report.parts.curves import curves
 from holmes.report.parts.gantt import gantt, gantt_data
@@ -23,7 +24,9 @@ from holmes.report.parts.html import Html, data_block, join, section, tag
 from holmes.report.parts.shares import where_time_goes
 from holmes.report.parts.sitemap import sitemap
 from holmes.report.parts.traffic import memory, traffic
+from holmes.report.parts.waterfall import waterfall_section, why_slower
 from holmes.report.run_data import RunData, read_run
+from holmes.report.waterfall_table import signed
 
 MOST_RAW_BYTES = 600_000
 """Raw files larger than this are not embedded; the page says so."""
@@ -59,8 +62,37 @@ def write_comparison(
     _write(output, render(runs, summary))
 
 
-def render(runs: Sequence[RunData], summary: Mapping[str, Any]) -> str:
-    """The whole page as text."""
+def write_page(output: Path, runs: Sequence[RunData], comparison: Comparison | None) -> None:
+    """Write the page of runs that are in memory already, such as simulated ones.
+
+    Raises:
+        WriteError: when the page cannot be written.
+    """
+    _write(output, render(runs, {}, comparison))
+
+
+def write_waterfall(output: Path, comparison: Comparison) -> None:
+    """Write a page that holds one comparison.
+
+    Raises:
+        WriteError: when the page cannot be written.
+    """
+    title = f"{comparison.first} against {comparison.second}"
+    heading = tag("h1", f"{signed(comparison.nanoseconds)} a step", class_="long")
+    body = join(
+        (
+            tag("header", tag("p", "Holmes", class_="kicker"), heading),
+            waterfall_section(comparison),
+            tag("div", id="tip", role="status"),
+        )
+    )
+    _write(output, document(title, body))
+
+
+def render(
+    runs: Sequence[RunData], summary: Mapping[str, Any], comparison: Comparison | None = None
+) -> str:
+    """The whole page as text; ``comparison`` takes the place of those of the runs."""
     schedule = gantt_data(runs)
     body = join(
         (
@@ -69,6 +101,7 @@ def render(runs: Sequence[RunData], summary: Mapping[str, Any]) -> str:
             sitemap(runs),
             where_time_goes(runs),
             gantt(runs),
+            why_slower(runs) if comparison is None else waterfall_section(comparison),
             curves(runs),
             traffic(runs),
             memory(runs),
@@ -78,13 +111,18 @@ def render(runs: Sequence[RunData], summary: Mapping[str, Any]) -> str:
             data_block("gantt-data", schedule),
         )
     )
+    return document(" against ".join(run.name for run in runs), body)
+
+
+def document(title: str, body: Html) -> str:
+    """A page around its body: head, policy, style and script."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"Holmes: {' against '.join(run.name for run in runs)}"),
+        tag("title", f"Holmes: {title}"),
         tag("style", _asset("page.css")),
     )
     page = tag(

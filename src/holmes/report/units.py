@@ -19,7 +19,9 @@ def seconds(value: float | None) -> str:
         return f"{_digits(value)} s"
     if value >= 0.0009995:
         return f"{_digits(value * 1e3)} ms"
-    return f"{_digits(value * 1e6)} µs"
+    if value >= 0.9995e-6:
+        return f"{_digits(value * 1e6)} µs"
+    return f"{value * 1e9:.3g} ns"
 
 
 def _digits(value: float) -> str:

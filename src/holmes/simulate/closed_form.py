@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from holmes.cost.model import CostModel
 from holmes.cost.network import Network
 from holmes.plan.plan import Plan, Stage
-from holmes.plan.program import schedule_of, stage_shape
+from holmes.plan.program import LOSS_SLOTS, schedule_of, stage_shape
 from holmes.schedule.instruction import Bucket, Op, StageShape
 from holmes.schedule.lower import WORLD_GROUP
 from holmes.simulate.meetings import fabric_of
@@ -26,6 +26,7 @@ from holmes.simulate.recurrence import (
     Time,
     pipeline_seconds,
 )
+from holmes.simulate.wavefront import FEWEST_STAGES, wavefront_seconds
 
 
 def step_seconds(plan: Plan, cost: CostModel) -> float:
@@ -34,14 +35,23 @@ def step_seconds(plan: Plan, cost: CostModel) -> float:
     Raises:
         DataError: a group that the schedule needs is missing from the plan.
     """
-    return float(pipeline_seconds(schedule_of(plan), times_of(plan, cost), overlap=plan.overlap))
+    times = times_of(plan, cost)
+    choice = plan.schedule
+    if choice.name in ("gpipe", "1f1b") and plan.layout.pp >= FEWEST_STAGES:
+        extras = choice.extra_warmup_per_cut or (choice.extra_warmup,) * (plan.layout.pp - 1)
+        seconds = wavefront_seconds(
+            choice.name, choice.microbatches, extras, times, overlap=plan.overlap
+        )
+    else:
+        seconds = pipeline_seconds(schedule_of(plan), times, overlap=plan.overlap)
+    return float(seconds)
 
 
 def times_of(plan: Plan, cost: CostModel) -> PipelineTimes:
     """The times of the recurrence for a plan."""
     network = cost.network(plan.rank_map)
     shapes = [stage_shape(plan, stage) for stage in plan.stages]
-    norm_bytes = 8 * sum(block.tensors for block in plan.workload.blocks)
+    norm_bytes = 8 * (sum(block.tensors for block in plan.workload.blocks) + LOSS_SLOTS)
     norms = 0.0
     if plan.world_size > 1:
         fabric = fabric_of(plan, WORLD_GROUP)

@@ -88,7 +88,8 @@ def pipeline_seconds(schedule: Schedule, times: PipelineTimes, *, overlap: bool)
         going = False
         for walk in walks:
             going = walk.advance(walks) or going
-    return _finish(walks, times, overlap, later)
+    ended = [Ended(walk.own.parts[::-1], walk.own.step, walk.now, walk.data_free) for walk in walks]
+    return finish_seconds(ended, times, overlap, later)
 
 
 class _Walk:
@@ -173,32 +174,43 @@ class _Walk:
                 self.data_free = self.later(self.data_free, self.now) + part.reduce
 
 
-def _finish(
-    walks: Sequence[_Walk],
+@dataclass(frozen=True)
+class Ended:
+    """A pipeline rank after its last action: its buckets in the order of their reductions
+    and its step, when its main thread is free and when its reductions so far have ended."""
+
+    parts: tuple[PartTimes, ...]
+    step: Time
+    now: Time
+    data_free: Time
+
+
+def finish_seconds(
+    ranks: Sequence[Ended],
     times: PipelineTimes,
     overlap: bool,
     later: Callable[[Time, Time], Time],
 ) -> Time:
     """Leftover reductions, the norm, the step, and gathers that nothing hides."""
     summed: Time = 0.0
-    for walk in walks:
-        if any(part.tied for part in walk.own.parts):
-            summed = later(summed, walk.now + times.tied)
+    for rank in ranks:
+        if any(part.tied for part in rank.parts):
+            summed = later(summed, rank.now + times.tied)
     ready: Time = 0.0
-    for walk in walks:
-        free = walk.data_free
-        for part in reversed(walk.own.parts):
-            start = summed if part.tied else walk.now
+    for rank in ranks:
+        free = rank.data_free
+        for part in rank.parts:
+            start = summed if part.tied else rank.now
             if times.exchanges and (part.tied or not overlap):
                 free = later(free, start) + part.reduce
             elif part.tied:
                 ready = later(ready, summed)
-        ready = later(later(ready, free), walk.now)
+        ready = later(later(ready, free), rank.now)
     ready = ready + times.norms
     end: Time = ready
-    for walk in walks:
-        done = ready + walk.own.step
+    for rank in ranks:
+        done = ready + rank.step
         if times.exchanges and not overlap:
-            done = done + sum(part.gather for part in walk.own.parts)
+            done = done + sum(part.gather for part in rank.parts)
         end = later(end, done)
     return end

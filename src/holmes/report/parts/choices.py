@@ -28,15 +28,24 @@ def why(runs: Sequence[RunData]) -> Html | None:
         rows.append(tag("tr", tag("th", key), *(tag("td", v) for v in values), class_=style))
     header = tag("tr", tag("th", ""), *(tag("th", name) for name, _ in plans))
     table = tag("table", tag("thead", header), tag("tbody", *rows), class_="choices")
+    reasons = [
+        tag(
+            "div",
+            tag("h3", f"against {name}") if len(plans) > 2 else None,
+            _reasons(plans[0][1], other),
+        )
+        for name, other in plans[1:]
+    ]
+    ran = any(run.step_seconds for run in runs)
     return section(
         "why",
-        f"What {plans[0][0]} does differently",
+        f"What {plans[0][0]} does differently" if ran else "How the plans differ",
         "What the plans decide, like for like; rows in bold are where they part.",
         tag(
             "div",
-            tag("div", *(_reasons(plans[0][1], other) for _, other in plans[1:])),
+            tag("div", *reasons, class_="columns" if len(plans) > 2 else None),
             tag("div", table, class_="scroll"),
-            class_="columns",
+            class_="columns" if len(plans) == 2 else None,
         ),
     )
 

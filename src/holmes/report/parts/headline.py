@@ -8,6 +8,7 @@ from typing import Any
 from holmes.report import units
 from holmes.report.claim import CLAIM, claim
 from holmes.report.parts.bars import Mark, Piece, bar
+from holmes.report.parts.because import because
 from holmes.report.parts.html import Html, join, tag
 from holmes.report.run_data import WARM_UP_STEPS, RunData
 
@@ -28,10 +29,12 @@ def headline(runs: Sequence[RunData], summary: Mapping[str, Any]) -> Html:
     rehearsed = any(run.word("links") for run in runs)
     kicker = ("Holmes, rehearsed" if rehearsed else "Holmes") + (f" on {site}" if site else "")
     figure, lead = _single(first) if len(runs) == 1 else _comparison(runs, summary)
+    reason = _reason(runs, summary)
     return tag(
         "header",
         tag("p", kicker, class_="kicker"),
         tag("h1", figure),
+        tag("p", reason, class_="reason") if reason else None,
         tag("p", lead, class_="standfirst"),
         _step_bars(runs),
         _chips(runs),
@@ -45,8 +48,8 @@ def _single(run: RunData) -> tuple[str, str]:
         if run.predicted_seconds is None:
             return run.name, "No step time was recorded for this run."
         return (
-            f"{units.seconds(run.predicted_seconds)} a step, predicted",
-            f"The run {run.name} has no measured step yet.",
+            f"{units.seconds(run.predicted_seconds)} a step",
+            f"Simulated, not measured: {run.name}.",
         )
     return f"{units.seconds(run.step_seconds)} a step", f"Run {run.name}{_against(run)}."
 
@@ -71,7 +74,7 @@ def _comparison(runs: Sequence[RunData], summary: Mapping[str, Any]) -> tuple[st
     names = f"{runs[0].name} against {runs[1].name}"
     ratio = speedup(runs, summary)
     if ratio is None:
-        return names, "A measured step time is missing, so no speed-up is stated."
+        return _predicted_only(runs, names)
     same = (
         f"{names}: the same model, data and batch on the same machines; "
         "only the plan differs. Measured, median of the steps after the first "
@@ -81,12 +84,39 @@ def _comparison(runs: Sequence[RunData], summary: Mapping[str, Any]) -> tuple[st
     return claim(ratio), same + noise
 
 
+def _reason(runs: Sequence[RunData], summary: Mapping[str, Any]) -> str | None:
+    """Why the first run beats the second, where it does."""
+    if len(runs) < 2 or (speedup(runs, summary) or 0.0) < CLAIM:
+        return None
+    ours, theirs = runs[0].plan, runs[1].plan
+    return because(ours, theirs) if ours and theirs else None
+
+
+def _predicted_only(runs: Sequence[RunData], names: str) -> tuple[str, str]:
+    """Several plans of which none ran: the first one's step, and what the others would take."""
+    first = runs[0].predicted_seconds
+    if any(run.step_seconds for run in runs) or not first:
+        return names, "A measured step time is missing, so no speed-up is stated."
+    others = [
+        f"{run.name} {units.seconds(run.predicted_seconds)} "
+        f"({units.percent(run.predicted_seconds / first - 1)})"
+        for run in runs[1:]
+        if run.predicted_seconds
+    ]
+    told = f"Simulated, not measured: {runs[0].name}."
+    if others:
+        told += f" Beside it: {'; '.join(others)}."
+    return f"{units.seconds(first)} a step", told
+
+
 def _step_bars(runs: Sequence[RunData]) -> Html | None:
     known = [v for r in runs for v in (r.step_seconds, r.predicted_seconds) if v]
     if not known:
         return None
     longest = 1.04 * max(known)
     rows = [_step_bar(run, longest, "run-a" if i == 0 else "run-b") for i, run in enumerate(runs)]
+    if not any(run.step_seconds for run in runs):
+        return tag("div", *rows, class_="bars steps")
     key = tag(
         "p",
         tag("span", class_="swatch run-a"),
@@ -103,6 +133,10 @@ def _step_bar(run: RunData, longest: float, style: str) -> Html:
     low, high = run.figure("step_seconds", "q1"), run.figure("step_seconds", "q3")
     quartiles = f"\nquartiles {units.seconds(low)} to {units.seconds(high)}" if low and high else ""
     tip = f"{run.name}, measured median {units.seconds(measured)}{quartiles}"
+    if predicted and not measured:
+        tip = f"{run.name}, simulated {units.seconds(predicted)}"
+        told = tag("span", units.seconds(predicted))
+        return bar(run.name, told, [Piece(predicted / longest, style, tip)], (), "simulated")
     pieces = [Piece(measured / longest, style, tip)] if measured else []
     marks = (
         [Mark(predicted / longest, "expected", f"{run.name}, predicted {units.seconds(predicted)}")]
