@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
 import platform
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import torch
+
 RECORDS = Path(__file__).parent / "records"
 DRIFT_LIMIT = 0.10
 """A machine whose speed moved by more than this during a benchmark gives no verdict."""
+LOOPBACK_BYTES = 256 << 20
 
 
 def machine() -> dict[str, Any]:
@@ -57,27 +63,63 @@ def paired_ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, Any]
     return {**spread(ratios), "pairs": len(ratios)}
 
 
-def spin_seconds(repeats: int = 5) -> float:
-    """Seconds of a fixed piece of single-threaded arithmetic: the machine's speed now."""
-    best = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        total = 0
-        for i in range(1_000_000):
-            total += i * i
-        best.append(time.perf_counter() - start)
-    return median(best)
+def headline(figure: str, baseline: str, value: dict[str, Any]) -> dict[str, Any]:
+    """What a record is about: the figure, what it is compared with, median, quartiles, pairs."""
+    return {"figure": figure, "baseline": baseline, **value}
+
+
+def speeds(repeats: int = 9) -> dict[str, float]:
+    """Seconds of three fixed pieces of work like a benchmark's own: the machine's speed now."""
+    probes = {"arithmetic": _arithmetic, "matmul": _matmul, "loopback": _loopback}
+    return {name: median(_timed(work) for _ in range(repeats)) for name, work in probes.items()}
+
+
+def drift_of(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """By how much each probe moved, as a fraction."""
+    return {name: round(after[name] / before[name] - 1, 4) for name in before}
 
 
 def with_drift(body: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Run a benchmark between two speed probes; says "inconclusive" when they differ."""
-    before = spin_seconds()
+    before = speeds()
     figures = body()
-    after = spin_seconds()
-    drift = abs(after - before) / before
-    figures["machine_drift"] = round(drift, 4)
-    figures["verdict"] = "inconclusive" if drift > DRIFT_LIMIT else "measured"
-    return figures
+    drift = drift_of(before, speeds())
+    moved = max(abs(value) for value in drift.values()) > DRIFT_LIMIT
+    return {**figures, "drift": drift, "verdict": "inconclusive" if moved else "measured"}
+
+
+def _timed(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _arithmetic() -> None:
+    total = 0
+    for i in range(1_000_000):
+        total += i * i
+
+
+def _matmul() -> None:
+    """Products of the sizes that the demo's blocks have."""
+    left, right = torch.ones(64, 256), torch.ones(256, 1024)
+    for _ in range(300):
+        left @ right
+
+
+def _loopback() -> None:
+    """256 MiB over TCP on this machine."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as out,
+        server.accept()[0] as into,
+    ):
+        sender = threading.Thread(target=out.sendall, args=(bytes(LOOPBACK_BYTES),))
+        sender.start()
+        left = LOOPBACK_BYTES
+        while left:
+            left -= len(into.recv(1 << 20))
+        sender.join()
 
 
 def write(name: str, figures: dict[str, Any]) -> Path:
@@ -94,6 +136,14 @@ def write(name: str, figures: dict[str, Any]) -> Path:
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"wrote {path}")
     return path
+
+
+def main(name: str, figures: Callable[[int], dict[str, Any]], *, rounds: int) -> None:
+    """The command line of a benchmark: run it between two speed probes and write its record."""
+    parser = argparse.ArgumentParser(description=f"Writes benchmarks/records/{name}.json.")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
+    given = parser.parse_args().rounds
+    write(name, with_drift(lambda: figures(given)))
 
 
 def read(name: str) -> dict[str, Any] | None:
