@@ -2,7 +2,7 @@
 
 The model is deep and its vocabulary small, so that the head weighs no more than a block. The
 links are fast and everything but the cut is the same in all arms. The slow devices are ranks
-with half the CPU quota.
+that compute with half the share of a core.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 RECORDS = Path(__file__).parent / "records"
+CODE = ("src", "examples", "benchmarks/*.py")
 DRIFT_LIMIT = 0.10
 """A machine whose speed moved by more than this during a benchmark gives no verdict."""
 LOOPBACK_BYTES = 256 << 20
@@ -41,12 +42,15 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit the benchmark ran at, with a mark when the tree had changes."""
-    root = Path(__file__).parent
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True
-    )
-    return run.stdout.strip() or "unknown"
+    """The commit the benchmark ran at, with a mark when the code that runs had changes."""
+    name = _git("describe", "--always").stdout.strip()
+    changed = _git("diff", "--quiet", "HEAD", "--", *CODE).returncode
+    return f"{name}-dirty" if changed else name or "unknown"
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parent.parent
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
