@@ -160,7 +160,8 @@ def partition(data: Data) -> Rendered:
         f"The second cluster's devices run at {data['slow_speed']:g} of the speed of the first's; "
         f"the exact cut is {_ratio(data['gains']['exact'])} times faster than the even one.",
         (
-            f"Sizes: {data['sizes']}. Slow devices are ranks that compute with a smaller share of a core.",
+            f"Sizes: {data['sizes']}. Slow devices are ranks that compute with a smaller share "
+            "of a core.",
             f"Exact over even, per round: {_quartiles(data['gains']['exact'])}; exact against "
             f"itself: {_quartiles(data['resolution'])}.",
         ),
