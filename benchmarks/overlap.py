@@ -19,7 +19,7 @@ from holmes.plan.plan import Plan
 from holmes.simulate.summary import summarize
 from setting import one_cluster
 
-STEPS = 7
+STEPS = 6
 RATES = {"infiniband": 2.0, "ethernet": 0.5}
 BACKWARD_MS = {"long backward": 40, "medium backward": 16, "short backward": 4}
 ARMS = {"no overlap": "false", "overlap": "true"}

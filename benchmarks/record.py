@@ -9,7 +9,6 @@ import os
 import platform
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,9 @@ RECORDS = Path(__file__).parent / "records"
 CODE = ("src", "examples", "benchmarks/*.py")
 DRIFT_LIMIT = 0.10
 """A machine whose speed moved by more than this during a benchmark gives no verdict."""
-LOOPBACK_BYTES = 256 << 20
+LOOPBACK_BYTES = 64 << 20
+CHUNK_BYTES = 64 << 10
+PAUSE_SECONDS = 0.1
 
 
 def machine() -> dict[str, Any]:
@@ -72,10 +73,18 @@ def headline(figure: str, baseline: str, value: dict[str, Any]) -> dict[str, Any
     return {"figure": figure, "baseline": baseline, **value}
 
 
-def speeds(repeats: int = 9) -> dict[str, float]:
-    """Seconds of three fixed pieces of work like a benchmark's own: the machine's speed now."""
+def speeds(repeats: int = 15) -> dict[str, float]:
+    """Seconds of three fixed pieces of work like a benchmark's own: the machine's speed now.
+
+    Medians over some seconds, with pauses, so that a short burst of something else is none.
+    """
     probes = {"arithmetic": _arithmetic, "matmul": _matmul, "loopback": _loopback}
-    return {name: median(_timed(work) for _ in range(repeats)) for name, work in probes.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in probes}
+    for _ in range(repeats):
+        for name, work in probes.items():
+            seconds[name].append(_timed(work))
+        time.sleep(PAUSE_SECONDS)
+    return {name: median(values) for name, values in seconds.items()}
 
 
 def drift_of(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
@@ -112,18 +121,18 @@ def _matmul() -> None:
 
 
 def _loopback() -> None:
-    """256 MiB over TCP on this machine."""
+    """64 MiB over TCP on this machine, from and to one thread, so that no scheduling is in it."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as out,
         server.accept()[0] as into,
     ):
-        sender = threading.Thread(target=out.sendall, args=(bytes(LOOPBACK_BYTES),))
-        sender.start()
-        left = LOOPBACK_BYTES
-        while left:
-            left -= len(into.recv(1 << 20))
-        sender.join()
+        chunk, buffer = bytes(CHUNK_BYTES), bytearray(CHUNK_BYTES)
+        for _ in range(LOOPBACK_BYTES // CHUNK_BYTES):
+            out.sendall(chunk)
+            left = CHUNK_BYTES
+            while left:
+                left -= into.recv_into(buffer, left)
 
 
 def write(name: str, figures: dict[str, Any]) -> Path:
