@@ -46,7 +46,7 @@ def figures(rounds: int) -> dict[str, Any]:
         "headline": record.headline("step, megatron over holmes", "megatron", gain),
         "arms": found,
         "gain": gain,
-        "resolution": arms.resolution(found),
+        "resolution": {"holmes": arms.resolution(found)},
         "sizes": f"gpt-5m at sequence 64, pp 2, dp 2, 8 micro-batches, {steps} steps a run",
     }
 

@@ -45,7 +45,7 @@ def figures(rounds: int) -> dict[str, Any]:
         "headline": record.headline("step, even over exact", "even", gains["exact"]),
         "arms": found,
         "gains": gains,
-        "resolution": arms.resolution(found),
+        "resolution": {"exact": arms.resolution(found)},
         "slow_speed": SLOW,
         "sizes": f"pp 2, dp 2, {MICROBATCHES} micro-batches, {MODEL.strip('{}')}",
     }

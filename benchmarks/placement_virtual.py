@@ -72,7 +72,7 @@ def figures(rounds: int) -> dict[str, Any]:
         "gains": gains,
         "both_with_overlap": arms.gain(found, "megatron with overlap", "+ overlap = holmes"),
         "both_without_overlap": arms.gain(found, "megatron", "+ extra warm-up"),
-        "resolution": arms.resolution(found),
+        "resolution": {"holmes": arms.resolution(found)},
         "homogeneous": alone,
         "throughput": {
             kind: {"wanted": wanted, "measured": best / alone[kind]["median"]}

@@ -19,8 +19,8 @@ import torch
 
 RECORDS = Path(__file__).parent / "records"
 CODE = ("src", "examples", "benchmarks/*.py")
-DRIFT_LIMIT = 0.10
-"""A machine whose speed moved by more than this during a benchmark gives no verdict."""
+LIMIT = 0.10
+"""What moved by more than this during a benchmark gives no verdict."""
 LOOPBACK_BYTES = 64 << 20
 CHUNK_BYTES = 64 << 10
 PAUSE_SECONDS = 0.1
@@ -93,12 +93,25 @@ def drift_of(before: dict[str, float], after: dict[str, float]) -> dict[str, flo
 
 
 def with_drift(body: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run a benchmark between two speed probes; says "inconclusive" when they differ."""
+    """Run a benchmark between two speed probes, and judge it."""
     before = speeds()
     figures = body()
     drift = drift_of(before, speeds())
-    moved = max(abs(value) for value in drift.values()) > DRIFT_LIMIT
-    return {**figures, "drift": drift, "verdict": "inconclusive" if moved else "measured"}
+    return {**figures, "drift": drift, "verdict": verdict(figures, drift)}
+
+
+def verdict(figures: dict[str, Any], drift: dict[str, float]) -> str:
+    """Whether the machine was steady enough: "measured" or "inconclusive".
+
+    Ratios of runs side by side are judged by the arms that ran against themselves
+    (``resolution``, by case): a slow drift cancels in them. What is compared with a value
+    from before the run is judged by the drift of the speed probes.
+    """
+    moved = list(drift.values())
+    if "resolution" in figures:
+        ratios = figures["resolution"].values()
+        moved = [ratio[quartile] - 1 for ratio in ratios for quartile in ("q1", "q3")]
+    return "inconclusive" if max(abs(value) for value in moved) > LIMIT else "measured"
 
 
 def _timed(work: Callable[[], None]) -> float:

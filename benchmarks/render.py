@@ -69,7 +69,7 @@ def demo(data: Data) -> Rendered:
         f"Holmes is {_ratio(data['gain'])} times faster than megatron.",
         (
             f"Holmes over megatron, per round: {_quartiles(data['gain'])}; holmes against itself: "
-            f"{_quartiles(data['resolution'])}.",
+            f"{_itself(data)}.",
             "Idle while bytes move: mean over ranks of the time in which a rank computes nothing "
             "and its own network moves bytes; waiting for transfers between others comes on top. "
             "With links that take no time the predicted step is shorter by "
@@ -107,7 +107,7 @@ def placement_virtual(data: Data) -> Rendered:
             + ".",
             f"Like for like with overlap, per round: {_quartiles(data['both_with_overlap'])}; "
             f"without: {_quartiles(data['both_without_overlap'])}; holmes against itself: "
-            f"{_quartiles(data['resolution'])}.",
+            f"{_itself(data)}.",
             f"The lower bound for the cut and placement of holmes is "
             f"{_ms(data['arms']['+ overlap = holmes']['bound'])}: the measured step lies "
             f"{data['over_bound'] - 1:.1%} above it.",
@@ -120,7 +120,7 @@ def losing(data: Data) -> Rendered:
     rows = []
     for case, found in data["cases"].items():
         slow, fast = found["arms"][found["baseline"]], found["arms"]["holmes"]
-        same = f"{found['resolution']['median']:.2f}" if "resolution" in found else "-"
+        same = _ratio(data["resolution"][case]) if case in data["resolution"] else "-"
         gain = f"{found['gain']['median']:.2f}"
         rows.append((case, found["baseline"], _seconds(slow), _seconds(fast), gain, same))
     many = data["cases"]["16 micro-batches"]["gain"]
@@ -163,7 +163,7 @@ def partition(data: Data) -> Rendered:
             f"Sizes: {data['sizes']}. Slow devices are ranks that compute with a smaller share "
             "of a core.",
             f"Exact over even, per round: {_quartiles(data['gains']['exact'])}; exact against "
-            f"itself: {_quartiles(data['resolution'])}.",
+            f"itself: {_itself(data)}.",
         ),
     )
 
@@ -194,9 +194,7 @@ def overlap(data: Data) -> Rendered:
         (
             f"Sizes: {data['sizes']}; links {_rates(data['rates_gbit_s'])}; from the spans of "
             "measured steps, mean over ranks.",
-            "Step with overlap against itself: "
-            + ", ".join(f"{_quartiles(f['resolution'])} ({c})" for c, f in cases.items())
-            + ".",
+            f"Step with overlap against itself: {_itself(data)}.",
         ),
     )
 
@@ -242,7 +240,14 @@ RENDERERS: dict[str, Callable[[Data], Rendered]] = {
 def _doubt(data: Data) -> str:
     if data["verdict"] == "measured":
         return ""
+    if "resolution" in data:
+        return f", inconclusive because an arm differed from itself ({_itself(data)})"
     return f", inconclusive because the machine's speed moved ({_drift(data)})"
+
+
+def _itself(data: Data) -> str:
+    """Ratios of the arms that ran against themselves."""
+    return ", ".join(f"{name} {_quartiles(value)}" for name, value in data["resolution"].items())
 
 
 def _drift(data: Data) -> str:

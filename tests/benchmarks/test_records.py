@@ -75,6 +75,15 @@ def test_drift_decides_the_verdict(
     assert found["drift"] == {"matmul": pytest.approx(after - 1), "loopback": 0.0}
 
 
+def test_arms_against_themselves_judge_paired_ratios() -> None:
+    drift = {"matmul": 0.5}
+    near = {"holmes": {"median": 1.0, "q1": 0.95, "q3": 1.04}}
+    far = {**near, "other": {"median": 1.0, "q1": 0.85, "q3": 1.04}}
+    assert record.verdict({"resolution": near}, drift) == "measured"
+    assert record.verdict({"resolution": far}, drift) == "inconclusive"
+    assert record.verdict({}, drift) == "inconclusive"
+
+
 def test_paired_ratio_is_taken_within_rounds() -> None:
     found = record.paired_ratio([2.0, 6.0, 20.0], [1.0, 2.0, 5.0])
     assert (found["q1"], found["median"], found["q3"]) == (2.5, 3.0, 3.5)
