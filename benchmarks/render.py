@@ -68,7 +68,7 @@ def demo(data: Data) -> Rendered:
         tuple(rows),
         f"Holmes is {_ratio(data['gain'])} times faster than megatron.",
         (
-            f"Holmes over megatron, per round: {_quartiles(data['gain'])}; holmes against itself: "
+            f"Holmes over megatron, per round: {_quartiles(data['gain'])}; against itself: "
             f"{_itself(data)}.",
             "Idle while bytes move: mean over ranks of the time in which a rank computes nothing "
             "and its own network moves bytes; waiting for transfers between others comes on top. "
@@ -106,7 +106,7 @@ def placement_virtual(data: Data) -> Rendered:
             )
             + ".",
             f"Like for like with overlap, per round: {_quartiles(data['both_with_overlap'])}; "
-            f"without: {_quartiles(data['both_without_overlap'])}; holmes against itself: "
+            f"without: {_quartiles(data['both_without_overlap'])}; against itself: "
             f"{_itself(data)}.",
             f"The lower bound for the cut and placement of holmes is "
             f"{_ms(data['arms']['+ overlap = holmes']['bound'])}: the measured step lies "
@@ -162,7 +162,7 @@ def partition(data: Data) -> Rendered:
         (
             f"Sizes: {data['sizes']}. Slow devices are ranks that compute with a smaller share "
             "of a core.",
-            f"Exact over even, per round: {_quartiles(data['gains']['exact'])}; exact against "
+            f"Exact over even, per round: {_quartiles(data['gains']['exact'])}; against "
             f"itself: {_itself(data)}.",
         ),
     )
@@ -194,7 +194,7 @@ def overlap(data: Data) -> Rendered:
         (
             f"Sizes: {data['sizes']}; links {_rates(data['rates_gbit_s'])}; from the spans of "
             "measured steps, mean over ranks.",
-            f"Step with overlap against itself: {_itself(data)}.",
+            f"Step with overlap against itself, by case: {_itself(data)}.",
         ),
     )
 
