@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+BENCHMARKS := demo placement_virtual losing partition overlap prediction
+
 export OMP_NUM_THREADS = 1
 export NO_MKDOCS_2_WARNING = 1
 
@@ -44,8 +46,7 @@ docs: setup
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
 
 benchmarks: setup
-	$(BIN)/python benchmarks/demo.py
-	$(BIN)/python benchmarks/placement_virtual.py
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/gpu/groups.py
 	$(BIN)/python benchmarks/tables.py

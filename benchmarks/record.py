@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
 import platform
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -13,9 +15,15 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+import torch
+
 RECORDS = Path(__file__).parent / "records"
-DRIFT_LIMIT = 0.10
-"""A machine whose speed moved by more than this during a benchmark gives no verdict."""
+CODE = ("src", "examples", "benchmarks/*.py")
+LIMIT = 0.10
+"""What moved by more than this during a benchmark gives no verdict."""
+LOOPBACK_BYTES = 64 << 20
+CHUNK_BYTES = 64 << 10
+PAUSE_SECONDS = 0.1
 
 
 def machine() -> dict[str, Any]:
@@ -35,12 +43,15 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit the benchmark ran at, with a mark when the tree had changes."""
-    root = Path(__file__).parent
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True
-    )
-    return run.stdout.strip() or "unknown"
+    """The commit the benchmark ran at, with a mark when the code that runs had changes."""
+    name = _git("describe", "--always").stdout.strip()
+    changed = _git("diff", "--quiet", "HEAD", "--", *CODE).returncode
+    return f"{name}-dirty" if changed else name or "unknown"
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parent.parent
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -57,27 +68,84 @@ def paired_ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, Any]
     return {**spread(ratios), "pairs": len(ratios)}
 
 
-def spin_seconds(repeats: int = 5) -> float:
-    """Seconds of a fixed piece of single-threaded arithmetic: the machine's speed now."""
-    best = []
+def headline(figure: str, baseline: str, value: dict[str, Any]) -> dict[str, Any]:
+    """What a record is about: the figure, what it is compared with, median, quartiles, pairs."""
+    return {"figure": figure, "baseline": baseline, **value}
+
+
+def speeds(repeats: int = 15) -> dict[str, float]:
+    """Seconds of three fixed pieces of work like a benchmark's own: the machine's speed now.
+
+    Medians over some seconds, with pauses, so that a short burst of something else is none.
+    """
+    probes = {"arithmetic": _arithmetic, "matmul": _matmul, "loopback": _loopback}
+    seconds: dict[str, list[float]] = {name: [] for name in probes}
     for _ in range(repeats):
-        start = time.perf_counter()
-        total = 0
-        for i in range(1_000_000):
-            total += i * i
-        best.append(time.perf_counter() - start)
-    return median(best)
+        for name, work in probes.items():
+            seconds[name].append(_timed(work))
+        time.sleep(PAUSE_SECONDS)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def drift_of(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """By how much each probe moved, as a fraction."""
+    return {name: round(after[name] / before[name] - 1, 4) for name in before}
 
 
 def with_drift(body: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run a benchmark between two speed probes; says "inconclusive" when they differ."""
-    before = spin_seconds()
+    """Run a benchmark between two speed probes, and judge it."""
+    before = speeds()
     figures = body()
-    after = spin_seconds()
-    drift = abs(after - before) / before
-    figures["machine_drift"] = round(drift, 4)
-    figures["verdict"] = "inconclusive" if drift > DRIFT_LIMIT else "measured"
-    return figures
+    drift = drift_of(before, speeds())
+    return {**figures, "drift": drift, "verdict": verdict(figures, drift)}
+
+
+def verdict(figures: dict[str, Any], drift: dict[str, float]) -> str:
+    """Whether the machine was steady enough: "measured" or "inconclusive".
+
+    Ratios of runs side by side are judged by the arms that ran against themselves
+    (``resolution``, by case): a slow drift cancels in them. What is compared with a value
+    from before the run is judged by the drift of the speed probes.
+    """
+    moved = list(drift.values())
+    if "resolution" in figures:
+        ratios = figures["resolution"].values()
+        moved = [ratio[quartile] - 1 for ratio in ratios for quartile in ("q1", "q3")]
+    return "inconclusive" if max(abs(value) for value in moved) > LIMIT else "measured"
+
+
+def _timed(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _arithmetic() -> None:
+    total = 0
+    for i in range(1_000_000):
+        total += i * i
+
+
+def _matmul() -> None:
+    """Products of the sizes that the demo's blocks have."""
+    left, right = torch.ones(64, 256), torch.ones(256, 1024)
+    for _ in range(300):
+        left @ right
+
+
+def _loopback() -> None:
+    """64 MiB over TCP on this machine, from and to one thread, so that no scheduling is in it."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as out,
+        server.accept()[0] as into,
+    ):
+        chunk, buffer = bytes(CHUNK_BYTES), bytearray(CHUNK_BYTES)
+        for _ in range(LOOPBACK_BYTES // CHUNK_BYTES):
+            out.sendall(chunk)
+            left = CHUNK_BYTES
+            while left:
+                left -= into.recv_into(buffer, left)
 
 
 def write(name: str, figures: dict[str, Any]) -> Path:
@@ -94,6 +162,14 @@ def write(name: str, figures: dict[str, Any]) -> Path:
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"wrote {path}")
     return path
+
+
+def main(name: str, figures: Callable[[int], dict[str, Any]], *, rounds: int) -> None:
+    """The command line of a benchmark: run it between two speed probes and write its record."""
+    parser = argparse.ArgumentParser(description=f"Writes benchmarks/records/{name}.json.")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
+    given = parser.parse_args().rounds
+    write(name, with_drift(lambda: figures(given)))
 
 
 def read(name: str) -> dict[str, Any] | None:
