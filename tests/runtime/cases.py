@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,10 @@ from holmes.runtime.groups import GroupOptions, Groups, Rendezvous, open_groups
 from holmes.runtime.pipeline.assemble import (
     Engine,
     StageModel,
-    place_of,
     real_engine,
-    stage_of,
     virtual_engine,
 )
+from holmes.runtime.pipeline.virtual import BlockSeconds
 from holmes.runtime.sharding.bucket_state import AdamWSettings
 from holmes.runtime.sharding.optimizer import ShardedAdamW
 from tests.runtime.plans import Spec, plan_of
@@ -47,9 +47,8 @@ def join(context: RankContext, spec: Spec, **options: Any) -> Groups:
 
 def build(spec: Spec, groups: Groups) -> Engine[ShardedAdamW]:
     plan = plan_of(spec)
-    place = place_of(plan, stage_of(plan, groups.rank))
     model = StageModel(
-        gpt.build_blocks(spec.config, place.start, place.stop, dtype=dtype_of(spec)),
+        partial(gpt.build_blocks, spec.config, dtype=dtype_of(spec)),
         gpt.loss,
         decays,
         tied_parameters(spec.config),
@@ -253,7 +252,9 @@ def virtual(context: RankContext, spec: dict[str, Any], seconds: float) -> dict[
     wanted = spec_of(spec)
     plan = plan_of(wanted)
     groups = join(context, wanted)
-    times = dict.fromkeys(range(len(plan.workload.blocks)), (seconds, 2 * seconds))
+    times = dict.fromkeys(
+        range(len(plan.workload.blocks)), BlockSeconds(seconds, 2 * seconds, seconds)
+    )
     engine = virtual_engine(plan, groups, times, 1e-9)
     spans = [
         [[s.id, s.op, s.start, s.stop] for s in engine.interpreter.step(n).spans]

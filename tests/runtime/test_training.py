@@ -20,6 +20,7 @@ from tests.runtime.reference import train_plainly
 DEADLINE = 60
 pytestmark = pytest.mark.parallel
 Parameters = dict[str, torch.Tensor]
+CUTS = (1, 2, 3, 4, 5, 6, 7)
 
 
 def trained(
@@ -68,9 +69,21 @@ def difference(found: Parameters, expected: Parameters, spec: Spec) -> float:
         Spec(pp=2, cuts=(1,), recompute="full"),
         Spec(pp=4, microbatches=6, overlap=True),
         Spec(pp=2, precision="fp64"),
+        Spec(pp=2, recompute="selective"),
+        Spec(pp=2, virtual=2, schedule="interleaved"),
+        Spec(pp=2, virtual=3, schedule="interleaved", recompute="full"),
+        Spec(pp=3, virtual=2, layers=6, microbatches=6, schedule="interleaved"),
+        Spec(pp=4, virtual=2, layers=6, microbatches=8, schedule="interleaved", cuts=CUTS),
+        Spec(pp=2, virtual=2, schedule="looped-bfs", microbatches=5),
+        Spec(pp=4, virtual=2, layers=6, microbatches=3, schedule="looped-bfs"),
+        Spec(pp=2, schedule="zero-bubble", microbatches=5),
+        Spec(pp=4, schedule="zero-bubble", microbatches=6),
+        Spec(pp=2, schedule="zero-bubble", extra_warmup=1, recompute="full"),
+        Spec(pp=2, schedule="zero-bubble", recompute="selective"),
     ],
     ids=lambda spec: (
-        f"pp{spec.pp}-{spec.schedule}-w{spec.extra_warmup}-{spec.recompute}-{spec.precision}"
+        f"pp{spec.pp}x{spec.virtual}-{spec.schedule}-m{spec.microbatches}"
+        f"-w{spec.extra_warmup}-{spec.recompute}-{spec.precision}"
     ),
 )
 def test_pipeline_alone_is_bit_equal(ranks: Pool, spec: Spec, tmp_path: Path) -> None:

@@ -144,9 +144,10 @@ class Instruction:
 class Bucket:
     """A range of blocks whose gradients are reduced together.
 
-    ``index`` is unique among all buckets of a rank. ``elements`` counts parameters, ``tied`` marks the bucket of a shared weight,
-    which is first summed with its twin on another stage; ``tied_elements`` is
-    the size of that weight, where the block holds other parameters too.
+    ``index`` is unique among all buckets of a rank. ``elements`` counts
+    parameters, ``tied`` marks the bucket of a shared weight, which is first
+    summed with its twin on another stage; ``tied_elements`` is the size of that
+    weight, where the block holds other parameters too.
     """
 
     index: int

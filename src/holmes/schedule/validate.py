@@ -22,7 +22,6 @@ from holmes.schedule.instruction import (
 )
 from holmes.schedule.lower import Program
 
-
 Sent = tuple[int, int | None, int]
 """Cut, micro-batch and bytes of a transfer."""
 
