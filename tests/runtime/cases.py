@@ -304,14 +304,15 @@ def compare_with_torch(
         schedules: (ours, torch's class name, virtual stages) in turn, on the same ranks.
 
     Returns:
-        Per schedule the largest max|a-b| / max|a| over this rank's tensors, and both losses.
+        Per schedule the largest max|a-b| / max|a| over this rank's tensors, both losses,
+        and the most blocks' activations that this rank held.
     """
     wanted = spec_of(spec)
     found: dict[str, Any] = {}
     groups = join(context, wanted)
     for ours, theirs, virtual in schedules:
         one = replace(wanted, schedule=ours, virtual=virtual)
-        loss, gradients = _our_gradients(one, groups)
+        loss, gradients, most = _our_gradients(one, groups)
         their_loss, expected = _torch_gradients(one, groups, theirs)
         skipped = zero_gradient_parameters(one.config)
         worst = max(
@@ -320,27 +321,44 @@ def compare_with_torch(
             if n not in skipped
         )
         assert gradients.keys() == expected.keys()
-        found[ours] = {"worst": worst, "loss": loss, "torch_loss": their_loss}
+        found[ours] = {"worst": worst, "loss": loss, "torch_loss": their_loss, "held": most}
     groups.close()
     return found
 
 
-def _our_gradients(spec: Spec, groups: Groups) -> tuple[float | None, dict[str, Tensor]]:
+class CountingStage(TorchStage):
+    """Counts the blocks whose activations the stages of a rank hold."""
+
+    everybody: list[CountingStage]
+    most: list[int]
+
+    def forward(self, *arguments: Any) -> Tensor:
+        output = super().forward(*arguments)
+        held = sum(len(stage._kept) + len(stage._waiting) for stage in self.everybody)
+        self.most[0] = max(self.most[0], held)
+        return output
+
+
+def _our_gradients(spec: Spec, groups: Groups) -> tuple[float | None, dict[str, Tensor], int]:
     plan = plan_of(spec)
     loss_divisor = spec.microbatches
     shape = (spec.micro, spec.config.sequence, spec.config.hidden)
-    stages, named = [], {}
+    stages: list[CountingStage] = []
+    named, most = {}, [0]
     for stage in stages_of(plan, groups.rank):
         blocks = gpt.build_blocks(spec.config, *stage.blocks)
         named |= dict(gpt.named_parameters(blocks, stage.blocks[0]))
-        stages.append(
-            TorchStage(place_of(plan, stage), blocks, gpt.loss, loss_divisor, torch.empty(shape))
+        made = CountingStage(
+            place_of(plan, stage), blocks, gpt.loss, loss_divisor, torch.empty(shape)
         )
+        made.everybody, made.most = stages, most
+        stages.append(made)
     tensors = sum(block.tensors for block in plan.workload.blocks)
     interpreter = Interpreter(program_of(plan), groups, stages, KeepGradients(), tensors)
     result = interpreter.step(0, lambda m: batch_of(spec, 0, 0, m))
     interpreter.close()
-    return result.loss, {name: p.grad for name, p in named.items() if p.grad is not None}
+    gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
+    return result.loss, gradients, most[0]
 
 
 def _torch_gradients(
