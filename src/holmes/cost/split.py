@@ -5,9 +5,6 @@ from __future__ import annotations
 from holmes.cost.calibration import BlockTime
 from holmes.workload.workload import Block, Segment
 
-WITHOUT_WEIGHTS = frozenset({"attention"})
-"""Segments that multiply activations with activations."""
-
 
 def weight_share(block: Block) -> float:
     """The weights' part of the backward FLOPs, recomputation left out.
@@ -21,7 +18,7 @@ def weight_share(block: Block) -> float:
     with_weights = sum(
         part.flops
         for part in block.inner
-        if isinstance(part, Segment) and part.name not in WITHOUT_WEIGHTS
+        if isinstance(part, Segment) and part.attention is None
     )
     return with_weights / block.flops_backward if block.flops_backward else 0.0
 

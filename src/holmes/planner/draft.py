@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from holmes.cost.memory import pipeline_memory
+from holmes.cost.memory import pipeline_parts
 from holmes.plan.layout import Recompute, ScheduleName
 from holmes.plan.plan import Plan, Predicted, ScheduleChoice, Stage
 from holmes.planner.buckets import buckets_of
@@ -100,9 +100,10 @@ class Draft:
             self.schedule, layout.pp, self.shape.microbatches, self.virtual_stages, self.extras
         )
         micro, sharding = self.shape.batch.micro, self.settings.sharding
-        return pipeline_memory(
+        parts = pipeline_parts(
             workload, made, self.borders, layout, sharding, micro, self.recompute
         )
+        return [one.total for one in parts]
 
     @cached_property
     def plan(self) -> Plan:

@@ -99,6 +99,13 @@ def _schedules(wishes: Wishes, allowed: Capabilities) -> tuple[ScheduleName, ...
 
 def _virtual_stages(wishes: Wishes, allowed: Capabilities) -> int:
     wish = wishes.virtual_stages
+    fixed = wishes.schedule is not None and wishes.schedule not in WITH_VIRTUAL_STAGES
+    if fixed and wish not in (None, 1):
+        raise ConfigError(
+            f"schedule {wishes.schedule} has one stage per rank, not {wish}",
+            where="parallel.virtual_stages",
+            next_step="leave virtual_stages out, or use schedule interleaved or looped-bfs",
+        )
     if wish is not None and wish > allowed.virtual_stages:
         raise _beyond("parallel.virtual_stages", wish, (f"at most {allowed.virtual_stages}",))
     return wish or (DEFAULT_VIRTUAL_STAGES if wishes.schedule in WITH_VIRTUAL_STAGES else 1)
