@@ -16,9 +16,7 @@ def weight_share(block: Block) -> float:
     if block.kind == "embedding":
         return 1.0
     with_weights = sum(
-        part.flops
-        for part in block.inner
-        if isinstance(part, Segment) and part.attention is None
+        part.flops for part in block.inner if isinstance(part, Segment) and part.attention is None
     )
     return with_weights / block.flops_backward if block.flops_backward else 0.0
 
