@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from holmes.hardware.site import Site
     from holmes.planner.request import PlanRequest
     from holmes.report.causes import Comparison
-    from holmes.report.study import Study
     from holmes.report.schedule_facts import ScheduleFacts
+    from holmes.report.study import Study
     from holmes.schedule.generate import ScheduleName
     from holmes.schedule.timeline import Durations
 
