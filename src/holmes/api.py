@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from holmes.hardware.site import Site
     from holmes.planner.request import PlanRequest
     from holmes.report.causes import Comparison
+    from holmes.report.schedule_facts import ScheduleFacts
     from holmes.report.study import Study
+    from holmes.schedule.generate import ScheduleName
+    from holmes.schedule.timeline import Durations
 
 
 def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -> None:
@@ -144,6 +147,51 @@ def compare(
     if html is not None:
         write_waterfall(html, comparison)
     return comparison
+
+
+def schedule(
+    name: ScheduleName,
+    stages: int,
+    microbatches: int,
+    *,
+    virtual_stages: int | None = None,
+    extra_warmup: int = 0,
+    durations: Durations | None = None,
+) -> ScheduleFacts:
+    """A schedule with its timeline, bubble and activation peaks.
+
+    Args:
+        virtual_stages: per rank; None is the least that the schedule can have.
+        durations: of one micro-batch on one stage; by default backward takes twice forward.
+
+    Raises:
+        ConfigError: when the schedule cannot have these counts or times.
+    """
+    from holmes.report.schedule_facts import ScheduleFacts
+    from holmes.schedule.generate import DEFAULT_VIRTUAL_STAGES, WITH_VIRTUAL_STAGES, generate
+    from holmes.schedule.timeline import Durations
+
+    if virtual_stages is None:
+        virtual_stages = DEFAULT_VIRTUAL_STAGES if name in WITH_VIRTUAL_STAGES else 1
+    made = generate(name, stages, microbatches, virtual_stages, extra_warmup)
+    return ScheduleFacts(made, durations or Durations())
+
+
+def draw_schedule(
+    facts: ScheduleFacts, *, svg: Path | None = None, html: Path | None = None
+) -> list[Path]:
+    """Write pictures of a schedule; what was written.
+
+    Raises:
+        WriteError: when one cannot be written.
+    """
+    from holmes.report.schedule_picture import write_html, write_svg
+
+    if svg is not None:
+        write_svg(facts, svg)
+    if html is not None:
+        write_html(facts, html)
+    return [path for path in (svg, html) if path is not None]
 
 
 def rehearse(jobs: Sequence[ResolvedJob], console: Console) -> dict[str, Any]:

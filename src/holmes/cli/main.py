@@ -17,6 +17,7 @@ from holmes.cli import (
     probe,
     rehearse,
     report,
+    schedule,
     simulate,
     train,
     validate,
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     plan,
+    schedule,
     simulate,
     rehearse,
     train,

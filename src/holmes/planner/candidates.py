@@ -52,7 +52,7 @@ def enumerate_shapes(request: PlanRequest, settings: Settings, topology: Topolog
     refusals: list[ConfigError] = []
     for layout in _layouts(request.wishes, settings, topology):
         try:
-            _check_layout(request, layout, topology)
+            _check_layout(request, layout, topology, settings.virtual_stages)
             micros = list(_micro_batches(request, layout))
         except ConfigError as error:
             refusals.append(error)
@@ -109,7 +109,9 @@ def _degrees(wish: int | None, devices: int, allowed: bool) -> list[int]:
     return [degree for degree in range(1, devices + 1) if devices % degree == 0]
 
 
-def _check_layout(request: PlanRequest, layout: Layout, topology: Topology) -> None:
+def _check_layout(
+    request: PlanRequest, layout: Layout, topology: Topology, virtual_stages: int
+) -> None:
     """Refuse what no partition or placement can save.
 
     Raises:
@@ -131,7 +133,7 @@ def _check_layout(request: PlanRequest, layout: Layout, topology: Topology) -> N
             why="tensor collectives run inside every block, so they stay inside a node",
             next_step=f"use at most {largest}",
         )
-    check_stage_count(len(workload.blocks), layout.pp)
+    check_stage_count(len(workload.blocks), layout.pp * virtual_stages)
 
 
 def _micro_batches(request: PlanRequest, layout: Layout) -> Iterable[int]:

@@ -99,15 +99,17 @@ class Estimates:
             found.append(self.network.together(traffics).seconds)
         return tuple(found)
 
-    def stage_costs(self, in_flight: Sequence[int]) -> StageCosts:
-        """The view of the partition search, with this many micro-batches in flight per stage."""
-        rows = self._rows
+    def stage_costs(self, in_flight: Sequence[int], virtual_stages: int = 1) -> StageCosts:
+        """The view of the partition search, with this many micro-batches in flight per
+        (virtual) stage. Several stages on a rank share its time, so the slowest counts
+        for each of its micro-batches and stages."""
+        rows, pp = self._rows, self.shape.layout.pp
         return StageCosts(
-            forward=tuple(forward for forward, _ in rows),
-            backward=tuple(backward for _, backward in rows),
-            microbatches=self.shape.microbatches,
-            exposed=self.exposed,
-            fits=lambda stage, start, stop: self.fits(stage, start, stop, in_flight[stage]),
+            forward=tuple(forward for forward, _ in rows) * virtual_stages,
+            backward=tuple(backward for _, backward in rows) * virtual_stages,
+            microbatches=self.shape.microbatches * virtual_stages,
+            exposed=lambda stage, start, stop: self.exposed(stage % pp, start, stop),
+            fits=lambda stage, start, stop: self.fits(stage % pp, start, stop, in_flight[stage]),
         )
 
     def exposed(self, stage: int, start: int, stop: int) -> float:

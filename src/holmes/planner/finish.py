@@ -55,8 +55,8 @@ def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
 
 
 def _idle(draft: Draft, seconds: float) -> float:
-    """The part of the step in which devices do not compute, the mean over stages."""
-    busy = sum(draft.stage_seconds) / len(draft.stage_seconds) * draft.shape.microbatches
+    """The part of the step in which devices do not compute, the mean over pipeline ranks."""
+    busy = sum(draft.stage_seconds) / draft.shape.layout.pp * draft.shape.microbatches
     return max(0.0, 1.0 - busy / seconds)
 
 
@@ -65,7 +65,8 @@ def _notes(draft: Draft, missing: tuple[str, ...]) -> Notes:
     return Notes(
         stage_seconds=draft.stage_seconds,
         exposed_seconds=tuple(
-            estimates.exposed(stage, *blocks) for stage, blocks in enumerate(draft.borders)
+            estimates.exposed(stage % draft.shape.layout.pp, *blocks)
+            for stage, blocks in enumerate(draft.borders)
         )
         if draft.shape.layout.dp > 1
         else (),

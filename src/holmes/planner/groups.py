@@ -35,13 +35,15 @@ def memberships(layout: Layout, stages: Sequence[Stage]) -> tuple[Membership, ..
             for first in range(0, layout.devices, tp)
         ]
     if layout.dp > 1:
-        for stage in stages:
+        for stage in stages[: layout.pp]:
             for tensor in range(tp):
                 name = f"data.s{stage.stage}" + (f".t{tensor}" if tp > 1 else "")
                 found.append(Membership(name, "data", stage.ranks[tensor::tp]))
-    for before, after in pairwise(stages):
+    # One more than the ranks: with several stages a rank, the last feeds the first again.
+    for before, after in pairwise(stages[: layout.pp + 1]):
         for a, b in zip(before.ranks, after.ranks, strict=True):
-            found.append(Membership(f"pipeline.{a}-{b}", "pipeline", (a, b)))
+            ends = (min(a, b), max(a, b))
+            found.append(Membership(f"pipeline.{a}-{b}", "pipeline", ends))
     ties = [stage for stage in stages if any(bucket.tied for bucket in stage.buckets)]
     if ties:
         for position, ends in enumerate(zip(*(stage.ranks for stage in ties), strict=True)):
@@ -128,10 +130,10 @@ def nodes_of(ranks: Sequence[int], rank_map: Sequence[int], topology: Topology) 
 def _tensor_bytes(group: Group, plan: Plan) -> int:
     """All-reduces inside the blocks of one tensor group over a step; a recomputed
     block runs its forward ones twice."""
-    stage = next(stage for stage in plan.stages if group.ranks[0] in stage.ranks)
+    stages = [stage for stage in plan.stages if group.ranks[0] in stage.ranks]
     forwards = 2 if plan.recompute == "full" else 1
     per_sample = 0.0
-    for block in plan.workload.blocks[slice(*stage.blocks)]:
+    for block in (b for stage in stages for b in plan.workload.blocks[slice(*stage.blocks)]):
         for part in block.inner:
             if isinstance(part, Collective) and part.axis == "tensor":
                 times = forwards if part.direction == "forward" else 1

@@ -51,7 +51,8 @@ class Pricing:
 def simulable(draft: Draft) -> bool:
     """Whether a plan is small enough for the event simulator."""
     shape = draft.shape
-    return shape.layout.devices * shape.microbatches * OPERATIONS <= LARGEST_SIMULATION
+    stages = shape.layout.devices * draft.virtual_stages
+    return stages * shape.microbatches * OPERATIONS <= LARGEST_SIMULATION
 
 
 def _key(draft: Draft) -> tuple[object, ...]:

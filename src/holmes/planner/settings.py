@@ -17,11 +17,19 @@ from holmes.plan.layout import (
     TransportRule,
     Wishes,
 )
+from holmes.schedule.generate import (
+    DEFAULT_VIRTUAL_STAGES,
+    SCHEDULES,
+    WITH_VIRTUAL_STAGES,
+    WITH_WARMUP,
+)
 
 T = TypeVar("T", bound=str)
 
-SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "gpipe")
+SEARCHED: tuple[ScheduleName, ...] = ("1f1b", "gpipe")
+"""Schedules that are tried when none is asked for."""
 SHARDINGS: tuple[Sharding, ...] = ("optimizer", "none")
+UNLIMITED = 1_000_000
 RECOMPUTES: tuple[Recompute, ...] = get_args(Recompute)
 
 
@@ -35,6 +43,7 @@ class Settings:
     overlap: bool
     sharding: Sharding
     schedules: tuple[ScheduleName, ...]
+    virtual_stages: int
     recomputes: tuple[Recompute, ...]
     tensor_allowed: bool
     pipeline_allowed: bool
@@ -54,6 +63,7 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
         schedules=frozenset(SCHEDULES),
         shardings=frozenset(SHARDINGS),
         recompute=frozenset(RECOMPUTES),
+        virtual_stages=UNLIMITED,
     )
     for axis, degree in (
         ("tensor", wishes.tensor),
@@ -68,12 +78,37 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
         partition=wishes.partition or "exact",
         overlap=True if wishes.overlap is None else wishes.overlap,
         sharding=_choices("sharding", wishes.sharding, SHARDINGS, allowed.shardings)[0],
-        schedules=_choices("schedule", wishes.schedule, SCHEDULES, allowed.schedules),
+        schedules=_schedules(wishes, allowed),
+        virtual_stages=_virtual_stages(wishes, allowed),
         recomputes=_choices("recompute", wishes.recompute, RECOMPUTES, allowed.recompute),
         tensor_allowed="tensor" in allowed.axes,
         pipeline_allowed="pipeline" in allowed.axes,
         data_allowed="data" in allowed.axes,
     )
+
+
+def _schedules(wishes: Wishes, allowed: Capabilities) -> tuple[ScheduleName, ...]:
+    """The schedules to try; several stages per rank mean one that can have them."""
+    found = _choices("schedule", wishes.schedule, SCHEDULES, allowed.schedules)
+    if wishes.schedule is not None:
+        return found
+    if (wishes.virtual_stages or 1) > 1:
+        return tuple(name for name in found if name in WITH_VIRTUAL_STAGES)
+    return tuple(name for name in found if name in SEARCHED)
+
+
+def _virtual_stages(wishes: Wishes, allowed: Capabilities) -> int:
+    wish = wishes.virtual_stages
+    fixed = wishes.schedule is not None and wishes.schedule not in WITH_VIRTUAL_STAGES
+    if fixed and wish not in (None, 1):
+        raise ConfigError(
+            f"schedule {wishes.schedule} has one stage per rank, not {wish}",
+            where="parallel.virtual_stages",
+            next_step="leave virtual_stages out, or use schedule interleaved or looped-bfs",
+        )
+    if wish is not None and wish > allowed.virtual_stages:
+        raise _beyond("parallel.virtual_stages", wish, (f"at most {allowed.virtual_stages}",))
+    return wish or (DEFAULT_VIRTUAL_STAGES if wishes.schedule in WITH_VIRTUAL_STAGES else 1)
 
 
 def _choices(
@@ -113,7 +148,7 @@ def _check_axes(wishes: Wishes) -> None:
                 where=f"parallel.{key}",
                 why="a degree is at least 1",
             )
-        if key in ("context", "expert", "virtual_stages") and degree not in (None, 1):
+        if key in ("context", "expert") and degree not in (None, 1):
             raise _beyond(f"parallel.{key}", degree, (1,))
 
 
@@ -127,10 +162,10 @@ def _check_extra(wishes: Wishes) -> None:
             where="parallel.extra_warmup",
             why="it counts extra forwards in flight",
         )
-    if extra > 0 and wishes.schedule == "gpipe":
+    if extra > 0 and wishes.schedule is not None and wishes.schedule not in WITH_WARMUP:
         raise ConfigError(
-            "parallel.extra_warmup has no effect with schedule gpipe",
+            f"parallel.extra_warmup has no effect with schedule {wishes.schedule}",
             where="parallel.extra_warmup",
-            why="gpipe runs all forwards before any backward",
+            why="its forwards in flight are fixed",
             next_step="leave extra_warmup out, or use schedule 1f1b",
         )

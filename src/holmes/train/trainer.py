@@ -12,7 +12,7 @@ import torch
 
 from holmes.events.metrics import StepMetrics
 from holmes.runtime.groups import Groups
-from holmes.runtime.pipeline.assemble import stage_of
+from holmes.runtime.pipeline.assemble import stages_of
 from holmes.runtime.pipeline.stage import MicroBatch
 from holmes.train.assignment import Assignment
 from holmes.train.learning_rate import learning_rate
@@ -51,7 +51,7 @@ class Trainer:
         slot = assignment.topology.devices[self.plan.rank_map[groups.rank]]
         self.stopwatch = Stopwatch(groups, slot)
         self.recorder = RunRecorder(assignment, groups)
-        self.data_index = stage_of(self.plan, groups.rank).ranks.index(groups.rank)
+        self.data_index = stages_of(self.plan, groups.rank)[0].ranks.index(groups.rank)
         self.first_step = 0
         self.loss: float | None = None
         self.validation: float | None = None
