@@ -11,6 +11,7 @@ import torch
 
 from holmes.events.metrics import StepMetrics
 from holmes.runtime.checkpoint.folders import step_of
+from holmes.runtime.checkpoint.random_state import seed_random
 from holmes.runtime.checkpoint.write import Committed
 from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.assemble import stage_of
@@ -55,6 +56,7 @@ class Trainer:
         self.saver = make_saver(assignment, groups, self.committed)
         self.data_index = stage_of(self.plan, groups.rank).ranks.index(groups.rank)
         self.first_step = 0
+        seed_random(self.job.train.seed, groups.rank)
         self.loss: float | None = None
         self.validation: float | None = None
         if assignment.resume_from is not None:

@@ -17,6 +17,11 @@ from holmes.runtime.checkpoint.read import Reader
 from holmes.runtime.checkpoint.shard import Shard
 
 
+def seed_random(seed: int, rank: int) -> None:
+    """Start torch's generator as a function of the job and the rank."""
+    _seed(f"{seed} of rank {rank}".encode())
+
+
 def random_shard(rank: int) -> dict[str, Shard]:
     """State of torch's CPU generator on this rank."""
     state = torch.get_rng_state()
@@ -33,8 +38,7 @@ def restore_random(reader: Reader, rank: int, world: int) -> None:
         set_random(reader.read(f"random/{rank}"), str(reader.folder))
         return
     first = reader.read("random/0").numpy().tobytes()
-    digest = hashlib.sha256(first + f"{rank} of {world}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    _seed(first + f"{rank} of {world}".encode())
 
 
 def set_random(state: Tensor, where: str) -> None:
@@ -49,3 +53,8 @@ def set_random(state: Tensor, where: str) -> None:
         raise DataError(
             "the checkpoint's random state is unusable", where=where, why=str(error)
         ) from None
+
+
+def _seed(words: bytes) -> None:
+    digest = hashlib.sha256(words).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
