@@ -23,8 +23,10 @@ from holmes.runtime.checkpoint.payload import Damage, DamageError, PayloadFile
 
 
 def marker_of(manifest: bytes) -> bytes:
-    """What the commit marker of a manifest holds."""
-    return hashlib.sha256(manifest).hexdigest().encode() + b"\n"
+    """What the commit marker of a manifest holds: its hash, twice, so that a marker which
+    was damaged itself is told from a damaged manifest."""
+    found = hashlib.sha256(manifest).hexdigest()
+    return f"{found} {found}\n".encode()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -57,14 +59,15 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _inconsistent(folder: Path, marker: bytes) -> DataError:
-    """Manifest and marker differ; a marker that is no hash at all is the one to blame."""
-    well_formed = len(marker) == 65 and marker.endswith(b"\n")
-    well_formed = well_formed and all(c in b"0123456789abcdef" for c in marker[:-1])
-    why = "the manifest does not match the hash in its commit marker"
+    """Manifest and marker differ; a marker that contradicts itself is the one to blame."""
+    words = marker.split(b" ")
+    sound = len(words) == 2 and len(words[0]) == 64 and words[1] == words[0] + b"\n"
     return DataError(
         "a checkpoint is damaged",
-        where=str(folder / (MANIFEST if well_formed else MARKER)),
-        why=why if well_formed else "the commit marker is not a hash",
+        where=str(folder / (MANIFEST if sound else MARKER)),
+        why="the manifest does not match the hash in its commit marker"
+        if sound
+        else "the commit marker does not hold one hash twice",
     )
 
 
