@@ -53,12 +53,12 @@ class Trainer:
         slot = assignment.topology.devices[self.plan.rank_map[groups.rank]]
         self.stopwatch = Stopwatch(groups, slot)
         self.recorder = RunRecorder(assignment, groups)
-        self.saver = make_saver(assignment, groups, self.committed)
         self.data_index = stage_of(self.plan, groups.rank).ranks.index(groups.rank)
         self.first_step = 0
-        seed_random(self.job.train.seed, groups.rank)
         self.loss: float | None = None
         self.validation: float | None = None
+        self.saver = make_saver(assignment, groups, self.committed)
+        seed_random(self.job.train.seed, groups.rank)
         if assignment.resume_from is not None:
             self.resume(Path(assignment.resume_from))
 
