@@ -62,6 +62,16 @@ def test_verify_says_what_is_wrong_where(run: Path, capsys: Capture) -> None:
     assert "good" in err
 
 
+def test_a_missing_pointer_is_damage_unless_the_first_save_was_cut_short(
+    run: Path, capsys: Capture
+) -> None:
+    (run / "checkpoints" / "latest").unlink()
+    code, found, _ = call(capsys, "verify", run, "--json")
+    assert (code, found["bad"][0]["file"]) == (65, "checkpoints/latest")
+    shutil.rmtree(checkpoint_folder(run, 4))
+    assert call(capsys, "verify", run, "--json")[0] == 0
+
+
 def test_list_shows_steps_and_suggests_an_interval(run: Path, capsys: Capture) -> None:
     spoil(checkpoint_folder(run, 4))
     (run / "checkpoints" / "step-9.partial").mkdir()

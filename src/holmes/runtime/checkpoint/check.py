@@ -110,13 +110,17 @@ def verify_checkpoint(folder: Path) -> Manifest:
 
 
 def pointer_damage(run: Path) -> Damage | None:
-    """What is wrong with ``latest``; it may lag behind, but must point at a checkpoint."""
+    """What is wrong with ``latest``; it may lag behind, but must point at a checkpoint.
+
+    A run that was killed right after its first commit has none yet.
+    """
     latest = run / ROOT / LATEST
     found = committed(run)
     try:
         said = latest.read_bytes()
     except OSError as error:
-        return Damage(latest, None, f"cannot be read: {error.strerror}") if found else None
+        reason = f"cannot be read: {error.strerror}"
+        return Damage(latest, None, reason) if len(found) > 1 else None
     if any(said == pointer_to(folder) for folder in found):
         return None
     return Damage(latest, None, "it points at no committed checkpoint")
