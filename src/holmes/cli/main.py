@@ -11,6 +11,7 @@ import typer
 
 from holmes.cli import (
     calibrate,
+    checkpoint,
     compare,
     launch,
     plan,
@@ -44,6 +45,7 @@ COMMANDS = (
     verify,
     report,
     compare,
+    checkpoint,
     probe,
     launch,
     validate,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from holmes.errors import HolmesError
 from holmes.runtime import collectives
-from holmes.runtime.checkpoint.manifest import Shard
+from holmes.runtime.checkpoint.shard import Shard
 from holmes.runtime.communicator import Communicator
 from holmes.runtime.sharding.bucket_state import STATES, AdamWSettings, BucketState
 from holmes.runtime.sharding.buckets import FlatBucket
