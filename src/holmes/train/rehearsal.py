@@ -74,7 +74,6 @@ class Rehearsal:
         self.session = Session(
             resolved.site,
             rehearse=rehearse,
-            cores_per_rank=self.cores and max(self.cores, fair_cores(ranks)),
             log_dir=log_dir,
             threads=job.train.threads,
         )
@@ -106,8 +105,6 @@ class Rehearsal:
             deadline_seconds=PROFILE_SECONDS,
             operation_seconds=PROFILE_SECONDS,
         )
-        if self.session.quota_reason:
-            self.progress.say(f"no CPU quota per rank: {self.session.quota_reason}")
         if not virtual:
             assumed = measured_calibration(self.resolved, micro, profiles, self.cores or 1.0)
         rates = self.session.rates
