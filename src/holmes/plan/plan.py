@@ -108,13 +108,24 @@ class Predicted:
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """How the plan was found."""
+    """How the plan was found.
+
+    Attributes:
+        enumerated: different candidates, those equal by symmetry counted once.
+        pruned: ruled out by a memory bound or a rule before any score.
+        evaluated: scored, time and memory both.
+        feasible: of those, how many fit in memory.
+        priced: predictions of finalists by the closed form or the event simulator.
+        gap: by how much at most an unpriced candidate could be faster, as a fraction.
+    """
 
     enumerated: int = 0
     pruned: int = 0
     evaluated: int = 0
     feasible: int = 0
     cpu_seconds: float = 0.0
+    priced: int = 0
+    gap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,7 @@ class Plan:
     explain: tuple[str, ...] = ()
     placement_name: str = "planned"
     calibration: dict[str, Any] = field(default_factory=dict)
+    sequence_parallel: bool = False
     schema_version: int = SCHEMA_VERSION
 
     @cached_property

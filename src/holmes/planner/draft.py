@@ -5,32 +5,39 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 
-from holmes.plan.layout import Recompute, ScheduleName
+from holmes.plan.layout import Layout, Recompute, ScheduleName
 from holmes.plan.plan import Plan, Predicted, ScheduleChoice, Stage
 from holmes.planner.buckets import buckets_of
-from holmes.planner.candidates import Shape
+from holmes.planner.candidates import Choice, Shape
 from holmes.planner.estimates import Estimates
 from holmes.planner.groups import memberships, open_groups
 from holmes.planner.partition import Borders, even, exact, objective, proportional
 from holmes.planner.placement import RankMap, cluster_of
 from holmes.planner.request import PlanRequest
+from holmes.planner.schedules import in_flight
 from holmes.planner.settings import Settings
 from holmes.planner.warmup import Extras, warmup_of_cuts, within_memory
 
 LEAST_SECONDS = 1e-9
 """Stands for the time of a stage that the calibration says takes none."""
+SIMULATED_AS: dict[ScheduleName, ScheduleName] = {
+    "interleaved": "1f1b",
+    "zero-bubble": "1f1b",
+    "looped-bfs": "gpipe",
+}
+"""Schedules priced as another one less what they gain on its fill."""
 UNPREDICTED = Predicted(0.0, 0.0, 0.0, 0.0, 0.0, {})
 
 
 @dataclass(frozen=True)
 class Draft:
-    """One complete answer but for its price."""
+    """One complete answer but for its price. ``borders`` are of device stages."""
 
     request: PlanRequest
     settings: Settings
     estimates: Estimates
-    schedule: ScheduleName
     borders: Borders
     extras: Extras
 
@@ -39,18 +46,24 @@ class Draft:
         return self.estimates.shape
 
     @property
+    def choice(self) -> Choice:
+        return self.estimates.choice
+
+    @property
     def rank_map(self) -> RankMap:
         return self.estimates.rank_map
 
     @property
     def recompute(self) -> Recompute:
-        return self.estimates.recompute
+        return self.choice.recompute
+
+    @property
+    def schedule(self) -> ScheduleName:
+        return self.choice.schedule
 
     def __str__(self) -> str:
         clusters = " > ".join(cluster_of(slots) for slots in self.estimates.slots)
-        text = f"{self.shape}, {self.schedule}"
-        if self.recompute != "none":
-            text += f", recompute {self.recompute}"
+        text = f"{self.shape}, {self.choice}"
         return text + (f", stages on {clusters}" if len(self.estimates.slots) <= 8 else "")
 
     @cached_property
@@ -62,40 +75,67 @@ class Draft:
     @cached_property
     def least_seconds(self) -> float:
         """The partition's objective: the step time if the cuts between stages were free."""
-        flight = in_flight(self.schedule, self.shape, self.extras)
-        return objective(self.estimates.stage_costs(flight), self.borders)
+        return objective(self.estimates.stage_costs(self.in_flight), self.borders)
+
+    @property
+    def in_flight(self) -> tuple[float, ...]:
+        """Micro-batches between forward and backward, per stage."""
+        return flight_of(self.estimates, self.extras)
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """Bytes of a rank of each stage."""
+        flight = self.in_flight
+        return tuple(
+            self.estimates.memory(*blocks, flight[stage])
+            for stage, blocks in enumerate(self.borders)
+        )
 
     def fits(self) -> bool:
         """Whether every stage fits its devices with its micro-batches in flight."""
-        flight = in_flight(self.schedule, self.shape, self.extras)
-        return all(
-            self.estimates.fits(stage, *blocks, flight[stage])
-            for stage, blocks in enumerate(self.borders)
-        )
+        room = self.estimates.room
+        return all(bytes_ <= room[stage] for stage, bytes_ in enumerate(self.memory))
 
     @cached_property
     def plan(self) -> Plan:
         """The plan of this draft, not yet priced; groups carry no bytes, the digest is empty."""
-        request, settings, layout = self.request, self.settings, self.shape.layout
+        return self._plan(self.shape.layout, self.choice.virtual_stages)
+
+    @cached_property
+    def priced(self) -> Plan:
+        """The plan as the simulator takes it: context ranks as replicas of a shorter sample,
+        one stage a device, and the schedule whose fill is known. Often the plan itself."""
+        layout = self.shape.layout
+        plain = layout.cp == 1 and self.choice.virtual_stages == 1 and not self.choice.sequence
+        plan = self.plan
+        if not plain:
+            plan = self._plan(Layout(layout.tp, layout.pp, layout.dp * layout.cp), 1)
+            plan = replace(plan, workload=self.estimates.cost.workload)
+        name = SIMULATED_AS.get(self.schedule, self.schedule)
+        if name == plan.schedule.name:
+            return plan
+        return replace(plan, schedule=replace(plan.schedule, name=name))
+
+    def _plan(self, layout: Layout, virtual: int) -> Plan:
+        request, settings = self.request, self.settings
         topology = self.estimates.cost.topology
-        whole = layout.pp == 1
+        width = layout.tp * layout.dp * layout.cp
         stages = tuple(
             Stage(
                 stage=index,
                 blocks=blocks,
                 layout=layout,
-                ranks=tuple(
-                    layout.rank(index, d, t) for d in range(layout.dp) for t in range(layout.tp)
-                ),
-                cluster=cluster_of(self.estimates.slots[index]),
+                ranks=tuple(range(device * width, (device + 1) * width)),
+                cluster=cluster_of(self.estimates.slots[device]),
                 buckets=buckets_of(
                     request.workload,
                     blocks,
-                    whole_model=whole,
+                    whole_model=layout.pp * virtual == 1,
                     bucket_mb=request.wishes.bucket_mb,
                 ),
             )
-            for index, blocks in enumerate(self.borders)
+            for index, blocks in enumerate(looped(self.borders, virtual))
+            for device in [index % layout.pp]
         )
         found = memberships(layout, stages)
         return Plan(
@@ -104,7 +144,7 @@ class Draft:
             workload=request.workload,
             batch=self.shape.batch,
             layout=layout,
-            sharding=settings.sharding,
+            sharding=self.choice.sharding,
             recompute=self.recompute,
             rank_map=self.rank_map,
             stages=stages,
@@ -112,7 +152,7 @@ class Draft:
             schedule=ScheduleChoice(
                 name=self.schedule,
                 microbatches=self.shape.microbatches,
-                virtual_stages=1,
+                virtual_stages=virtual,
                 extra_warmup=max(self.extras, default=0),
                 digest="",
                 extra_warmup_per_cut=self.extras,
@@ -124,6 +164,7 @@ class Draft:
             predicted=UNPREDICTED,
             placement_name=request.placement_name,
             calibration=request.calibration.to_dict(),
+            sequence_parallel=self.choice.sequence,
         )
 
     def with_cut(self, borders: Borders) -> Draft:
@@ -135,12 +176,30 @@ class Draft:
         return replace(self, extras=extras)
 
 
+def looped(borders: Borders, virtual: int) -> Borders:
+    """The borders of virtual stages: each device's count of blocks dealt over its chunks.
+
+    Virtual stage c p + s is chunk c of device s. The chain is laid through chunk
+    after chunk, so a device keeps its count but not its blocks; every chunk gets
+    at least one block, which may move a few between devices.
+    """
+    if virtual == 1:
+        return borders
+    counts = [stop - start for start, stop in borders]
+    sizes = [
+        count * (chunk + 1) // virtual - count * chunk // virtual
+        for chunk in reversed(range(virtual))
+        for count in counts
+    ]
+    for index, size in enumerate(sizes):
+        if size < 1:
+            sizes[index] = 1
+            sizes[sizes.index(max(sizes))] -= 1
+    return tuple(pairwise(accumulate(sizes, initial=0)))
+
+
 def draft(
-    request: PlanRequest,
-    settings: Settings,
-    estimates: Estimates,
-    schedule: ScheduleName,
-    limit: float = math.inf,
+    request: PlanRequest, settings: Settings, estimates: Estimates, limit: float = math.inf
 ) -> Draft | str:
     """Partition and warm-up by the closed rules, or the reason why there is none.
 
@@ -150,34 +209,33 @@ def draft(
     Raises:
         ConfigError: the partition rule cannot cut this model into these stages.
     """
-    shape = estimates.shape
-    extras = _first_warmup(request, estimates, schedule)
+    extras = _first_warmup(request, estimates)
     bare = (0,) * len(extras) if request.wishes.extra_warmup is None else extras
     for tried in dict.fromkeys((extras, bare)):
-        borders = _cut(settings, estimates, in_flight(schedule, shape, tried), limit)
+        borders = _cut(settings, estimates, flight_of(estimates, tried), limit)
         if borders is None:
             continue
-        found = Draft(request, settings, estimates, schedule, borders, tried)
+        found = Draft(request, settings, estimates, borders, tried)
         if found.fits():
             return found
         if request.wishes.extra_warmup is None:
             lowered = within_memory(tried, lambda e, d=found: d.with_warmup(e).fits())  # type: ignore[misc]
             if found.with_warmup(lowered).fits():
                 return found.with_warmup(lowered)
-    return _why_not(estimates, in_flight(schedule, shape, bare))
+    return _why_not(estimates, flight_of(estimates, bare))
 
 
-def in_flight(schedule: ScheduleName, shape: Shape, extras: Extras) -> tuple[int, ...]:
+def flight_of(estimates: Estimates, extras: Extras) -> tuple[float, ...]:
     """Micro-batches between forward and backward, per stage, as the schedule bounds them."""
-    stages, microbatches = shape.layout.pp, shape.microbatches
-    if schedule == "gpipe":
-        return (microbatches,) * stages
-    return tuple(min(microbatches, stages - stage + sum(extras[stage:])) for stage in range(stages))
+    choice, shape = estimates.choice, estimates.shape
+    return in_flight(
+        choice.schedule, shape.layout.pp, shape.microbatches, choice.virtual_stages, extras
+    )
 
 
-def _first_warmup(request: PlanRequest, estimates: Estimates, schedule: ScheduleName) -> Extras:
+def _first_warmup(request: PlanRequest, estimates: Estimates) -> Extras:
     cuts = estimates.shape.layout.pp - 1
-    if schedule == "gpipe":
+    if estimates.choice.schedule != "1f1b":
         return (0,) * cuts
     if request.wishes.extra_warmup is not None:
         return (request.wishes.extra_warmup,) * cuts
@@ -186,7 +244,7 @@ def _first_warmup(request: PlanRequest, estimates: Estimates, schedule: Schedule
 
 
 def _cut(
-    settings: Settings, estimates: Estimates, flight: tuple[int, ...], limit: float
+    settings: Settings, estimates: Estimates, flight: tuple[float, ...], limit: float
 ) -> Borders | None:
     blocks = estimates.cost.workload.blocks
     stages = estimates.shape.layout.pp
@@ -209,7 +267,7 @@ def _cut(
     return proportional(blocks, speeds)
 
 
-def _why_not(estimates: Estimates, flight: tuple[int, ...]) -> str:
+def _why_not(estimates: Estimates, flight: tuple[float, ...]) -> str:
     """Name the memory that is short for equal counts of blocks, or else that it is slow."""
     blocks = estimates.cost.workload.blocks
     stages = estimates.shape.layout.pp

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from holmes.cost.memory import memory_bytes
 from holmes.plan.explain import Notes, explain, seconds_text
 from holmes.plan.plan import Plan, Predicted, Rejected, SearchSummary
 from holmes.plan.program import program_of
-from holmes.planner.draft import Draft
+from holmes.planner.draft import Draft, looped
 from holmes.planner.groups import bytes_by_nic, with_bytes
-from holmes.planner.pricing import Pricing
+from holmes.planner.pricing import GENERATED, OPERATIONS, Pricing
+from holmes.planner.traffic import with_closed_bytes
+
+LARGEST_LISTS = 400_000
+"""Instructions that are written out to be digested, about two seconds."""
 
 
 def finish(
@@ -22,16 +25,26 @@ def finish(
 ) -> Plan:
     """The complete plan of a draft."""
     bare = draft.plan
-    program = program_of(bare, check=False)
-    plan = replace(
-        bare,
-        groups=with_bytes(bare.groups, program, bare),
-        schedule=replace(bare.schedule, digest=program.digest),
-        search=summary,
-        rejected=rejected,
-    )
+    plan = replace(bare, search=summary, rejected=rejected)
+    if listed(draft):
+        program = program_of(bare, check=False)
+        schedule = replace(bare.schedule, digest=program.digest)
+        plan = replace(plan, groups=with_bytes(bare.groups, program, bare), schedule=schedule)
+    else:
+        plan = replace(plan, groups=with_closed_bytes(bare.groups, bare))
     plan = replace(plan, predicted=_predicted(plan, draft, pricing))
     return replace(plan, explain=explain(plan, _notes(draft, missing)))
+
+
+def listed(draft: Draft) -> bool:
+    """Whether the instruction lists are written out, for their digest.
+
+    Lists of thousands of devices take minutes and are not needed before a run.
+    """
+    shape = draft.shape
+    count = shape.layout.devices * shape.microbatches * OPERATIONS
+    plain = shape.layout.cp == 1 and draft.choice.virtual_stages == 1
+    return plain and draft.schedule in GENERATED and count <= LARGEST_LISTS
 
 
 def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
@@ -40,6 +53,7 @@ def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
     slots = pricing.cost.topology.devices
     interval = calibration.interval_on(pricing.cost.device(slot).name for slot in slots)
     samples = plan.batch.global_ / seconds
+    ranks = [stage.ranks for stage in plan.stages[: plan.layout.pp]]
     tflops = plan.workload.flops_per_sample() * samples / plan.world_size / 1e12
     return Predicted(
         step_seconds=seconds,
@@ -47,7 +61,9 @@ def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
         high=seconds * (1 + interval),
         tflops_per_device=tflops,
         samples_per_second=samples,
-        memory_bytes=memory_bytes(plan),
+        memory_bytes={
+            rank: bytes_ for stage, bytes_ in enumerate(draft.memory) for rank in ranks[stage]
+        },
         bytes_per_step=bytes_by_nic(plan.groups, plan, pricing.cost.topology),
         bubble_fraction=_idle(draft, seconds),
         source=f"calibration {calibration.name}",
@@ -61,13 +77,13 @@ def _idle(draft: Draft, seconds: float) -> float:
 
 
 def _notes(draft: Draft, missing: tuple[str, ...]) -> Notes:
-    estimates = draft.estimates
+    estimates, stages = draft.estimates, draft.shape.layout.pp
+    costs = estimates.stage_costs((0,) * stages)
+    placed = list(enumerate(looped(draft.borders, draft.choice.virtual_stages)))
     return Notes(
-        stage_seconds=draft.stage_seconds,
-        exposed_seconds=tuple(
-            estimates.exposed(stage, *blocks) for stage, blocks in enumerate(draft.borders)
-        )
-        if draft.shape.layout.dp > 1
+        stage_seconds=tuple(costs.seconds(s % stages, *blocks) for s, blocks in placed),
+        exposed_seconds=tuple(estimates.exposed(s % stages, *blocks) for s, blocks in placed)
+        if estimates.ground.replicas > 1
         else (),
         cut_seconds=estimates.cut_seconds,
         partition=_partition_reason(draft),

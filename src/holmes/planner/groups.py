@@ -34,14 +34,23 @@ def memberships(layout: Layout, stages: Sequence[Stage]) -> tuple[Membership, ..
             Membership(f"tensor.{first}", "tensor", tuple(range(first, first + tp)))
             for first in range(0, layout.devices, tp)
         ]
-    if layout.dp > 1:
+    if layout.cp > 1:
+        for first in range(0, layout.devices, tp * layout.cp):
+            for tensor in range(tp):
+                ranks = tuple(range(first + tensor, first + tp * layout.cp, tp))
+                found.append(Membership(f"context.{ranks[0]}", "context", ranks))
+    if layout.dp * layout.cp > 1:
         for stage in stages:
             for tensor in range(tp):
                 name = f"data.s{stage.stage}" + (f".t{tensor}" if tp > 1 else "")
                 found.append(Membership(name, "data", stage.ranks[tensor::tp]))
-    for before, after in pairwise(stages):
-        for a, b in zip(before.ranks, after.ranks, strict=True):
-            found.append(Membership(f"pipeline.{a}-{b}", "pipeline", (a, b)))
+    # Virtual stages pass the same cuts again, so a pair is a group once.
+    pairs = dict.fromkeys(
+        pair
+        for before, after in pairwise(stages)
+        for pair in zip(before.ranks, after.ranks, strict=True)
+    )
+    found += [Membership(f"pipeline.{a}-{b}", "pipeline", (a, b)) for a, b in pairs]
     ties = [stage for stage in stages if any(bucket.tied for bucket in stage.buckets)]
     if ties:
         for position, ends in enumerate(zip(*(stage.ranks for stage in ties), strict=True)):
@@ -95,7 +104,7 @@ def with_bytes(groups: Sequence[Group], program: Program, plan: Plan) -> tuple[G
                 sent[ins.group] += rounds * (size[ins.group] - 1) * ins.bytes
     for group in groups:
         if group.axis == "tensor":
-            sent[group.name] = _tensor_bytes(group, plan)
+            sent[group.name] = tensor_bytes(group, plan)
     return tuple(replace(group, bytes_per_step=sent[group.name]) for group in groups)
 
 
@@ -125,16 +134,17 @@ def nodes_of(ranks: Sequence[int], rank_map: Sequence[int], topology: Topology) 
     return [topology.devices[rank_map[rank]].node for rank in ranks]
 
 
-def _tensor_bytes(group: Group, plan: Plan) -> int:
+def tensor_bytes(group: Group, plan: Plan) -> int:
     """All-reduces inside the blocks of one tensor group over a step; a recomputed
     block runs its forward ones twice."""
-    stage = next(stage for stage in plan.stages if group.ranks[0] in stage.ranks)
+    stages = [stage for stage in plan.stages if group.ranks[0] in stage.ranks]
     forwards = 2 if plan.recompute == "full" else 1
     per_sample = 0.0
-    for block in plan.workload.blocks[slice(*stage.blocks)]:
+    for block in [block for s in stages for block in plan.workload.blocks[slice(*s.blocks)]]:
         for part in block.inner:
             if isinstance(part, Collective) and part.axis == "tensor":
                 times = forwards if part.direction == "forward" else 1
                 rounds = 2 if part.op == "all_reduce" else 1
-                per_sample += times * rounds * (len(group.ranks) - 1) * part.bytes_
+                moved = part.bytes_ / plan.layout.cp
+                per_sample += times * rounds * (len(group.ranks) - 1) * moved
     return round(per_sample * plan.batch.micro * plan.schedule.microbatches)

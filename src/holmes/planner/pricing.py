@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from holmes.cost.axes import filled_share, weight_gradient_seconds
 from holmes.cost.model import CostModel
+from holmes.plan.layout import ScheduleName
 from holmes.events.span import Timeline
 from holmes.plan.program import program_of
 from holmes.planner.draft import Draft
@@ -12,10 +14,14 @@ from holmes.planner.warmup import Extras
 from holmes.simulate.closed_form import step_seconds
 from holmes.simulate.events import simulate
 
+GENERATED: frozenset[ScheduleName] = frozenset({"1f1b", "gpipe"})
+"""Schedules whose instruction lists exist, so that events can be simulated."""
 LARGEST_SIMULATION = 20_000
 """Instructions beyond which a plan is priced by the closed form alone."""
 OPERATIONS = 6
 """Instructions per rank and micro-batch: two computations and up to four transfers."""
+SETTLED = 3
+"""Pipelines' worth of micro-batches after which every further one takes the same time."""
 
 
 @dataclass
@@ -24,15 +30,19 @@ class Pricing:
 
     cost: CostModel
     evaluated: int = 0
+    _quick: dict[tuple[object, ...], float] = field(default_factory=dict)
     _events: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     def quick_seconds(self, draft: Draft) -> float:
-        """The closed form."""
-        self.evaluated += 1
-        return step_seconds(draft.plan, self.cost)
+        """The closed form; what a schedule gains on 1F1B is taken off its fill."""
+        key = _key(draft)
+        if key not in self._quick:
+            self.evaluated += 1
+            self._quick[key] = max(0.0, _closed(draft) - _gain(draft))
+        return self._quick[key]
 
     def seconds(self, draft: Draft) -> float:
-        """The event simulator, or the closed form for a plan too large for it."""
+        """The event simulator, or the closed form for a plan beyond it."""
         key = _key(draft)
         if key not in self._events:
             if simulable(draft):
@@ -44,16 +54,69 @@ class Pricing:
 
     def timeline(self, draft: Draft) -> Timeline:
         """The simulated step."""
-        plan = draft.plan
-        return simulate(plan, self.cost, program_of(plan, check=False))
+        plan = draft.priced
+        return simulate(plan, draft.estimates.cost, program_of(plan, check=False))
 
 
 def simulable(draft: Draft) -> bool:
-    """Whether a plan is small enough for the event simulator."""
+    """Whether a plan is small and plain enough for the event simulator."""
     shape = draft.shape
+    if draft.schedule not in GENERATED:
+        return False
     return shape.layout.devices * shape.microbatches * OPERATIONS <= LARGEST_SIMULATION
+
+
+def _closed(draft: Draft) -> float:
+    """The recurrence; a long step is two short ones and the rest in proportion.
+
+    A pipeline settles: once full, each further round of micro-batches adds the same
+    (the recurrence is max-plus linear), so steps of two lengths tell all longer ones.
+    """
+    plan, cost = draft.priced, draft.estimates.cost
+    stages, microbatches = plan.layout.pp, plan.schedule.microbatches
+    short = (SETTLED + 1) * stages + 2 * (1 + max(draft.extras, default=0))
+    if microbatches <= short + 2 * stages:
+        return step_seconds(plan, cost)
+    less, more = (
+        step_seconds(replace(plan, schedule=replace(plan.schedule, microbatches=count)), cost)
+        for count in (short, short + stages)
+    )
+    return less + (more - less) / stages * (microbatches - short)
+
+
+def _gain(draft: Draft) -> float:
+    """Seconds by which the schedule's fill and drain is shorter than 1F1B's, less its traffic."""
+    choice, estimates = draft.choice, draft.estimates
+    slowest = max(draft.stage_seconds)
+    fill = sum(draft.stage_seconds) - slowest
+    if choice.schedule == "zero-bubble":
+        return min(fill, sum(_weight_gradients(draft)[1:]))
+    kept = filled_share(choice.schedule, choice.virtual_stages)
+    if kept == 1.0:
+        return 0.0
+    v = choice.virtual_stages
+    worst = max(
+        slowest,
+        v * max(estimates.cut_seconds),
+        (v - 1) * estimates.ground.wrap.seconds(estimates.boundary, 1),
+    )
+    plain = max(slowest, max(estimates.cut_seconds))
+    return (1 - kept) * fill - draft.shape.microbatches * (worst - plain)
+
+
+def _weight_gradients(draft: Draft) -> list[float]:
+    costs = draft.estimates.stage_costs((0,) * len(draft.borders))
+    found = []
+    for stage, blocks in enumerate(draft.borders):
+        forward, backward = (
+            costs.forward_seconds(stage, *blocks),
+            costs.backward_seconds(stage, *blocks),
+        )
+        again = forward if draft.recompute == "full" else 0.0
+        found.append(weight_gradient_seconds(forward, backward - again))
+    return found
 
 
 def _key(draft: Draft) -> tuple[object, ...]:
     extras: Extras = draft.extras
-    return (draft.shape, draft.rank_map, draft.recompute, draft.schedule, draft.borders, extras)
+    return (draft.shape, draft.rank_map, draft.choice, draft.borders, extras)

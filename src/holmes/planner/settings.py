@@ -17,11 +17,21 @@ from holmes.plan.layout import (
     TransportRule,
     Wishes,
 )
+from holmes.plan.plan import Axis
 
 T = TypeVar("T", bound=str)
 
-SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "gpipe")
-SHARDINGS: tuple[Sharding, ...] = ("optimizer", "none")
+SCHEDULES: tuple[ScheduleName, ...] = (
+    "1f1b",
+    "gpipe",
+    "interleaved",
+    "zero-bubble",
+    "looped-bfs",
+)
+SHARDINGS: tuple[Sharding, ...] = ("optimizer", "none", "gradients", "parameters")
+LOOPED: frozenset[ScheduleName] = frozenset({"interleaved", "looped-bfs"})
+"""Schedules with several virtual stages a device."""
+MOST_VIRTUAL = 8
 RECOMPUTES: tuple[Recompute, ...] = get_args(Recompute)
 
 
@@ -33,12 +43,12 @@ class Settings:
     transport: TransportRule
     partition: PartitionRule
     overlap: bool
-    sharding: Sharding
+    shardings: tuple[Sharding, ...]
     schedules: tuple[ScheduleName, ...]
     recomputes: tuple[Recompute, ...]
-    tensor_allowed: bool
-    pipeline_allowed: bool
-    data_allowed: bool
+    sequences: tuple[bool, ...]
+    virtual_stages: tuple[int, ...]
+    axes: frozenset[Axis]
 
 
 def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
@@ -50,30 +60,43 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
     _check_axes(wishes)
     _check_extra(wishes)
     allowed = capabilities or Capabilities(
-        axes=frozenset({"tensor", "pipeline", "data"}),
+        axes=frozenset({"tensor", "pipeline", "data", "context"}),
         schedules=frozenset(SCHEDULES),
         shardings=frozenset(SHARDINGS),
         recompute=frozenset(RECOMPUTES),
+        virtual_stages=MOST_VIRTUAL,
+        sequence_parallel=True,
     )
     for axis, degree in (
         ("tensor", wishes.tensor),
         ("pipeline", wishes.pipeline),
         ("data", wishes.data),
+        ("context", wishes.context),
     ):
         if degree is not None and degree > 1 and axis not in allowed.axes:
             raise _beyond(f"parallel.{axis}", degree, (1,))
+    schedules = _choices("schedule", wishes.schedule, SCHEDULES, allowed.schedules)
     return Settings(
         order=wishes.order or "cluster",
         transport=wishes.transport or "per-group",
         partition=wishes.partition or "exact",
         overlap=True if wishes.overlap is None else wishes.overlap,
-        sharding=_choices("sharding", wishes.sharding, SHARDINGS, allowed.shardings)[0],
-        schedules=_choices("schedule", wishes.schedule, SCHEDULES, allowed.schedules),
+        shardings=_choices("sharding", wishes.sharding, SHARDINGS, allowed.shardings),
+        schedules=schedules,
         recomputes=_choices("recompute", wishes.recompute, RECOMPUTES, allowed.recompute),
-        tensor_allowed="tensor" in allowed.axes,
-        pipeline_allowed="pipeline" in allowed.axes,
-        data_allowed="data" in allowed.axes,
+        sequences=(True, False) if allowed.sequence_parallel else (False,),
+        virtual_stages=_virtual(wishes.virtual_stages, schedules, allowed.virtual_stages),
+        axes=allowed.axes,
     )
+
+
+def _virtual(wish: int | None, schedules: tuple[ScheduleName, ...], most: int) -> tuple[int, ...]:
+    """Virtual stages per device worth a try with a looped schedule."""
+    if wish is None:
+        return tuple(range(2, most + 1))
+    if wish > 1 and (wish > most or not LOOPED & set(schedules)):
+        raise _beyond("parallel.virtual_stages", wish, range(1, most + 1) if most > 1 else (1,))
+    return (wish,) if wish > 1 else ()
 
 
 def _choices(
@@ -113,7 +136,7 @@ def _check_axes(wishes: Wishes) -> None:
                 where=f"parallel.{key}",
                 why="a degree is at least 1",
             )
-        if key in ("context", "expert", "virtual_stages") and degree not in (None, 1):
+        if key == "expert" and degree not in (None, 1):
             raise _beyond(f"parallel.{key}", degree, (1,))
 
 

@@ -1,0 +1,78 @@
+"""Why nothing fits, by how much, and what would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from holmes.errors import ConfigError
+from holmes.plan.plan import Batch, Rejected
+from holmes.planner.candidates import Choice, Shape
+from holmes.planner.draft import flight_of
+from holmes.planner.estimates import Estimates
+from holmes.planner.field import Field
+from holmes.planner.request import PlanRequest
+from holmes.planner.settings import Settings
+
+
+def nothing_fits(
+    request: PlanRequest, settings: Settings, field: Field, rejected: Sequence[Rejected]
+) -> ConfigError:
+    """The error of a search without a candidate."""
+    nearest = _nearest(settings, field)
+    reasons = list(dict.fromkeys(f"{r.layout}: {r.reason}" for r in rejected))
+    if nearest is not None:
+        reasons.insert(0, short_text(nearest))
+    return ConfigError(
+        f"no plan of {request.workload.name} fits site {request.site.name!r}",
+        where="parallel, batch.micro",
+        why="; ".join(reasons[:3]),
+        next_step="use more or larger devices, a smaller batch.micro, parallel.recompute=full, "
+        "or leave more of `parallel` to the planner",
+    )
+
+
+def short_text(estimates: Estimates) -> str:
+    """Name the memory that is short for equal counts of blocks."""
+    stage, needs = fullest(estimates)
+    room = estimates.room[stage]
+    return (
+        f"{estimates.shape}, {estimates.choice} does not fit in memory: needs "
+        f"{needs / 1e9:.1f} GB on stage {stage}, has {room / 1e9:.1f} GB per device"
+    )
+
+
+def fullest(estimates: Estimates) -> tuple[int, float]:
+    """(stage, bytes) that overflow the most with equal counts of blocks."""
+    blocks, stages = len(estimates.cost.workload.blocks), estimates.shape.layout.pp
+    flight = flight_of(estimates, (0,) * (stages - 1))
+    cuts = [(blocks * s // stages, blocks * (s + 1) // stages) for s in range(stages)]
+    needs = [estimates.memory(*cut, flight[s]) for s, cut in enumerate(cuts)]
+    stage = max(range(stages), key=lambda s: needs[s] - estimates.room[s])
+    return stage, needs[stage]
+
+
+def _nearest(settings: Settings, field: Field) -> Estimates | None:
+    """The candidate that lacks the least: scored ones first, else the lightest of a layout."""
+    best: tuple[float, Estimates] | None = None
+    for index, scores in enumerate(field.scores):
+        bytes_ = np.where(scores.counted, scores.bytes_, np.inf)
+        place = int(np.argmin(bytes_))
+        short = float(bytes_.ravel()[place]) - min(scores.ground.room)
+        if best is None or short < best[0]:
+            row = field.row(np.array([index, place]))
+            best = short, Estimates(settings, row.shape, row.ground, row.choice)
+    if best is not None:
+        return best[1]
+    if not field.shortest:
+        return None
+    _, ground, micros = min(field.shortest, key=lambda one: one[0])
+    shape = Shape(ground.layout, Batch(field.survey.global_batch, micros[0]))
+    choice = Choice(
+        recompute=settings.recomputes[-1],
+        sharding=settings.shardings[-1] if ground.replicas > 1 else settings.shardings[0],
+        schedule=settings.schedules[0],
+        sequence=settings.sequences[0] and ground.layout.tp > 1,
+    )
+    return Estimates(settings, shape, ground, choice)
