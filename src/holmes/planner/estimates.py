@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from holmes.cost.axes import gathers, tensor_share
+from holmes.cost.axes import filled_share, gathers, tensor_share
 from holmes.cost.memory import stage_memory
 from holmes.cost.model import CostModel
 from holmes.hardware.topology import DeviceSlot
@@ -71,13 +71,14 @@ class Estimates:
 
     def stage_costs(self, in_flight: Sequence[float]) -> StageCosts:
         """The view of the partition search, with this many micro-batches in flight per stage."""
-        rows = self._rows
+        rows = self.rows
         return StageCosts(
             forward=tuple(forward for forward, _ in rows),
             backward=tuple(backward for _, backward in rows),
             microbatches=self.shape.microbatches,
             exposed=self.exposed,
             fits=lambda stage, start, stop: self.fits(stage, start, stop, in_flight[stage]),
+            fill=filled_share(self.choice.schedule, self.choice.virtual_stages),
         )
 
     def exposed(self, stage: int, start: int, stop: int) -> float:
@@ -93,28 +94,36 @@ class Estimates:
 
     def _exposed_seconds(self, stage: int, start: int, stop: int) -> float:
         workload = self.cost.workload
-        layout = self.shape.layout
         elements = self._parameters[stop] - self._parameters[start]
-        owned = elements / layout.tp
-        if self.choice.sharding != "none":
-            owned /= self.ground.replicas
-        step = max(self.cost.optimizer_seconds(owned, slot) for slot in self.ground.kinds[stage])
+        step = self.step_seconds(stage, elements)
         if self.ground.replicas == 1:
             return step
         buckets = min(BUCKETS_PER_STAGE, stop - start)
         exchange = self.exchanges[stage]
         reduce = exchange.seconds(elements * workload.gradient_bytes, buckets)
         gather = exchange.seconds(elements * workload.parameter_bytes, buckets)
-        if gathers(self.choice.sharding)[0]:
+        if self.gathers_each_time:
             gather = 0.0  # every micro-batch pays for its own
         if not self.settings.overlap:
             return step + reduce + gather
-        forward, backward = self._rows[stage]
+        forward, backward = self.rows[stage]
         hidden = (buckets - 1) / buckets
         exposed: float = step
         for seconds, row in ((gather, forward), (reduce, backward)):
             exposed += max(seconds - hidden * float(sum(row[start:stop])), seconds / buckets)
         return exposed
+
+    def step_seconds(self, stage: int, elements: float) -> float:
+        """Seconds of the optimiser of a stage that holds ``elements`` parameters."""
+        owned = elements / self.shape.layout.tp
+        if self.choice.sharding != "none":
+            owned /= self.ground.replicas
+        return max(self.cost.optimizer_seconds(owned, slot) for slot in self.ground.kinds[stage])
+
+    @property
+    def gathers_each_time(self) -> bool:
+        """Whether every micro-batch gathers its parameters, so the step does not."""
+        return gathers(self.choice.sharding)[0] > 0
 
     def fits(self, stage: int, start: int, stop: int, in_flight: float) -> bool:
         """Whether the smallest device of a stage holds a range of blocks."""
@@ -141,7 +150,7 @@ class Estimates:
     @cached_property
     def least_seconds(self) -> float:
         """No partition of this shape is faster: its compute, perfectly divided."""
-        rows = self._rows
+        rows = self.rows
         blocks = range(len(self.cost.workload.blocks))
         whole = sum(min(forward[i] + backward[i] for forward, backward in rows) for i in blocks)
         return self.shape.microbatches * whole / self.shape.layout.pp
@@ -180,7 +189,7 @@ class Estimates:
         return {}
 
     @cached_property
-    def _rows(self) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]:
+    def rows(self) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]:
         """Per stage, forward and backward of every block on its slowest device."""
         known: dict[Pattern, tuple[tuple[float, ...], tuple[float, ...]]] = {}
         for pattern, slots in zip(self.ground.patterns, self.ground.kinds, strict=True):

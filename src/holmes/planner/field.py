@@ -1,4 +1,4 @@
-"""The field of candidates of one search: their scores, how many there were, and which come first."""
+"""The candidates of one search: their scores, how many there were, and which come first."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ class Field:
         seconds, bytes_, places = [], [], []
         for index, scores in enumerate(self.scores):
             inside = np.flatnonzero(scores.counted & scores.fits)
-            seconds.append(scores.seconds.ravel()[inside])
-            bytes_.append(scores.bytes_.ravel()[inside])
+            seconds.append(scores.seconds[inside])
+            bytes_.append(scores.bytes_[inside])
             places.append(np.stack([np.full(len(inside), index), inside], axis=-1))
         if not seconds:
             return np.zeros(0), np.zeros(0), np.zeros((0, 2), dtype=np.int64)
@@ -114,9 +114,8 @@ class Field:
     def row(self, place: NDArray[np.int64]) -> Row:
         """The candidate at (scores, position)."""
         scores = self.scores[int(place[0])]
-        index = np.unravel_index(int(place[1]), scores.seconds.shape)
-        at = tuple(int(i) for i in index)
-        micro, choice = choice_at(scores, self.survey.settings, at)
+        at = int(place[1])
+        micro, choice = choice_at(scores, at)
         return Row(
             scores.ground,
             Shape(scores.ground.layout, Batch(self.survey.global_batch, micro)),

@@ -40,7 +40,8 @@ def memberships(layout: Layout, stages: Sequence[Stage]) -> tuple[Membership, ..
                 ranks = tuple(range(first + tensor, first + tp * layout.cp, tp))
                 found.append(Membership(f"context.{ranks[0]}", "context", ranks))
     if layout.dp * layout.cp > 1:
-        for stage in stages:
+        # The virtual stages of a device share its data groups.
+        for stage in stages[: layout.pp]:
             for tensor in range(tp):
                 name = f"data.s{stage.stage}" + (f".t{tensor}" if tp > 1 else "")
                 found.append(Membership(name, "data", stage.ranks[tensor::tp]))

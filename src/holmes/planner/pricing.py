@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, replace
 
 from holmes.cost.axes import filled_share, weight_gradient_seconds
 from holmes.cost.model import CostModel
-from holmes.plan.layout import ScheduleName
 from holmes.events.span import Timeline
+from holmes.plan.layout import ScheduleName
 from holmes.plan.program import program_of
-from holmes.planner.draft import Draft
+from holmes.planner.draft import SIMULATED_AS, Draft
+from holmes.planner.times import pipeline_times
 from holmes.planner.warmup import Extras
-from holmes.simulate.closed_form import step_seconds
+from holmes.schedule import Schedule, gpipe, one_f_one_b
 from holmes.simulate.events import simulate
+from holmes.simulate.recurrence import pipeline_seconds
 
 GENERATED: frozenset[ScheduleName] = frozenset({"1f1b", "gpipe"})
 """Schedules whose instruction lists exist, so that events can be simulated."""
@@ -26,10 +28,15 @@ SETTLED = 3
 
 @dataclass
 class Pricing:
-    """Prices drafts under one cost model and remembers them."""
+    """Prices drafts under one cost model and remembers them.
+
+    ``norms``: seconds of the all-reduce of squared norms, the same for all drafts.
+    """
 
     cost: CostModel
+    norms: float = 0.0
     evaluated: int = 0
+    _known: dict[tuple[object, ...], float] = field(default_factory=dict)
     _quick: dict[tuple[object, ...], float] = field(default_factory=dict)
     _events: dict[tuple[object, ...], float] = field(default_factory=dict)
 
@@ -38,8 +45,34 @@ class Pricing:
         key = _key(draft)
         if key not in self._quick:
             self.evaluated += 1
-            self._quick[key] = max(0.0, _closed(draft) - _gain(draft))
+            self._quick[key] = max(0.0, self._recurrence(draft) - _gain(draft))
         return self._quick[key]
+
+    def _recurrence(self, draft: Draft) -> float:
+        """The recurrence; a long step is two short ones and the rest in proportion.
+
+        A pipeline settles: once full, each further round of micro-batches adds the same
+        (the recurrence is max-plus linear), so steps of two lengths tell all longer ones.
+        """
+        choice = replace(draft.choice, virtual_stages=1)
+        name = SIMULATED_AS.get(draft.schedule, draft.schedule)
+        key = (*_key(draft)[:2], replace(choice, schedule=name), *_key(draft)[3:])
+        if key not in self._known:
+            times = pipeline_times(draft, self.norms)
+            overlap = draft.settings.overlap
+
+            def seconds(microbatches: int) -> float:
+                schedule = schedule_for(draft, microbatches)
+                return float(pipeline_seconds(schedule, times, overlap=overlap))
+
+            stages, all_ = draft.shape.layout.pp, draft.shape.microbatches
+            short = (SETTLED + 1) * stages + 2 * (1 + max(draft.extras, default=0))
+            if all_ <= short + 2 * stages:
+                self._known[key] = seconds(all_)
+            else:
+                less, more = seconds(short), seconds(short + stages)
+                self._known[key] = less + (more - less) / stages * (all_ - short)
+        return self._known[key]
 
     def seconds(self, draft: Draft) -> float:
         """The event simulator, or the closed form for a plan beyond it."""
@@ -66,22 +99,12 @@ def simulable(draft: Draft) -> bool:
     return shape.layout.devices * shape.microbatches * OPERATIONS <= LARGEST_SIMULATION
 
 
-def _closed(draft: Draft) -> float:
-    """The recurrence; a long step is two short ones and the rest in proportion.
-
-    A pipeline settles: once full, each further round of micro-batches adds the same
-    (the recurrence is max-plus linear), so steps of two lengths tell all longer ones.
-    """
-    plan, cost = draft.priced, draft.estimates.cost
-    stages, microbatches = plan.layout.pp, plan.schedule.microbatches
-    short = (SETTLED + 1) * stages + 2 * (1 + max(draft.extras, default=0))
-    if microbatches <= short + 2 * stages:
-        return step_seconds(plan, cost)
-    less, more = (
-        step_seconds(replace(plan, schedule=replace(plan.schedule, microbatches=count)), cost)
-        for count in (short, short + stages)
-    )
-    return less + (more - less) / stages * (microbatches - short)
+def schedule_for(draft: Draft, microbatches: int) -> Schedule:
+    """The schedule that a draft is simulated as, with this many micro-batches."""
+    stages = draft.shape.layout.pp
+    if SIMULATED_AS.get(draft.schedule, draft.schedule) == "gpipe":
+        return gpipe(stages, microbatches)
+    return one_f_one_b(stages, microbatches, draft.extras)
 
 
 def _gain(draft: Draft) -> float:

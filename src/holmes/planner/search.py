@@ -36,6 +36,8 @@ TIE = 0.005
 """Predictions nearer than this fraction are a tie, which the earlier draft wins."""
 DOUBT = 0.08
 """How far a score may lie above the closed form of its best partition; a test measures it."""
+SLACK = 1.01
+"""A partition is first sought within this factor of its score."""
 MOST_PRICED = 40
 """Drafts priced by the closed form, in order of their score."""
 MOST_REJECTED = 10
@@ -108,8 +110,8 @@ class Search:
         self.topology = Topology(request.site)
         self.settings: Settings = settings_of(request.wishes, request.capabilities)
         self.cost = CostModel(self.topology, request.workload, request.calibration, request.rates)
-        self.pricing = Pricing(self.cost)
         self.field = Field.of(self.cost, self.settings, request.global_batch)
+        self.pricing = Pricing(self.cost, self.field.survey.norms)
 
     def run(self) -> Plan:
         return self.finished(self.winner())
@@ -160,15 +162,13 @@ class Search:
     def _price_best(self) -> None:
         """Draft and price the best scores until the next cannot win."""
         best = math.inf
-        priced = 0
-        for row in self.field.ordered():
+        for priced, row in enumerate(self.field.ordered()):
             limit = best * (1 + DOUBT)
             if row.seconds > limit:
                 return
             if priced >= MOST_PRICED or self._late():
                 self.gap = max(0.0, 1.0 - row.seconds / (1 + DOUBT) / best)
                 return
-            priced += 1
             made = self._drafted(row, limit)
             if isinstance(made, Draft):
                 self.scored.append(Scored(made, self.pricing.quick_seconds(made)))
@@ -178,8 +178,15 @@ class Search:
 
     def _drafted(self, row: Row, limit: float) -> Draft | str:
         estimates = Estimates(self.settings, row.shape, row.ground, row.choice)
+        near = row.seconds * SLACK
+        if row.choice.schedule == "zero-bubble":
+            near = limit = math.inf  # the objective counts the bubble that this schedule fills
         try:
-            return draft(self.request, self.settings, estimates, limit)
+            # The score holds the cuts too, so the partition's objective is seldom above it.
+            made = draft(self.request, self.settings, estimates, min(limit, near))
+            if isinstance(made, str) and near < limit:
+                made = draft(self.request, self.settings, estimates, limit)
+            return made
         except ConfigError as error:
             return error.what
 

@@ -49,6 +49,7 @@ class Settings:
     sequences: tuple[bool, ...]
     virtual_stages: tuple[int, ...]
     axes: frozenset[Axis]
+    extra_warmup: int | None = None
 
 
 def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
@@ -87,6 +88,7 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
         sequences=(True, False) if allowed.sequence_parallel else (False,),
         virtual_stages=_virtual(wishes.virtual_stages, schedules, allowed.virtual_stages),
         axes=allowed.axes,
+        extra_warmup=wishes.extra_warmup,
     )
 
 

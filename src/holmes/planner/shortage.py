@@ -59,7 +59,7 @@ def _nearest(settings: Settings, field: Field) -> Estimates | None:
     for index, scores in enumerate(field.scores):
         bytes_ = np.where(scores.counted, scores.bytes_, np.inf)
         place = int(np.argmin(bytes_))
-        short = float(bytes_.ravel()[place]) - min(scores.ground.room)
+        short = float(bytes_[place]) - min(scores.ground.room)
         if best is None or short < best[0]:
             row = field.row(np.array([index, place]))
             best = short, Estimates(settings, row.shape, row.ground, row.choice)

@@ -1,4 +1,4 @@
-"""Payload of every group per step in closed form, where instruction lists are too long or absent."""
+"""Payload of every group per step in closed form, where no instruction lists are written."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
     sent: Counter[str] = Counter()
     size = {group.name: len(group.ranks) for group in groups}
     shapes = [stage_shape(plan, stage) for stage in plan.stages]
+    data = {group.ranks: group.name for group in groups if group.axis == "data"}
     for shape in shapes:
-        for name in _data_groups(shape):
-            sent[name] += (size[name] - 1) * _exchanged(plan, shape)
+        for tensor in range(plan.layout.tp):
+            name = data.get(shape.ranks[tensor :: plan.layout.tp])
+            if name is not None:
+                sent[name] += (size[name] - 1) * _exchanged(plan, shape)
     for before, after in pairwise(plan.stages):
         bytes_ = plan.workload.blocks[before.blocks[1] - 1].output_bytes * plan.batch.micro
         share = int(bytes_ / plan.layout.cp) // plan.layout.tp
@@ -52,12 +55,6 @@ def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
 
 def _firsts(groups: Sequence[Group]) -> list[int]:
     return [group.ranks[0] for group in groups if group.axis == "context"]
-
-
-def _data_groups(shape: StageShape) -> tuple[str, ...]:
-    if shape.data_group is None:
-        return ()
-    return tuple(dict.fromkeys(shape.data_groups or (shape.data_group,)))
 
 
 def _exchanged(plan: Plan, shape: StageShape) -> int:

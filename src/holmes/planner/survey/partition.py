@@ -31,7 +31,8 @@ def least_bottleneck(
         enough = blocks_within(middle, each, fixed, floor, most).sum(axis=-1) >= layers
         high = np.where(enough, middle, high)
         low = np.where(enough, low, middle)
-    return high
+    found: Floats = high
+    return found
 
 
 def blocks_within(

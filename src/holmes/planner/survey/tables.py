@@ -8,7 +8,7 @@ blocks, from five values; a test compares it with the cost model itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from holmes.cost.memory import stage_memory
 from holmes.cost.model import CostModel
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import Layout, Recompute, Sharding
-from holmes.workload.workload import Workload
+from holmes.workload.workload import Block, Workload
 
 Floats = NDArray[np.float64]
 
@@ -72,12 +72,32 @@ class Tables:
         middle = self.cost.workload.blocks[1:-1]
         return sum(block.parameters for block in middle) / max(1, len(middle))
 
-    def workload(self, split: Split) -> Workload:
-        """The workload under a split."""
-        key = ("workload", split)
+    def workload(self, split: Split, middles: int) -> Workload:
+        """The ends of the chain under a split, with this many of its mean middle block."""
+        key = ("workload", split, middles)
         if key not in self._known:
-            self._known[key] = split_workload(self.cost.workload, split)
+            first, *_, last = self.cost.workload.blocks
+            blocks = (first, *[self._middle_block] * middles, last)
+            short = replace(self.cost.workload, blocks=blocks)
+            self._known[key] = split_workload(short, split)
         found: Workload = self._known[key]
+        return found
+
+    @property
+    def _middle_block(self) -> Block:
+        """A middle block with the mean sizes of all."""
+        if ("middle",) not in self._known:
+            middle = self.cost.workload.blocks[1:-1] or self.cost.workload.blocks[-1:]
+            kept = {
+                key: sum(block.activation_bytes[key] for block in middle) / len(middle)
+                for key in middle[0].activation_bytes
+            }
+            self._known["middle",] = replace(
+                middle[0],
+                parameters=round(sum(block.parameters for block in middle) / len(middle)),
+                activation_bytes=kept,
+            )
+        found: Block = self._known["middle",]
         return found
 
     def block_times(
@@ -95,7 +115,7 @@ class Tables:
         """Memory coefficients of a stage that starts and/or ends the chain."""
         key = ("held", tp, cp, replicas, ends)
         if key not in self._known:
-            fixed, per_block = self._states(tp, cp, replicas, ends)
+            fixed, per_block = self._states(tp, replicas, ends)
             self._known[key] = Held(fixed, per_block, *self._activations(tp, cp, ends))
         found: Held = self._known[key]
         return found
@@ -114,18 +134,13 @@ class Tables:
         shape = (7, len(micros), len(self.recomputes), len(self.sequences))
         found = np.zeros(shape)
         for s, sequence in enumerate(self.sequences):
-            key = ("model", cp, sequence)
-            if key not in self._known:
-                workload = self.workload(Split(cp, sequence))
-                base = self.cost
-                self._known[key] = CostModel(base.topology, workload, base.calibration, base.rates)
-            model: CostModel = self._known[key]
-            middle = self._middle(model.workload)
+            model = self._model(Split(cp, sequence))
+            middle = range(1, len(model.workload.blocks) - 1)
             for m, micro in enumerate(micros):
                 for r, recompute in enumerate(self.recomputes):
                     inner = [model.block_time(i, slot, micro, tp, recompute) for i in middle]
                     first = model.block_time(0, slot, micro, tp, recompute)
-                    last = model.block_time(self.layers + 1, slot, micro, tp, recompute)
+                    last = model.block_time(middle.stop, slot, micro, tp, recompute)
                     plain = [model.block_time(i, slot, micro, tp, "none") for i in middle]
                     again = [model.block_time(i, slot, micro, tp, "selective") for i in middle]
                     kept = sum(a.backward - b.backward for a, b in zip(again, plain, strict=True))
@@ -141,36 +156,39 @@ class Tables:
                     )
         return found
 
-    def _middle(self, workload: Workload) -> range:
-        """One index where all middle blocks are alike, else all of them."""
-        if "alike" not in self._known:
-            blocks = workload.blocks[1:-1]
-            self._known["alike",] = all(
-                block.inner == blocks[0].inner
-                and block.kind == blocks[0].kind
-                and block.backward_over_forward == blocks[0].backward_over_forward
-                for block in blocks
-            )
-        alike: bool = self._known["alike",]
-        return range(1, 2) if alike and self.layers else range(1, self.layers + 1)
+    def _model(self, split: Split) -> CostModel:
+        """A cost model of the chain under a split, shortened where its middle blocks are alike."""
+        key = ("model", split)
+        if key not in self._known:
+            base, blocks = self.cost, self.cost.workload.blocks[1:-1]
+            alike = all(block.inner == blocks[0].inner for block in blocks)
+            workload = self.workload(split, 1)
+            if not alike:
+                workload = split_workload(base.workload, split)
+            self._known[key] = replace(base, workload=workload)
+        found: CostModel = self._known[key]
+        return found
 
-    def _states(
-        self, tp: int, cp: int, replicas: int, ends: tuple[bool, bool]
-    ) -> tuple[Floats, Floats]:
+    def _states(self, tp: int, replicas: int, ends: tuple[bool, bool]) -> tuple[Floats, Floats]:
         """Bytes that no micro-batch adds to, by sharding: fixed, and per block."""
-        few, many = self._ranges(ends)
-        workload = self.workload(Split(cp, False))
+        key = ("states", tp, replicas, ends)
+        if key in self._known:
+            known: tuple[Floats, Floats] = self._known[key]
+            return known
         layout = Layout(tp, 1, replicas)
+        chains = [self.workload(Split(), middles) for middles in (1, 2)]
         values = np.array(
             [
                 [
-                    float(stage_memory(workload, blocks, layout, sharding, 0, 0, "none"))
-                    for blocks in (few, many)
+                    float(stage_memory(chain, _range(chain, ends), layout, sharding, 0, 0, "none"))
+                    for chain in chains
                 ]
                 for sharding in self.shardings
             ]
         )
-        return self._line(values[:, 0], values[:, 1], few, many, ends)
+        found = (2 * values[:, 0] - values[:, 1], values[:, 1] - values[:, 0])
+        self._known[key] = found
+        return found
 
     def _activations(
         self, tp: int, cp: int, ends: tuple[bool, bool]
@@ -180,65 +198,42 @@ class Tables:
         if key not in self._known:
             shape = (len(self.recomputes), len(self.sequences))
             working, kept, each = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-            few, many = self._ranges(ends)
             for s, sequence in enumerate(self.sequences):
-                workload, width = self.workload(Split(cp, sequence)), tp
-                if sequence:
-                    workload, width = tensor_share(workload, tp), 1
                 for r, recompute in enumerate(self.recomputes):
-
-                    def bytes_of(
-                        blocks: tuple[int, int],
-                        flight: int,
-                        micro: int,
-                        workload: Workload = workload,
-                        width: int = width,
-                        recompute: Recompute = recompute,
-                    ) -> float:
-                        layout = Layout(width, 1, 1)
-                        return float(
-                            stage_memory(workload, blocks, layout, "none", flight, micro, recompute)
-                        )
-
-                    states = [bytes_of(blocks, 0, 0) for blocks in (few, many)]
-                    idle = bytes_of(many, 0, 1) - states[1]
-                    one = [bytes_of(blocks, 1, 1) for blocks in (few, many)]
-                    flown = [one[0] - states[0], one[1] - states[1]]
-                    line = self._line(
-                        np.array(flown[0] - (bytes_of(few, 0, 1) - states[0])),
-                        np.array(flown[1] - idle),
-                        few,
-                        many,
-                        ends,
-                    )
-                    working[r, s], kept[r, s], each[r, s] = idle, line[0], line[1]
+                    idle, one, two = self._probed(tp, Split(cp, sequence), recompute, ends)
+                    working[r, s], kept[r, s], each[r, s] = idle, 2 * one - two, two - one
             self._known[key] = (working, kept, each)
         found: tuple[Floats, Floats, Floats] = self._known[key]
         return found
 
-    def _ranges(self, ends: tuple[bool, bool]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Two ranges of blocks, one transformer block apart, with these ends of the chain."""
-        last = self.layers + 2
-        if all(ends):
-            return (0, last), (0, last)
-        few, many = 1, min(2, max(1, self.layers))
-        if ends[0]:
-            return (0, 1 + few), (0, 1 + many)
-        if ends[1]:
-            return (last - 1 - few, last), (last - 1 - many, last)
-        return (1, 1 + few), (1, 1 + many)
+    def _probed(
+        self, tp: int, split: Split, recompute: Recompute, ends: tuple[bool, bool]
+    ) -> tuple[float, float, float]:
+        """Bytes per sample: without a micro-batch in flight, and what one adds with one and
+        with two middle blocks."""
+        added = []
+        for middles in (1, 2):
+            chain, width = self.workload(split, middles), tp
+            if split.sequence:
+                chain, width = tensor_share(chain, tp), 1
+            empty, idle, flown = (
+                float(
+                    stage_memory(
+                        chain,
+                        _range(chain, ends),
+                        Layout(width, 1, 1),
+                        "none",
+                        flight,
+                        micro,
+                        recompute,
+                    )
+                )
+                for flight, micro in ((0, 0), (0, 1), (1, 1))
+            )
+            added.append((idle - empty, flown - idle))
+        return added[1][0], added[0][1], added[1][1]
 
-    def _line(
-        self,
-        low: Floats,
-        high: Floats,
-        few: tuple[int, int],
-        many: tuple[int, int],
-        ends: tuple[bool, bool],
-    ) -> tuple[Floats, Floats]:
-        """Intercept and slope per transformer block through two values."""
-        if all(ends):
-            return high, np.zeros_like(high)
-        if few == many:
-            return np.zeros_like(low), low
-        return 2 * low - high, high - low
+
+def _range(chain: Workload, ends: tuple[bool, bool]) -> tuple[int, int]:
+    """All middle blocks of a chain, with these ends of it."""
+    return (0 if ends[0] else 1), len(chain.blocks) - (0 if ends[1] else 1)
