@@ -14,7 +14,7 @@ from holmes.planner.candidates import Choice, Shape, name_of
 from holmes.planner.ground import Ground
 from holmes.planner.placement import cluster_of
 from holmes.planner.settings import Settings
-from holmes.planner.survey.score import Scores, Survey, choice_at
+from holmes.planner.survey.score import Scores, Survey
 from holmes.planner.survey.tables import Tables
 from holmes.schedule.instruction import Op
 
@@ -88,16 +88,16 @@ class Field:
                 )
             )
             return
-        for scores in self.survey.scores(ground, micros):
-            self.counts.evaluated += int(scores.counted.sum())
-            self.counts.feasible += int((scores.counted & scores.fits).sum())
-            self.scores.append(scores)
+        scores = self.survey.scores(ground, micros)
+        self.counts.evaluated += int(scores.counted.sum())
+        self.counts.feasible += int(scores.fits.sum())
+        self.scores.append(scores)
 
     def flat(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """(seconds, bytes, (scores, position)) of every candidate that fits."""
         seconds, bytes_, places = [], [], []
         for index, scores in enumerate(self.scores):
-            inside = np.flatnonzero(scores.counted & scores.fits)
+            inside = np.flatnonzero(scores.fits)
             seconds.append(scores.seconds[inside])
             bytes_.append(scores.bytes_[inside])
             places.append(np.stack([np.full(len(inside), index), inside], axis=-1))
@@ -115,7 +115,7 @@ class Field:
         """The candidate at (scores, position)."""
         scores = self.scores[int(place[0])]
         at = int(place[1])
-        micro, choice = choice_at(scores, at)
+        micro, choice = scores.choice(at)
         return Row(
             scores.ground,
             Shape(scores.ground.layout, Batch(self.survey.global_batch, micro)),

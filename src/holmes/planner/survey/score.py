@@ -13,7 +13,6 @@ stage's gradient exchange and optimiser. It is the partition's objective
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,16 +31,18 @@ from holmes.planner.warmup import MOST, WORTH
 
 @dataclass(frozen=True)
 class Scores:
-    """One schedule of one layout on one rank map; arrays by row of :class:`Stages`.
+    """All choices of one layout on one rank map.
+
+    Rows are those of :class:`Stages`, once for each schedule in turn.
 
     Attributes:
         seconds, bytes_: of each choice; bytes of the fullest rank.
         fits: whether some partition fits in memory.
-        counted: False where another choice is the same by symmetry.
+        counted: False where another choice is the same by symmetry, or none at all.
     """
 
     stages: Stages
-    looped: Looped
+    schedules: tuple[Looped, ...]
     seconds: Floats
     bytes_: Floats
     fits: NDArray[np.bool_]
@@ -50,6 +51,20 @@ class Scores:
     @property
     def ground(self) -> Ground:
         return self.stages.ground
+
+    def choice(self, row: int) -> tuple[int, Choice]:
+        """(micro-batch, choice) of a row."""
+        tables = self.stages.tables
+        which, base = divmod(row, len(self.stages.micro))
+        m, r, s, z = (int(i) for i in np.unravel_index(base, self.stages.shape))
+        schedule, virtual = self.schedules[which]
+        return self.stages.micros[m], Choice(
+            recompute=tables.recomputes[r],
+            sharding=tables.shardings[z],
+            schedule=schedule,
+            virtual_stages=virtual,
+            sequence=tables.sequences[s],
+        )
 
 
 @dataclass(frozen=True)
@@ -75,25 +90,38 @@ class Survey:
         term over recomputations, shardings and sequence parallelism.
         """
         stages = self._stages(ground, micros[:1])
-        bases, slopes = stages.memory(np.ones((len(stages.micro), stages.count)))
+        rows = np.arange(len(stages.micro))
+        bases, slopes = stages.memory(rows, np.ones((len(rows), stages.count)))
         base, slope = bases.min(axis=0), slopes.min(axis=0)
         room = stages.room - base
         if stages.count == 1:
-            return max(0.0, -float(room[0]))
+            return max(0.0, float(stages.floor[0] * slope[0] - room[0]))
         least = float(np.sum(np.maximum(stages.floor * slope - room, 0.0)))
         most = np.clip(np.floor(room / slope), 0.0, float(self.tables.layers))
         lacking = self.tables.layers - float(most.sum())
         return max(least, lacking * float(slope.max()), 0.0)
 
-    def scores(self, ground: Ground, micros: tuple[int, ...]) -> Iterator[Scores]:
-        """Time and memory of every choice, schedule by schedule."""
+    def scores(self, ground: Ground, micros: tuple[int, ...]) -> Scores:
+        """Time and memory of every choice."""
         stages = self._stages(ground, micros)
         each_micro = [self._schedules(ground, micro) for micro in micros]
-        distinct = _distinct(stages)
-        for looped in dict.fromkeys(name for names in each_micro for name in names):
-            use = np.array([looped in names for names in each_micro])
-            rows = np.repeat(use, len(stages.micro) // len(micros))
-            yield _score(self, stages, looped, rows & distinct)
+        schedules = tuple(dict.fromkeys(name for names in each_micro for name in names))
+        use = np.array([[name in names for names in each_micro] for name in schedules])
+        counted = np.repeat(use, len(stages.micro) // len(micros), axis=1) & _distinct(stages)
+        batch = _Batch.of(self, stages, schedules)
+        seconds, bytes_, fits = batch.scored(counted.reshape(-1))
+        if "1f1b" in dict(schedules) and stages.count > 1:
+            extras = _extras(self, stages)
+            if extras.any():
+                warm = _Batch.of(self, stages, (("1f1b", 1),), extras)
+                at = schedules.index(("1f1b", 1)) * len(stages.micro)
+                rows = slice(at, at + len(stages.micro))
+                other = warm.scored(counted.reshape(-1)[rows])
+                better = other[2] & (~fits[rows] | (other[0] < seconds[rows]))
+                seconds[rows] = np.where(better, other[0], seconds[rows])
+                bytes_[rows] = np.where(better, other[1], bytes_[rows])
+                fits[rows] |= other[2]
+        return Scores(stages, schedules, seconds, bytes_, fits, counted.reshape(-1))
 
     def _stages(self, ground: Ground, micros: tuple[int, ...]) -> Stages:
         return Stages(self.tables, ground, micros, self.global_batch, self.settings.overlap)
@@ -104,51 +132,113 @@ class Survey:
         return schedules_of(self.settings, layout.pp, microbatches, self.tables.layers)
 
 
-def _score(survey: Survey, stages: Stages, looped: Looped, counted: NDArray[np.bool_]) -> Scores:
-    """One schedule of one layout, with the warm-up of the closed rule where it fits."""
-    plain = _flight(stages, looped)
-    found = _held(survey, stages, looped, counted, plain)
-    extras = _extras(survey, stages) if looped[0] == "1f1b" and stages.count > 1 else None
-    if extras is None or not extras.any():
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of several schedules; ``base`` says which row of the stages each one is.
+
+    ``flight`` and ``turns`` are micro-batches in flight, for memory and for round trips
+    [row, stage]; ``share`` the part of the fill that is left, ``virtual`` the virtual
+    stages, ``trips`` whether round trips can stall, ``splits`` whether weight gradients
+    fill the bubble [row].
+    """
+
+    survey: Survey
+    stages: Stages
+    base: NDArray[np.int64]
+    flight: Floats
+    turns: Floats
+    share: Floats
+    virtual: Floats
+    trips: NDArray[np.bool_]
+    splits: NDArray[np.bool_]
+
+    @staticmethod
+    def of(
+        survey: Survey, stages: Stages, schedules: tuple[Looped, ...], extras: Floats | None = None
+    ) -> _Batch:
+        """All rows of these schedules, with extra warm-up where there is."""
+        count = len(stages.micro)
+        flight = np.concatenate([_flight(stages, looped) for looped in schedules])
+        turns = np.tile(_flight(stages, ("1f1b", 1)), (len(schedules), 1))
+        if extras is not None:
+            flight = turns = np.minimum(flight + extras, stages.microbatches[:, None])
+
+        def each(values: list[float]) -> Floats:
+            return np.repeat(np.array(values, dtype=float), count)
+
+        return _Batch(
+            survey,
+            stages,
+            np.tile(np.arange(count), len(schedules)),
+            np.ceil(flight),
+            turns,
+            each([filled_share(*looped) for looped in schedules]),
+            each([virtual for _, virtual in schedules]),
+            each([name not in ("gpipe", "looped-bfs") for name, _ in schedules]) > 0,
+            each([name == "zero-bubble" for name, _ in schedules]) > 0,
+        )
+
+    def scored(self, counted: NDArray[np.bool_]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """(seconds, bytes, fits) of every row."""
+        stages, layers = self.stages, float(self.survey.tables.layers)
+        fixed, slope = stages.memory(self.base, self.flight)
+        most = np.clip(np.floor((stages.room - fixed) / slope), -1.0, layers)
+        fits = counted & (most.sum(axis=1) >= layers) & np.all(most >= stages.floor, axis=1)
+        work = stages.free.rows(self.base)
+        # Memory moves borders only where the free partition does not fit.
+        short = fits & np.any(np.ceil(work.blocks - 1e-9) > most, axis=1)
+        if short.any():
+            work = work.put(short, stages.work(self.base[short], most[short]))
+        bytes_ = np.max(fixed + slope * work.blocks, axis=1)
+        return self._seconds(work), bytes_, fits
+
+    def _seconds(self, work: Work) -> Floats:
+        """The formula of the module."""
+        stages, base = self.stages, self.base
+        whole = work.forward + work.backward
+        fill = whole.sum(axis=1) - work.slowest
+        if self.splits.any():
+            plain = work.backward - stages.full_recompute[base] * work.forward
+            weights = np.minimum(work.forward, plain / 2)[:, 1:].sum(axis=1)
+            fill = np.where(self.splits, np.maximum(0.0, fill - weights), fill)
+        period: Floats = work.slowest
+        crossed: Floats | float = 0.0
+        if stages.count > 1:
+            cuts = stages.cuts[base]
+            crossed = 2.0 * cuts.sum(axis=1)
+            wrapped = (self.virtual - 1) * stages.wrap[base]
+            period = np.maximum(period, np.maximum(self.virtual * cuts.max(axis=1), wrapped))
+            stalls = np.where(self.trips, self._round_trips(whole, cuts), 0.0)
+            period = np.maximum(period, stalls)
+        tail = self._tail(work)
+        found: Floats = stages.microbatches[base] * period + self.share * fill + crossed + tail
+        return found + self.survey.norms
+
+    def _round_trips(self, whole: Floats, cuts: Floats) -> Floats:
+        """Seconds a micro-batch for which 1F1B waits on its round trips, [row].
+
+        A stage with n micro-batches in flight starts the next when the first of them has
+        been down to the last stage and back.
+        """
+        trips = np.cumsum(whole[:, ::-1], axis=1)[:, ::-1].copy()
+        trips[:, :-1] += 2.0 * np.cumsum(cuts[:, ::-1], axis=1)[:, ::-1]
+        waiting = self.turns < self.stages.microbatches[self.base, None]
+        found: Floats = np.max(np.where(waiting, trips / self.turns, 0.0), axis=1)
         return found
-    flight = np.minimum(plain + extras, stages.microbatches[:, None])
-    warm = _held(survey, stages, looped, counted, flight)
-    better = warm.fits & (~found.fits | (warm.seconds < found.seconds))
-    return Scores(
-        stages=stages,
-        looped=looped,
-        seconds=np.where(better, warm.seconds, found.seconds),
-        bytes_=np.where(better, warm.bytes_, found.bytes_),
-        fits=found.fits | warm.fits,
-        counted=counted,
-    )
 
-
-def _held(
-    survey: Survey,
-    stages: Stages,
-    looped: Looped,
-    counted: NDArray[np.bool_],
-    flight: Floats,
-) -> Scores:
-    """Scores with so many micro-batches in flight, [row, stage]."""
-    base, slope = stages.memory(np.ceil(flight))
-    layers = float(survey.tables.layers)
-    most = np.clip(np.floor((stages.room - base) / slope), -1.0, layers)
-    fits = counted & (most.sum(axis=1) >= layers) & np.all(most >= stages.floor, axis=1)
-    work = stages.free
-    # Memory moves borders only where the free partition does not fit.
-    short = fits & np.any(np.ceil(work.blocks - 1e-9) > most, axis=1)
-    if short.any():
-        work = work.put(short, stages.work(short, most[short]))
-    return Scores(
-        stages=stages,
-        looped=looped,
-        seconds=_seconds(survey, stages, looped, work, flight),
-        bytes_=np.max(base + slope * work.blocks, axis=1),
-        fits=fits,
-        counted=counted,
-    )
+    def _tail(self, work: Work) -> Floats:
+        """What stands after the last backward of stage 0, [row]."""
+        ground, workload = self.stages.ground, self.survey.tables.cost.workload
+        drained = np.cumsum(work.backward, axis=1) - work.backward
+        tail: Floats = np.max(work.exposed - self.share[:, None] * drained, axis=1)
+        if workload.tied is not None and self.stages.count > 1:
+            bytes_ = workload.tied_parameters * workload.gradient_bytes
+            summed = ground.wrap.seconds(bytes_ / ground.layout.tp, 2)
+            if ground.replicas > 1:
+                ends = ground.exchanges[0], ground.exchanges[-1]
+                summed += max(end.seconds(bytes_, 1) for end in ends)
+            tail = np.maximum(tail, summed + work.steps.max(axis=1))
+        return np.maximum(tail, 0.0)
 
 
 def _flight(stages: Stages, looped: Looped) -> Floats:
@@ -181,59 +271,6 @@ def _extras(survey: Survey, stages: Stages) -> Floats:
     return np.concatenate([below, np.zeros((len(below), 1))], axis=1)
 
 
-def _seconds(survey: Survey, stages: Stages, looped: Looped, work: Work, flight: Floats) -> Floats:
-    """The formula of the module."""
-    schedule, virtual = looped
-    slowest = work.slowest
-    share = filled_share(schedule, virtual)
-    whole = work.forward + work.backward
-    fill = whole.sum(axis=1) - slowest
-    if schedule == "zero-bubble":
-        plain = work.backward - stages.full_recompute * work.forward
-        weights = np.minimum(work.forward, plain / 2)[:, 1:].sum(axis=1)
-        fill = np.maximum(0.0, fill - weights)
-    period = slowest
-    crossed: Floats | float = 0.0
-    if stages.count > 1:
-        crossed = 2.0 * stages.cuts.sum(axis=1)
-        looped_cuts = np.maximum(virtual * stages.cuts.max(axis=1), (virtual - 1) * stages.wrap)
-        period = np.maximum(slowest, looped_cuts)
-        if schedule not in ("gpipe", "looped-bfs"):
-            turns = flight if schedule == "1f1b" else _flight(stages, ("1f1b", 1))
-            period = np.maximum(period, _round_trips(stages, whole, turns))
-    tail = _tail(survey, stages, work, share)
-    found: Floats = stages.microbatches * period + share * fill + crossed + tail
-    return found + survey.norms
-
-
-def _round_trips(stages: Stages, whole: Floats, flight: Floats) -> Floats:
-    """Seconds a micro-batch for which 1F1B waits on its round trips, [row].
-
-    A stage with n micro-batches in flight starts the next when the first of them has
-    been down to the last stage and back.
-    """
-    trips = np.cumsum(whole[:, ::-1], axis=1)[:, ::-1].copy()
-    trips[:, :-1] += 2.0 * np.cumsum(stages.cuts[:, ::-1], axis=1)[:, ::-1]
-    waiting = flight < stages.microbatches[:, None]
-    found: Floats = np.max(np.where(waiting, trips / flight, 0.0), axis=1)
-    return found
-
-
-def _tail(survey: Survey, stages: Stages, work: Work, share: float) -> Floats:
-    """What stands after the last backward of stage 0, [row]."""
-    ground, workload = stages.ground, survey.tables.cost.workload
-    drained = np.cumsum(work.backward, axis=1) - work.backward
-    tail: Floats = np.max(work.exposed - share * drained, axis=1)
-    if workload.tied is not None and stages.count > 1:
-        bytes_ = workload.tied_parameters * workload.gradient_bytes
-        summed = ground.wrap.seconds(bytes_ / ground.layout.tp, 2)
-        if ground.replicas > 1:
-            ends = ground.exchanges[0], ground.exchanges[-1]
-            summed += max(end.seconds(bytes_, 1) for end in ends)
-        tail = np.maximum(tail, summed + work.steps.max(axis=1))
-    return np.maximum(tail, 0.0)
-
-
 def _distinct(stages: Stages) -> NDArray[np.bool_]:
     """False where a choice changes nothing: sequence parallelism without tensor ranks,
     sharding without replicas. [row]"""
@@ -244,17 +281,3 @@ def _distinct(stages: Stages) -> NDArray[np.bool_]:
     if stages.ground.replicas == 1:
         found[..., 1:] = False
     return found.reshape(-1)
-
-
-def choice_at(scores: Scores, row: int) -> tuple[int, Choice]:
-    """(micro-batch, choice) of a row."""
-    stages, tables = scores.stages, scores.stages.tables
-    m, r, s, z = (int(i) for i in np.unravel_index(row, stages.shape))
-    schedule, virtual = scores.looped
-    return stages.micros[m], Choice(
-        recompute=tables.recomputes[r],
-        sharding=tables.shardings[z],
-        schedule=schedule,
-        virtual_stages=virtual,
-        sequence=tables.sequences[s],
-    )

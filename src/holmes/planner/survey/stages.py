@@ -36,6 +36,10 @@ class Work:
     exposed: Floats
     steps: Floats
 
+    def rows(self, index: NDArray[np.int64]) -> Work:
+        """The work of these rows."""
+        return Work(*(values[index] for values in self._all))
+
     def put(self, rows: NDArray[np.bool_], other: Work) -> Work:
         """This work with some rows taken from another."""
         return Work(*(_put(a, rows, b) for a, b in zip(self._all, other._all, strict=True)))
@@ -112,14 +116,14 @@ class Stages:
         full = np.array([float(mode == "full") for mode in self.tables.recomputes])
         return self._spread(full[None, :, None, None])[:, None]
 
-    def memory(self, flight: Floats) -> tuple[Floats, Floats]:
+    def memory(self, rows: NDArray[np.int64], flight: Floats) -> tuple[Floats, Floats]:
         """Bytes of a stage without blocks and per block, [row, stage].
 
         Args:
             flight: micro-batches between forward and backward, [row, stage].
         """
-        micro = self.micro[:, None]
-        states, per_block, working, kept, each = self._held
+        micro = self.micro[rows, None]
+        states, per_block, working, kept, each = (part[rows] for part in self._held)
         base = states + micro * (working + flight * kept)
         return base, np.maximum(per_block + micro * flight * each, 1e-9)
 
@@ -147,7 +151,7 @@ class Stages:
         """The best partition where memory does not matter."""
         return self.work(None, np.full(self.count, float(self.tables.layers)))
 
-    def work(self, rows: NDArray[np.bool_] | None, most: Floats) -> Work:
+    def work(self, rows: NDArray[np.int64] | None, most: Floats) -> Work:
         """The best partition with at most so many blocks a stage, of some rows or all."""
         forward, backward, ends_forward, ends_backward = (
             part if rows is None else part[rows] for part in self._times
