@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from holmes.cost.model import CostModel
+from holmes.plan.layout import Layout
 from holmes.plan.plan import Batch, Rejected
 from holmes.planner.candidates import Choice, Shape, name_of
 from holmes.planner.ground import Ground
@@ -21,15 +23,24 @@ from holmes.schedule.instruction import Op
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+DOUBT = 0.02
+"""How far a score may lie above the closed form of its best partition; a test measures it."""
+UNEVEN_DOUBT = 0.2
+"""The same where one stage's gradient exchange is much slower than another's."""
 NORM_BYTES = 8
 """Squared norms travel in double precision, one per parameter tensor."""
+
+
+Candidate = tuple[Layout, tuple[int, ...]]
+"""A layout and its micro-batch sizes."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One candidate and its score.
 
-    ``seconds`` of a step, ``bytes_`` of the fullest rank.
+    ``seconds`` of a step, ``bytes_`` of the fullest rank. ``least_seconds`` is what no
+    price of it is believed to be below.
     """
 
     ground: Ground
@@ -37,6 +48,7 @@ class Row:
     choice: Choice
     seconds: float
     bytes_: float
+    least_seconds: float
 
     def __str__(self) -> str:
         clusters = [cluster_of(slots) for slots in self.ground.slots]
@@ -67,31 +79,60 @@ class Field:
     rejected: list[Rejected] = field(default_factory=list)
     shortest: list[tuple[float, Ground, tuple[int, ...]]] = field(default_factory=list)
     """(bytes short, ground, micro-batches) of layouts that the memory bound ruled out."""
+    best: float = math.inf
+    """The best score so far, seconds."""
+    exhaustive: bool = False
+    """Score also what a bound on compute rules out, for lists and fronts."""
 
     @staticmethod
-    def of(cost: CostModel, settings: Settings, global_batch: int) -> Field:
+    def of(
+        cost: CostModel, settings: Settings, global_batch: int, *, exhaustive: bool = False
+    ) -> Field:
         """An empty field."""
         tables = Tables(cost, settings.recomputes, settings.sequences, settings.shardings)
-        return Field(Survey(tables, settings, global_batch, _norms(cost)))
+        return Field(Survey(tables, settings, global_batch, _norms(cost)), exhaustive=exhaustive)
 
     def add(self, ground: Ground, micros: tuple[int, ...]) -> None:
-        """Score a layout on a rank map, unless no choice of it can fit in memory."""
-        short = self.survey.shortage(ground, micros)
+        """Score a layout on a rank map, unless no choice of it can fit or be the best."""
+        stages = self.survey.stages(ground, micros)
+        short = self.survey.shortage(stages)
         if short > 0:
-            self.counts.pruned += self.survey.choices(ground, micros)
             self.shortest.append((short, ground, micros))
-            self.rejected.append(
-                Rejected(
-                    name_of(ground.layout),
-                    f"does not fit in memory: short of {short / 1e9:.1f} GB even with the "
-                    "lightest micro-batch, recomputation and sharding",
-                )
+            self._prune(
+                ground.layout,
+                micros,
+                f"does not fit in memory: short of {short / 1e9:.1f} GB even with the lightest "
+                "micro-batch, recomputation and sharding",
             )
             return
-        scores = self.survey.scores(ground, micros)
+        if not self.exhaustive and self._too_slow(self.survey.bound(stages), ground.layout, micros):
+            return
+        scores = self.survey.scores(stages)
         self.counts.evaluated += int(scores.counted.sum())
         self.counts.feasible += int(scores.fits.sum())
         self.scores.append(scores)
+        if scores.fits.any():
+            self.best = min(self.best, float(scores.seconds[scores.fits].min()))
+
+    def by_bound(self, layouts: Sequence[Candidate]) -> list[Candidate]:
+        """Layouts, the least compute first."""
+        return sorted(layouts, key=lambda one: self.survey.least_seconds(*one))
+
+    def too_slow(self, layout: Layout, micros: tuple[int, ...]) -> bool:
+        """Whether the compute of a layout alone takes longer than the best score; counts it."""
+        return self._too_slow(self.survey.least_seconds(layout, micros), layout, micros)
+
+    def _too_slow(self, least: float, layout: Layout, micros: tuple[int, ...]) -> bool:
+        if self.exhaustive or least <= self.best * (1 + DOUBT):
+            return False
+        ratio = least / self.best
+        reason = f"its compute alone takes {ratio:.2f} times the best plan"
+        self._prune(layout, micros, reason)
+        return True
+
+    def _prune(self, layout: Layout, micros: tuple[int, ...], reason: str) -> None:
+        self.counts.pruned += self.survey.choices(layout, micros)
+        self.rejected.append(Rejected(name_of(layout), reason))
 
     def flat(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """(seconds, bytes, (scores, position)) of every candidate that fits."""
@@ -106,9 +147,13 @@ class Field:
         return np.concatenate(seconds), np.concatenate(bytes_), np.concatenate(places)
 
     def ordered(self) -> Iterator[Row]:
-        """Candidates that fit, fastest first; equal scores by fewer bytes, then as enumerated."""
+        """Candidates that fit, the most promising first; of equal ones the smaller in memory."""
         seconds, bytes_, places = self.flat()
-        for index in np.lexsort((bytes_, seconds)):
+        if not len(seconds):
+            return
+        doubts = np.array([_doubt(scores) for scores in self.scores])
+        least = seconds / (1 + doubts[places[:, 0]])
+        for index in np.lexsort((bytes_, least)):
             yield self.row(places[index])
 
     def row(self, place: NDArray[np.int64]) -> Row:
@@ -122,7 +167,12 @@ class Field:
             choice,
             float(scores.seconds[at]),
             float(scores.bytes_[at]),
+            float(scores.seconds[at]) / (1 + _doubt(scores)),
         )
+
+
+def _doubt(scores: Scores) -> float:
+    return UNEVEN_DOUBT if scores.stages.uneven else DOUBT
 
 
 def _norms(cost: CostModel) -> float:

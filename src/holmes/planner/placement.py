@@ -54,6 +54,8 @@ def distinct_maps(topology: Topology, maps: Sequence[RankMap]) -> tuple[RankMap,
     if len(maps) < 2:
         return tuple(maps)
     alike = _alike(topology)
+    groups = {id(node.group): node.group for node in topology.nodes}
+    kinds = {key: repr(group.device) for key, group in groups.items()}
     found: dict[tuple[object, ...], RankMap] = {}
     for ranks in maps:
         slots = [topology.devices[index] for index in ranks]
@@ -64,7 +66,7 @@ def distinct_maps(topology: Topology, maps: Sequence[RankMap]) -> tuple[RankMap,
                 alike[slot.node.cluster],
                 seen.setdefault(slot.node.cluster, len(seen)),
                 nodes.setdefault(slot.node.index, len(nodes)),
-                repr(slot.node.group.device),
+                kinds[id(slot.node.group)],
             )
             for slot in slots
         )

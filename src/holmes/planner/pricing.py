@@ -118,13 +118,28 @@ def _gain(draft: Draft) -> float:
     if kept == 1.0:
         return 0.0
     v = choice.virtual_stages
-    worst = max(
-        slowest,
+    period = max(slowest, max(estimates.cut_seconds), _round_trip(draft))
+    looped = max(
         v * max(estimates.cut_seconds),
         (v - 1) * estimates.ground.wrap.seconds(estimates.boundary, 1),
     )
-    plain = max(slowest, max(estimates.cut_seconds))
-    return (1 - kept) * fill - draft.shape.microbatches * (worst - plain)
+    return (1 - kept) * fill - draft.shape.microbatches * max(0.0, looped - period)
+
+
+def _round_trip(draft: Draft) -> float:
+    """Seconds a micro-batch for which 1F1B waits on its round trips; see the survey."""
+    stages, microbatches = draft.shape.layout.pp, draft.shape.microbatches
+    if SIMULATED_AS.get(draft.schedule) == "gpipe":
+        return 0.0
+    worst, trip = 0.0, 0.0
+    for stage in reversed(range(stages)):
+        trip += draft.stage_seconds[stage]
+        if stage < stages - 1:
+            trip += 2 * draft.estimates.cut_seconds[stage]
+        flight = stages - stage + sum(draft.extras[stage:])
+        if flight < microbatches:
+            worst = max(worst, trip / flight)
+    return worst
 
 
 def _weight_gradients(draft: Draft) -> list[float]:

@@ -19,7 +19,7 @@ from holmes.plan.plan import Plan, Rejected, SearchSummary
 from holmes.planner.candidates import enumerate_layouts, name_of
 from holmes.planner.draft import Draft, draft
 from holmes.planner.estimates import Estimates
-from holmes.planner.field import Field, Row
+from holmes.planner.field import DOUBT, Field, Row
 from holmes.planner.finish import finish
 from holmes.planner.ground import Ground
 from holmes.planner.missing import missing_for
@@ -34,11 +34,9 @@ FINALISTS = 2
 """Drafts of each schedule that the event simulator compares."""
 TIE = 0.005
 """Predictions nearer than this fraction are a tie, which the earlier draft wins."""
-DOUBT = 0.08
-"""How far a score may lie above the closed form of its best partition; a test measures it."""
 SLACK = 1.01
 """A partition is first sought within this factor of its score."""
-MOST_PRICED = 40
+MOST_PRICED = 24
 """Drafts priced by the closed form, in order of their score."""
 MOST_REJECTED = 10
 
@@ -102,6 +100,8 @@ class Search:
     scored: list[Scored] = field(default_factory=list)
     losers: list[Scored] = field(default_factory=list)
     gap: float = 0.0
+    exhaustive: bool = False
+    """Score also what a bound on compute rules out, for lists and fronts."""
 
     def __post_init__(self) -> None:
         self.started = time.process_time()
@@ -110,7 +110,9 @@ class Search:
         self.topology = Topology(request.site)
         self.settings: Settings = settings_of(request.wishes, request.capabilities)
         self.cost = CostModel(self.topology, request.workload, request.calibration, request.rates)
-        self.field = Field.of(self.cost, self.settings, request.global_batch)
+        self.field = Field.of(
+            self.cost, self.settings, request.global_batch, exhaustive=self.exhaustive
+        )
         self.pricing = Pricing(self.cost, self.field.survey.norms)
 
     def run(self) -> Plan:
@@ -146,7 +148,9 @@ class Search:
         """
         found = enumerate_layouts(self.request, self.settings, self.topology)
         self.rejected += found.rejected
-        for layout, micros in found.layouts:
+        for layout, micros in self.field.by_bound(found.layouts):
+            if self.field.too_slow(layout, micros):
+                continue
             try:
                 maps = rank_maps(
                     self.topology, layout, self.settings.order, self.request.wishes.rank_map
@@ -163,13 +167,12 @@ class Search:
         """Draft and price the best scores until the next cannot win."""
         best = math.inf
         for priced, row in enumerate(self.field.ordered()):
-            limit = best * (1 + DOUBT)
-            if row.seconds > limit:
+            if row.least_seconds > best:
                 return
             if priced >= MOST_PRICED or self._late():
-                self.gap = max(0.0, 1.0 - row.seconds / (1 + DOUBT) / best)
+                self.gap = max(0.0, 1.0 - row.least_seconds / best)
                 return
-            made = self._drafted(row, limit)
+            made = self._drafted(row, best * (1 + DOUBT))
             if isinstance(made, Draft):
                 self.scored.append(Scored(made, self.pricing.quick_seconds(made)))
                 best = min(best, self.scored[-1].seconds)

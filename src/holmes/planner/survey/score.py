@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from holmes.cost.axes import filled_share
 from holmes.cost.axes import in_flight as flight_of
+from holmes.plan.layout import Layout
 from holmes.planner.candidates import Choice
 from holmes.planner.ground import Ground
 from holmes.planner.schedules import Looped, schedules_of
@@ -76,20 +77,38 @@ class Survey:
     global_batch: int
     norms: float = 0.0
 
-    def choices(self, ground: Ground, micros: tuple[int, ...]) -> int:
+    def choices(self, layout: Layout, micros: tuple[int, ...]) -> int:
         """How many different choices a layout has; see :func:`_distinct`."""
         per_schedule = len(self.tables.recomputes)
-        per_schedule *= len(self.settings.sequences) if ground.layout.tp > 1 else 1
-        per_schedule *= len(self.tables.shardings) if ground.replicas > 1 else 1
-        return sum(len(self._schedules(ground, micro)) * per_schedule for micro in micros)
+        per_schedule *= len(self.settings.sequences) if layout.tp > 1 else 1
+        per_schedule *= len(self.tables.shardings) if layout.dp * layout.cp > 1 else 1
+        return sum(len(self._schedules(layout, micro)) * per_schedule for micro in micros)
 
-    def shortage(self, ground: Ground, micros: tuple[int, ...]) -> float:
+    def least_seconds(self, layout: Layout, micros: tuple[int, ...]) -> float:
+        """No choice of a layout is faster: its blocks on the fastest devices, evenly divided."""
+        tables = self.tables
+        each = [tables.block_times([slot], layout.tp, layout.cp, micros) for slot in tables.kinds]
+        whole = np.min([times.forward + times.backward for times in each], axis=0)
+        ends = np.min(
+            [
+                times.first_forward
+                + times.first_backward
+                + times.last_forward
+                + times.last_backward
+                for times in each
+            ],
+            axis=0,
+        )
+        microbatches = self.global_batch // (np.array(micros) * layout.dp)
+        step = microbatches[:, None, None] * (tables.layers * whole + ends) / layout.pp
+        return float(step.min())
+
+    def shortage(self, stages: Stages) -> float:
         """Bytes that the lightest choice lacks on all stages together; 0 when it may fit.
 
         The lightest: the least micro-batch, one in flight, and the least of every
         term over recomputations, shardings and sequence parallelism.
         """
-        stages = self._stages(ground, micros[:1])
         rows = np.arange(len(stages.micro))
         bases, slopes = stages.memory(rows, np.ones((len(rows), stages.count)))
         base, slope = bases.min(axis=0), slopes.min(axis=0)
@@ -101,10 +120,18 @@ class Survey:
         lacking = self.tables.layers - float(most.sum())
         return max(least, lacking * float(slope.max()), 0.0)
 
-    def scores(self, ground: Ground, micros: tuple[int, ...]) -> Scores:
+    def bound(self, stages: Stages) -> float:
+        """No choice of this layout that fits is faster: its compute, evenly divided."""
+        rows = np.arange(len(stages.micro))
+        fixed, slope = stages.memory(rows, np.ones((len(rows), stages.count)))
+        most = np.clip(np.floor((stages.room - fixed) / slope), -1.0, float(self.tables.layers))
+        fits = most.sum(axis=1) >= self.tables.layers
+        return float(np.min(np.where(fits, stages.least_seconds, np.inf)))
+
+    def scores(self, stages: Stages) -> Scores:
         """Time and memory of every choice."""
-        stages = self._stages(ground, micros)
-        each_micro = [self._schedules(ground, micro) for micro in micros]
+        ground, micros = stages.ground, stages.micros
+        each_micro = [self._schedules(ground.layout, micro) for micro in micros]
         schedules = tuple(dict.fromkeys(name for names in each_micro for name in names))
         use = np.array([[name in names for names in each_micro] for name in schedules])
         counted = np.repeat(use, len(stages.micro) // len(micros), axis=1) & _distinct(stages)
@@ -123,11 +150,11 @@ class Survey:
                 fits[rows] |= other[2]
         return Scores(stages, schedules, seconds, bytes_, fits, counted.reshape(-1))
 
-    def _stages(self, ground: Ground, micros: tuple[int, ...]) -> Stages:
+    def stages(self, ground: Ground, micros: tuple[int, ...]) -> Stages:
+        """The arrays of a layout on a rank map."""
         return Stages(self.tables, ground, micros, self.global_batch, self.settings.overlap)
 
-    def _schedules(self, ground: Ground, micro: int) -> list[Looped]:
-        layout = ground.layout
+    def _schedules(self, layout: Layout, micro: int) -> list[Looped]:
         microbatches = self.global_batch // (micro * layout.dp)
         return schedules_of(self.settings, layout.pp, microbatches, self.tables.layers)
 

@@ -19,6 +19,8 @@ from holmes.planner.survey.partition import blocks_within, least_bottleneck
 from holmes.planner.survey.tables import BlockTimes, Floats, Tables
 
 LEAST_SECONDS = 1e-12
+UNEVEN = 1.5
+"""Ratio of exchange rates from which a partition weighs them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,13 @@ class Work:
             self.exposed,
             self.steps,
         )
+
+
+def _bound(work: Work, microbatches: Floats) -> Floats:
+    """What a partition decides of the step, [row]."""
+    drained = np.cumsum(work.backward, axis=1) - work.backward
+    found: Floats = microbatches * work.slowest + np.max(work.exposed - drained, axis=1)
+    return found
 
 
 def _put(values: Floats, rows: NDArray[np.bool_], others: Floats) -> Floats:
@@ -146,26 +155,52 @@ class Stages:
         boundary = self.tables.cost.workload.blocks[0].output_bytes
         return self.micro * boundary / (layout.cp * layout.tp)
 
+    @property
+    def least_seconds(self) -> Floats:
+        """Seconds of a step with the middle blocks evenly divided and nothing else, [row]."""
+        forward, backward, *_ = self._times
+        speeds = (1.0 / np.maximum(forward + backward, LEAST_SECONDS)).sum(axis=1)
+        found: Floats = self.microbatches * self.tables.layers / speeds
+        return found
+
     @cached_property
     def free(self) -> Work:
         """The best partition where memory does not matter."""
         return self.work(None, np.full(self.count, float(self.tables.layers)))
 
     def work(self, rows: NDArray[np.int64] | None, most: Floats) -> Work:
-        """The best partition with at most so many blocks a stage, of some rows or all."""
-        forward, backward, ends_forward, ends_backward = (
-            part if rows is None else part[rows] for part in self._times
-        )
-        layers, floor = float(self.tables.layers), self.floor
+        """The best partition with at most so many blocks a stage, of some rows or all.
+
+        Balances compute; where the exchanges of the stages differ much, also compute
+        and exchange together, and keeps the better of the two.
+        """
+        forward, backward, *_ = self._of(rows)
         each = np.maximum(forward + backward, LEAST_SECONDS)
+        found = self._balanced(rows, most, each)
+        if self.count == 1 or not self.uneven:
+            return found
+        microbatches = self.microbatches if rows is None else self.microbatches[rows]
+        workload = self.tables.cost.workload
+        sent = workload.gradient_bytes + workload.parameter_bytes
+        exchange = np.array([e.per_byte for e in self.ground.exchanges]) * sent
+        both = each + exchange * self.tables.middle_parameters / microbatches[:, None]
+        other = self._balanced(rows, most, both)
+        faster = _bound(other, microbatches) < _bound(found, microbatches)
+        return found.put(faster, other.rows(np.flatnonzero(faster)))
+
+    def _balanced(self, rows: NDArray[np.int64] | None, most: Floats, each: Floats) -> Work:
+        """The partition whose largest stage is least, with these costs of a block."""
+        forward, backward, ends_forward, ends_backward = self._of(rows)
+        layers, floor = float(self.tables.layers), self.floor
         fixed = ends_forward + ends_backward
-        if self.count == 1:
-            slowest, blocks = (fixed + layers * each)[:, 0], np.full_like(each, layers)
-        else:
-            slowest = least_bottleneck(each, fixed, floor, most, self.tables.layers)
-            blocks = blocks_within(slowest, each, fixed, floor, most)
-            blocks = blocks * (layers / np.maximum(blocks.sum(axis=1, keepdims=True), 1.0))
+        blocks = whole = np.full_like(each, layers)
+        if self.count > 1:
+            largest = least_bottleneck(each, fixed, floor, most, self.tables.layers)
+            whole = blocks_within(largest, each, fixed, floor, most)
+            blocks = whole * (layers / np.maximum(whole.sum(axis=1, keepdims=True), 1.0))
         forwards, backwards = ends_forward + blocks * forward, ends_backward + blocks * backward
+        # The slowest stage holds whole blocks; the others share what is left over.
+        slowest = np.max(fixed + whole * (forward + backward), axis=1)
         elements = self._elements(blocks)
         few, per_element = self._steps
         owned = self._owned if rows is None else self._owned[rows]
@@ -175,6 +210,18 @@ class Stages:
             every = self._gathered if rows is None else self._gathered[rows]
             exposed = steps + self._exchanged(forwards, backwards, elements, every)
         return Work(slowest, blocks, forwards, backwards, exposed, steps)
+
+    def _of(self, rows: NDArray[np.int64] | None) -> tuple[Floats, Floats, Floats, Floats]:
+        if rows is None:
+            return self._times
+        forward, backward, ends_forward, ends_backward = self._times
+        return forward[rows], backward[rows], ends_forward[rows], ends_backward[rows]
+
+    @cached_property
+    def uneven(self) -> bool:
+        """Whether one stage's exchange is much slower than another's."""
+        rates = [exchange.per_byte for exchange in self.ground.exchanges]
+        return bool(max(rates) > UNEVEN * min(rates))
 
     def _spread(self, values: Floats) -> Floats:
         """Values that broadcast over the choices, one per row."""

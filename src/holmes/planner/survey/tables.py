@@ -67,6 +67,12 @@ class Tables:
         return len(self.cost.workload.blocks) - 2
 
     @property
+    def kinds(self) -> list[DeviceSlot]:
+        """One slot of each node entry of the site."""
+        slots = self.cost.topology.devices
+        return list({id(slot.node.group): slot for slot in slots}.values())
+
+    @property
     def middle_parameters(self) -> float:
         """Parameters of a block between the ends, the mean."""
         middle = self.cost.workload.blocks[1:-1]
