@@ -9,11 +9,9 @@ from holmes.plan.plan import Plan, Predicted, Rejected, SearchSummary
 from holmes.plan.program import program_of
 from holmes.planner.draft import Draft, looped
 from holmes.planner.groups import bytes_by_nic, with_bytes
+from holmes.planner.note import change_lines, time_lines
 from holmes.planner.pricing import GENERATED, OPERATIONS, Pricing
 from holmes.planner.traffic import with_closed_bytes
-
-LARGEST_LISTS = 400_000
-"""Instructions that are written out to be digested, about two seconds."""
 
 
 def finish(
@@ -33,7 +31,10 @@ def finish(
     else:
         plan = replace(plan, groups=with_closed_bytes(bare.groups, bare))
     plan = replace(plan, predicted=_predicted(plan, draft, pricing))
-    return replace(plan, explain=explain(plan, _notes(draft, missing)))
+    headline, predicted, *rest = explain(plan, _notes(draft, missing))
+    note = time_lines(draft, plan.predicted.step_seconds)
+    changes = change_lines(draft, pricing) if draft.request.note else ()
+    return replace(plan, explain=(headline, predicted, *note, *changes, *rest))
 
 
 def listed(draft: Draft) -> bool:
@@ -44,7 +45,7 @@ def listed(draft: Draft) -> bool:
     shape = draft.shape
     count = shape.layout.devices * shape.microbatches * OPERATIONS
     plain = shape.layout.cp == 1 and draft.choice.virtual_stages == 1
-    return plain and draft.schedule in GENERATED and count <= LARGEST_LISTS
+    return plain and draft.schedule in GENERATED and count <= draft.request.largest_lists
 
 
 def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:

@@ -118,7 +118,7 @@ def _gain(draft: Draft) -> float:
     if kept == 1.0:
         return 0.0
     v = choice.virtual_stages
-    period = max(slowest, max(estimates.cut_seconds), _round_trip(draft))
+    period = max(slowest, max(estimates.cut_seconds), round_trip(draft))
     looped = max(
         v * max(estimates.cut_seconds),
         (v - 1) * estimates.ground.wrap.seconds(estimates.boundary, 1),
@@ -126,7 +126,7 @@ def _gain(draft: Draft) -> float:
     return (1 - kept) * fill - draft.shape.microbatches * max(0.0, looped - period)
 
 
-def _round_trip(draft: Draft) -> float:
+def round_trip(draft: Draft) -> float:
     """Seconds a micro-batch for which 1F1B waits on its round trips; see the survey."""
     stages, microbatches = draft.shape.layout.pp, draft.shape.microbatches
     if SIMULATED_AS.get(draft.schedule) == "gpipe":

@@ -23,6 +23,8 @@ class PlanRequest:
         rates: link rates that override the site's, as :class:`holmes.cost.model.CostModel`
             takes them (a rehearsal's shaped rates).
         search_seconds: wall seconds after which the search stops looking for better.
+        note: whether the explanation says what binds and what to change.
+        largest_lists: instructions up to which the lists are written out for their digest.
         placement_name: the named bundle the wishes came from, for the reader.
     """
 
@@ -37,6 +39,8 @@ class PlanRequest:
     rates: Rates | None = None
     placement_name: str = "planned"
     search_seconds: float | None = None
+    note: bool = False
+    largest_lists: int = 400_000
 
     def unrestricted(self) -> PlanRequest:
         """The same request without the runtime's limits."""

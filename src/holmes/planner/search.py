@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from holmes.cost.model import CostModel
 from holmes.errors import ConfigError
@@ -74,7 +74,7 @@ def make_plans(request: PlanRequest) -> Plans:
         return Plans(make_plan(request))
     search = Search(request)
     best = search.winner()
-    wider = Search(request.unrestricted())
+    wider = Search(replace(request, capabilities=None, note=False, largest_lists=0))
     unrestricted = wider.winner()
     if unrestricted.seconds >= best.seconds * (1 - TIE):
         return Plans(search.finished(best))

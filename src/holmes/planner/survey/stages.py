@@ -141,7 +141,8 @@ class Stages:
         """One transfer of one micro-batch over each cut, seconds, [row, cut]."""
         latency = np.array([cut.latency for cut in self.ground.cuts])
         per_byte = np.array([cut.per_byte for cut in self.ground.cuts])
-        return latency + self._sent[:, None] * per_byte
+        found: Floats = latency + self._sent[:, None] * per_byte
+        return found
 
     @cached_property
     def wrap(self) -> Floats:
@@ -160,7 +161,7 @@ class Stages:
         """Seconds of a step with the middle blocks evenly divided and nothing else, [row]."""
         forward, backward, *_ = self._times
         speeds = (1.0 / np.maximum(forward + backward, LEAST_SECONDS)).sum(axis=1)
-        found: Floats = self.microbatches * self.tables.layers / speeds
+        found: Floats = self.microbatches * float(self.tables.layers) / speeds
         return found
 
     @cached_property
