@@ -14,10 +14,19 @@ from holmes.plan.plan import Plan
 if TYPE_CHECKING:
     from rich.console import Console
 
+<<<<<<< HEAD
     from holmes.hardware.site import Site
     from holmes.planner.request import PlanRequest
     from holmes.report.causes import Comparison
     from holmes.report.study import Study
+=======
+    from holmes.planner.answer import Answer, Wanted
+    from holmes.planner.request import PlanRequest
+    from holmes.planner.sweep import Point
+
+MOST_LISTED = 60_000
+"""Instructions that `holmes plan` writes out to digest them; a larger plan has no digest."""
+>>>>>>> 039336a (holmes plan: top, Pareto, objectives, compare, sweep, export)
 
 
 def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -> None:
@@ -36,24 +45,81 @@ def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -
     console.print(table)
 
 
-def plan(resolved: ResolvedJob) -> Plan:
+def plan(
+    resolved: ResolvedJob,
+    wanted: Wanted | None = None,
+    *,
+    note: bool = False,
+    search_seconds: float | None = None,
+) -> Answer:
     """The plan the runtime can run; where it can run none, the best without its limits.
 
-    What a wider runtime would gain stands in the plan's explanation.
+    Args:
+        wanted: the objective, and how many of the next best to list.
+        note: whether the explanation says what binds and what to change first.
+        search_seconds: deadline of each search.
 
     Raises:
         ConfigError: no plan exists at all.
     """
+<<<<<<< HEAD
     from holmes.train.planning import on_cpu, request_of
 
     made = _plan(request_of(resolved, capabilities=None))
     if resolved.job.train.precision != "auto" or on_cpu(resolved):
         return made
     note = (
+=======
+    from holmes.planner.answer import Wanted, answer
+    from holmes.train.planning import on_cpu
+
+    found = answer(_request(resolved, note, search_seconds), wanted or Wanted())
+    if not found.runnable or resolved.job.train.precision != "auto" or on_cpu(resolved):
+        return found
+    remark = (
+>>>>>>> 039336a (holmes plan: top, Pareto, objectives, compare, sweep, export)
         "planned for mixed precision as Megatron-LM trains; this runtime trains in bf16 autocast: "
         "to run the plan, make it with train.precision=bf16"
     )
-    return replace(made, explain=(*made.explain, note))
+    return replace(found, plan=replace(found.plan, explain=(*found.plan.explain, remark)))
+
+
+def compare(answer: Answer, resolved: ResolvedJob, today: str) -> dict[str, Any]:
+    """The best plan beside the layout that runs today, in one sentence."""
+    from holmes.planner.today import compared
+
+    request = _request(resolved, False, None)
+    return compared(answer.best, replace(request, site=answer.best.site), today)
+
+
+def sweep(resolved: ResolvedJob, text: str) -> list[Point]:
+    """The best plan at each size of a site, for ``nodes=FIRST..LAST``."""
+    from holmes.planner.sweep import sizes, sweep
+
+    counts = sizes(text)
+    return sweep(_request(resolved, False, None), counts)
+
+
+def export_megatron(plan: Plan, resolved: ResolvedJob, folder: Path) -> list[str]:
+    """Write a plan as Megatron-LM and torchrun arguments; the paths."""
+    from holmes.models.registry import describe, family_of
+    from holmes.planner.megatron import export
+
+    config = describe(family_of(resolved.job.model)).config_from(resolved.job.model)
+    names = {"layers", "hidden", "heads", "sequence", "vocabulary"}
+    sizes = {name: int(getattr(config, name)) for name in names}
+    return export(plan, folder, {**sizes, "ffn": int(config.inner)})
+
+
+def _request(resolved: ResolvedJob, note: bool, search_seconds: float | None) -> PlanRequest:
+    from holmes.runtime.capabilities import CAPABILITIES
+    from holmes.train.planning import request_of
+
+    try:
+        request = request_of(resolved, capabilities=CAPABILITIES)
+    except ConfigError:  # a model that only a wider runtime trains; a bad one fails again
+        request = request_of(resolved, capabilities=None)
+    return replace(request, note=note, search_seconds=search_seconds, largest_lists=MOST_LISTED)
 
 
 def _plan(request: PlanRequest) -> Plan:

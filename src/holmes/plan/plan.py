@@ -127,6 +127,18 @@ class SearchSummary:
     priced: int = 0
     gap: float = 0.0
 
+    def __add__(self, other: SearchSummary) -> SearchSummary:
+        """Two searches for one answer; the gap is that of the first."""
+        return SearchSummary(
+            self.enumerated + other.enumerated,
+            self.pruned + other.pruned,
+            self.evaluated + other.evaluated,
+            self.feasible + other.feasible,
+            round(self.cpu_seconds + other.cpu_seconds, 4),
+            self.priced + other.priced,
+            self.gap,
+        )
+
 
 @dataclass(frozen=True)
 class Rejected:

@@ -36,7 +36,7 @@ TIE = 0.005
 """Predictions nearer than this fraction are a tie, which the earlier draft wins."""
 SLACK = 1.01
 """A partition is first sought within this factor of its score."""
-MOST_PRICED = 24
+MOST_PRICED = 12
 """Drafts priced by the closed form, in order of their score."""
 MOST_REJECTED = 10
 
