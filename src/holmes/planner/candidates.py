@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
-from holmes.plan.layout import Layout, Recompute, ScheduleName, Sharding, Wishes
+from holmes.plan.layout import Layout, Recompute, ScheduleName, Sharding
 from holmes.plan.plan import Batch, Rejected
 from holmes.planner.partition import check_stage_count
 from holmes.planner.request import PlanRequest
@@ -15,6 +15,10 @@ from holmes.planner.settings import Settings
 
 LARGEST_MICRO = 16
 """Micro-batches tried when their size is free: powers of two up to here."""
+
+
+LEAST_TOKENS = 512
+"""Tokens of a sample that a context rank holds at least, unless its degree is fixed."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def enumerate_layouts(request: PlanRequest, settings: Settings, topology: Topolo
     """
     found = Enumeration()
     refusals: list[ConfigError] = []
-    for layout in _layouts(request.wishes, settings, topology):
+    for layout in _layouts(request, settings, topology):
         try:
             _check_layout(request, layout, topology)
             micros = tuple(_micro_batches(request, layout))
@@ -91,11 +95,12 @@ def name_of(layout: Layout) -> str:
     return text if layout.cp == 1 else f"{text} x cp {layout.cp}"
 
 
-def _layouts(wishes: Wishes, settings: Settings, topology: Topology) -> list[Layout]:
+def _layouts(request: PlanRequest, settings: Settings, topology: Topology) -> list[Layout]:
+    wishes, sequence = request.wishes, request.workload.sequence
     devices = len(topology.devices)
     found = [
         Layout(tp=tp, pp=pp, dp=devices // (tp * pp * cp), cp=cp)
-        for cp in _degrees(wishes.context, devices, "context" in settings.axes)
+        for cp in _context(wishes.context, devices, sequence, "context" in settings.axes)
         for tp in _degrees(wishes.tensor, devices, "tensor" in settings.axes)
         for pp in _degrees(wishes.pipeline, devices, "pipeline" in settings.axes)
         if devices % (tp * pp * cp) == 0
@@ -135,6 +140,13 @@ def _degrees(wish: int | None, devices: int, allowed: bool) -> list[int]:
     if not allowed:
         return [1]
     return [degree for degree in range(1, devices + 1) if devices % degree == 0]
+
+
+def _context(wish: int | None, devices: int, sequence: int, allowed: bool) -> list[int]:
+    """Context degrees that leave every rank enough tokens to fill its kernels."""
+    degrees = _degrees(wish, devices, allowed)
+    most = max(1, sequence // LEAST_TOKENS)
+    return degrees if wish is not None else [degree for degree in degrees if degree <= most]
 
 
 def _check_layout(request: PlanRequest, layout: Layout, topology: Topology) -> None:

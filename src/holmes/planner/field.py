@@ -81,6 +81,8 @@ class Field:
     """(bytes short, ground, micro-batches) of layouts that the memory bound ruled out."""
     best: float = math.inf
     """The best score so far, seconds."""
+    skipped: float = math.inf
+    """Least seconds of what the search's deadline left unscored."""
     exhaustive: bool = False
     """Score also what a bound on compute rules out, for lists and fronts."""
 
@@ -117,6 +119,11 @@ class Field:
     def by_bound(self, layouts: Sequence[Candidate]) -> list[Candidate]:
         """Layouts, the least compute first."""
         return sorted(layouts, key=lambda one: self.survey.least_seconds(*one))
+
+    def skip(self, layout: Layout, micros: tuple[int, ...]) -> None:
+        """Leave a layout unscored, because the search's deadline has passed."""
+        self.skipped = min(self.skipped, self.survey.least_seconds(layout, micros))
+        self._prune(layout, micros, "not looked at: the search's deadline had passed")
 
     def too_slow(self, layout: Layout, micros: tuple[int, ...]) -> bool:
         """Whether the compute of a layout alone takes longer than the best score; counts it."""

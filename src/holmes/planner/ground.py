@@ -31,6 +31,8 @@ class Exchange:
         return operations * self.latency + bytes_ * self.per_byte
 
 
+OWN = frozenset({"layout", "rings"})
+"""What changes when replicas become context ranks."""
 NO_EXCHANGE = Exchange(0.0, 0.0)
 Pattern = tuple[tuple[int, str, int], ...]
 """Of each node of a stage in rank order: its entry in the site, its cluster, its ranks."""
@@ -118,12 +120,23 @@ class Ground:
         """Bytes of the smallest device of each stage; infinite where nobody knows."""
         return tuple(min(device_bytes(self.cost, s) for s in slots) for slots in self.kinds)
 
+    def with_layout(self, layout: Layout) -> Ground:
+        """Another split of the same replicas into data and context ranks.
+
+        Only the context rings differ; what is known of the rest is kept.
+        """
+        other = Ground(self.cost, layout, self.rank_map, self.transport)
+        kept = {key: value for key, value in self.__dict__.items() if key not in OWN}
+        other.__dict__.update(kept)
+        return other
+
     def between(self, a: int, b: int) -> Exchange:
         """Transfers from all ranks of one stage to those of another."""
         key = ("cut", *self._pair(a, b))
         if key not in self._known:
-            small, large = (self._transfers(a, b, size).seconds for size in (0.0, PROBE_BYTES))
-            self._known[key] = Exchange(small, (large - small) / PROBE_BYTES)
+            whole = self._transfers(a, b, PROBE_BYTES)
+            per_byte = (whole.seconds - whole.latency) / PROBE_BYTES
+            self._known[key] = Exchange(whole.latency, per_byte)
         return self._known[key]
 
     def fabric(self, slots: Iterable[DeviceSlot]) -> Fabric | None:

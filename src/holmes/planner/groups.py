@@ -122,7 +122,7 @@ def bytes_by_nic(groups: Sequence[Group], plan: Plan, topology: Topology) -> dic
         places = [node.index for node in nodes_of(group.ranks, plan.rank_map, topology)]
         members = len(places)
         if group.axis == "data":
-            pairs = sum(a != b for a in places for b in places)
+            pairs = members**2 - sum(count**2 for count in Counter(places).values())
             share = pairs / (members * (members - 1))
         else:
             share = sum(places[i - 1] != places[i] for i in range(members)) / members

@@ -54,6 +54,8 @@ def distinct_maps(topology: Topology, maps: Sequence[RankMap]) -> tuple[RankMap,
     if len(maps) < 2:
         return tuple(maps)
     alike = _alike(topology)
+    if len(set(alike.values())) == len(alike):
+        return tuple(maps)
     groups = {id(node.group): node.group for node in topology.nodes}
     kinds = {key: repr(group.device) for key, group in groups.items()}
     found: dict[tuple[object, ...], RankMap] = {}

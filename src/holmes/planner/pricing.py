@@ -66,7 +66,7 @@ class Pricing:
                 return float(pipeline_seconds(schedule, times, overlap=overlap))
 
             stages, all_ = draft.shape.layout.pp, draft.shape.microbatches
-            short = (SETTLED + 1) * stages + 2 * (1 + max(draft.extras, default=0))
+            short = short_length(draft)
             if all_ <= short + 2 * stages:
                 self._known[key] = seconds(all_)
             else:
@@ -89,6 +89,17 @@ class Pricing:
         """The simulated step."""
         plan = draft.priced
         return simulate(plan, draft.estimates.cost, program_of(plan, check=False))
+
+
+def short_length(draft: Draft) -> int:
+    """Micro-batches after which a pipeline has settled."""
+    return (SETTLED + 1) * draft.shape.layout.pp + 2 * (1 + max(draft.extras, default=0))
+
+
+def work_of(draft: Draft) -> int:
+    """Actions that one price of a draft walks through."""
+    stages, all_ = draft.shape.layout.pp, draft.shape.microbatches
+    return 2 * stages * min(all_, 2 * short_length(draft) + stages)
 
 
 def simulable(draft: Draft) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from holmes.cost.model import CostModel
 from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
+from holmes.plan.layout import Layout
 from holmes.plan.plan import Plan, Rejected, SearchSummary
 from holmes.planner.candidates import enumerate_layouts, name_of
 from holmes.planner.draft import Draft, draft
@@ -24,7 +25,7 @@ from holmes.planner.finish import finish
 from holmes.planner.ground import Ground
 from holmes.planner.missing import missing_for
 from holmes.planner.placement import distinct_maps, rank_maps
-from holmes.planner.pricing import Pricing
+from holmes.planner.pricing import Pricing, work_of
 from holmes.planner.refine import refine, refine_warmup
 from holmes.planner.request import PlanRequest
 from holmes.planner.settings import Settings, settings_of
@@ -38,6 +39,10 @@ SLACK = 1.01
 """A partition is first sought within this factor of its score."""
 MOST_PRICED = 12
 """Drafts priced by the closed form, in order of their score."""
+MOST_WORK = 150_000
+"""Actions of pipelines walked through for prices; deep pipelines spend them fast."""
+LARGEST_REFINED = 15_000
+"""Actions of a price beyond which the closed rules' warm-up and cut stand."""
 MOST_REJECTED = 10
 
 
@@ -133,7 +138,8 @@ class Search:
         least = min(scored.seconds for scored in finalists)
         near = [scored for scored in finalists if scored.seconds <= least * (1 + TIE)]
         chosen = min(near, key=self._plainness)
-        refined = refine(chosen.draft, self.pricing)
+        leave = self._late() or work_of(chosen.draft) > LARGEST_REFINED
+        refined = chosen.draft if leave else refine(chosen.draft, self.pricing)
         best = Scored(refined, self.pricing.seconds(refined))
         self.losers = [scored for scored in finalists if scored is not chosen]
         known = {str(scored.draft) for scored in (*finalists, best)}
@@ -148,36 +154,52 @@ class Search:
         """
         found = enumerate_layouts(self.request, self.settings, self.topology)
         self.rejected += found.rejected
+        known: dict[tuple[int, int], list[Ground]] = {}
         for layout, micros in self.field.by_bound(found.layouts):
-            if self.field.too_slow(layout, micros):
-                continue
-            try:
+            if self._late():
+                self.field.skip(layout, micros)
+            elif not self.field.too_slow(layout, micros):
+                self._add(layout, micros, known)
+
+    def _add(
+        self, layout: Layout, micros: tuple[int, ...], known: dict[tuple[int, int], list[Ground]]
+    ) -> None:
+        """Score a layout on every rank map; those of equal replicas are ``known`` already."""
+        key = (layout.tp, layout.pp)
+        try:
+            if key not in known:
                 maps = rank_maps(
                     self.topology, layout, self.settings.order, self.request.wishes.rank_map
                 )
-                for ranks in distinct_maps(self.topology, maps):
-                    ground = Ground(self.cost, layout, ranks, self.settings.transport)
-                    self.field.add(ground, micros)
-            except ConfigError as error:
-                if error.where == "site.links":
-                    raise
-                self.rejected.append(Rejected(name_of(layout), error.what))
+                known[key] = [
+                    Ground(self.cost, layout, ranks, self.settings.transport)
+                    for ranks in distinct_maps(self.topology, maps)
+                ]
+            for ground in known[key]:
+                self.field.add(ground.with_layout(layout), micros)
+        except ConfigError as error:
+            if error.where == "site.links":
+                raise
+            self.rejected.append(Rejected(name_of(layout), error.what))
 
     def _price_best(self) -> None:
         """Draft and price the best scores until the next cannot win."""
-        best = math.inf
+        best, work = math.inf, 0
         for priced, row in enumerate(self.field.ordered()):
             if row.least_seconds > best:
-                return
-            if priced >= MOST_PRICED or self._late():
+                break
+            spent = priced >= MOST_PRICED or work > MOST_WORK
+            if self.scored and (spent or self._late()):
                 self.gap = max(0.0, 1.0 - row.least_seconds / best)
-                return
+                break
             made = self._drafted(row, best * (1 + DOUBT))
             if isinstance(made, Draft):
                 self.scored.append(Scored(made, self.pricing.quick_seconds(made)))
+                work += work_of(made)
                 best = min(best, self.scored[-1].seconds)
             else:
                 self.rejected.append(Rejected(f"{row.shape}, {row.choice}", made))
+        self.gap = max(self.gap, 1.0 - self.field.skipped / best) if self.scored else 0.0
 
     def _drafted(self, row: Row, limit: float) -> Draft | str:
         estimates = Estimates(self.settings, row.shape, row.ground, row.choice)
@@ -224,7 +246,8 @@ class Search:
 
     def _finalist(self, draft: Draft) -> Scored:
         """A draft with its warm-up settled, priced by the simulator."""
-        settled = draft if self._late() else refine_warmup(draft, self.pricing)
+        leave = self._late() or work_of(draft) > LARGEST_REFINED
+        settled = draft if leave else refine_warmup(draft, self.pricing)
         return Scored(settled, self.pricing.seconds(settled))
 
     def finished(self, best: Scored, missing: tuple[str, ...] = ()) -> Plan:
