@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from holmes.planner.request import PlanRequest
     from holmes.planner.sweep import Point
 
-MOST_LISTED = 60_000
+MOST_LISTED = 20_000
 """Instructions that `holmes plan` writes out to digest them; a larger plan has no digest."""
 >>>>>>> 039336a (holmes plan: top, Pareto, objectives, compare, sweep, export)
 

@@ -103,7 +103,7 @@ def command(
     if sweep is not None:
         _sweep(job, sweep, page, json_output=json_output)
         return
-    wanted = Wanted(top or 10, objective, target, full)
+    wanted = Wanted(top or 10, objective, target, full, explain or top is not None)
     found = api.plan(job, wanted, note=explain, search_seconds=search_seconds)
     extra: dict[str, Any] = {
         "top": [offer.to_dict() for offer in found.top],

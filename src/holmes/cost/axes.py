@@ -43,7 +43,22 @@ def split_workload(workload: Workload, split: Split) -> Workload:
     """
     if split == Split():
         return workload
-    return replace(workload, blocks=tuple(_split_block(block, split) for block in workload.blocks))
+    inner: dict[int, tuple[Segment | Collective, ...]] = {}
+    for block in workload.blocks:
+        if id(block.inner) not in inner:  # equal blocks share their program, and still do after
+            inner[id(block.inner)] = _split_inner(block, split)
+    blocks = tuple(
+        replace(
+            block,
+            inner=inner[id(block.inner)],
+            activation_bytes={
+                key: kept / split.context for key, kept in block.activation_bytes.items()
+            },
+            output_bytes=block.output_bytes / split.context,
+        )
+        for block in workload.blocks
+    )
+    return replace(workload, blocks=blocks)
 
 
 def tensor_share(workload: Workload, tp: int) -> Workload:
@@ -65,7 +80,7 @@ def tensor_share(workload: Workload, tp: int) -> Workload:
     return replace(workload, blocks=blocks)
 
 
-def _split_block(block: Block, split: Split) -> Block:
+def _split_inner(block: Block, split: Split) -> tuple[Segment | Collective, ...]:
     cp = split.context
     inner: list[Segment | Collective] = []
     for part in block.inner:
@@ -76,12 +91,7 @@ def _split_block(block: Block, split: Split) -> Block:
             if split.sequence and "tensor" not in axes:
                 axes = (*axes, "tensor")
             inner.append(replace(part, flops=part.flops / cp, bytes_=part.bytes_ / cp, split=axes))
-    return replace(
-        block,
-        inner=tuple(inner),
-        activation_bytes={key: kept / cp for key, kept in block.activation_bytes.items()},
-        output_bytes=block.output_bytes / cp,
-    )
+    return tuple(inner)
 
 
 def ring_bytes(block: Block, tp: int) -> float:

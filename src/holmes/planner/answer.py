@@ -25,6 +25,7 @@ class Wanted:
         top: how many of the best candidates to list.
         objective: ``time``; ``devices``, the fewest that make a step in
             ``target_seconds``; ``cost``, the least per token.
+        reasons: say of each candidate which parts of its step are longer.
         exhaustive: score also what a bound rules out, so that the front is complete.
     """
 
@@ -32,6 +33,7 @@ class Wanted:
     objective: Objective = "time"
     target_seconds: float | None = None
     exhaustive: bool = False
+    reasons: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def answer(request: PlanRequest, wanted: Wanted) -> Answer:
     if isinstance(runnable, tuple):
         free.request = replace(free.request, largest_lists=0, note=faster and request.note)
     there_is = free.finished(free_best)
-    listed = tuple(top(free, free_best, wanted.top))
+    listed = tuple(top(free, free_best, wanted.top, reasons=wanted.reasons))
     others = tuple(front(free.field))
     if not isinstance(runnable, tuple) or request.capabilities is None:
         plan = there_is

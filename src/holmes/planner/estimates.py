@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from holmes.cost.axes import filled_share, gathers, tensor_share
+from holmes.cost.calibration import BlockTime
 from holmes.cost.memory import stage_memory
 from holmes.cost.model import CostModel
 from holmes.hardware.topology import DeviceSlot
@@ -199,10 +200,16 @@ class Estimates:
 
     def _row(self, slots: Sequence[DeviceSlot]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         micro, tp = self.shape.batch.micro, self.shape.layout.tp
-        times = [
-            [self.cost.block_time(index, slot, micro, tp, self.choice.recompute) for slot in slots]
-            for index in range(len(self.cost.workload.blocks))
-        ]
+        known: dict[tuple[object, ...], list[BlockTime]] = {}
+        times = []
+        for index, block in enumerate(self.cost.workload.blocks):
+            key = (block.kind, id(block.inner), block.parameters)
+            if key not in known:
+                recompute = self.choice.recompute
+                known[key] = [
+                    self.cost.block_time(index, slot, micro, tp, recompute) for slot in slots
+                ]
+            times.append(known[key])
         return (
             tuple(max(time.forward for time in each) for each in times),
             tuple(max(time.backward for time in each) for each in times),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DOUBT = 0.02
 """How far a score may lie above the closed form of its best partition; a test measures it."""
+LOOPED_DOUBT = 0.05
+"""The same for schedules that are priced as 1F1B less what they gain."""
 UNEVEN_DOUBT = 0.2
 """The same where one stage's gradient exchange is much slower than another's."""
 NORM_BYTES = 8
@@ -158,8 +160,9 @@ class Field:
         seconds, bytes_, places = self.flat()
         if not len(seconds):
             return
-        doubts = np.array([_doubt(scores) for scores in self.scores])
-        least = seconds / (1 + doubts[places[:, 0]])
+        doubts = [_doubts(scores) for scores in self.scores]
+        each = np.concatenate([d[s.fits] for d, s in zip(doubts, self.scores, strict=True)])
+        least = seconds / (1 + each)
         for index in np.lexsort((bytes_, least)):
             yield self.row(places[index])
 
@@ -174,12 +177,16 @@ class Field:
             choice,
             float(scores.seconds[at]),
             float(scores.bytes_[at]),
-            float(scores.seconds[at]) / (1 + _doubt(scores)),
+            float(scores.seconds[at] / (1 + _doubts(scores)[at])),
         )
 
 
-def _doubt(scores: Scores) -> float:
-    return UNEVEN_DOUBT if scores.stages.uneven else DOUBT
+def _doubts(scores: Scores) -> NDArray[np.float64]:
+    """How far each score may lie above its price, [row]."""
+    plain = UNEVEN_DOUBT if scores.stages.uneven else DOUBT
+    looped = max(plain, LOOPED_DOUBT)
+    each = [plain if name in ("1f1b", "gpipe") else looped for name, _ in scores.schedules]
+    return np.repeat(each, len(scores.stages.micro))
 
 
 def _norms(cost: CostModel) -> float:

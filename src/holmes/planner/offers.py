@@ -58,11 +58,11 @@ class Offer:
         return text + (f", sharding {self.sharding}" if self.sharding != "optimizer" else "")
 
 
-def top(search: Search, best: Scored, count: int) -> list[Offer]:
+def top(search: Search, best: Scored, count: int, *, reasons: bool = True) -> list[Offer]:
     """The best ``count`` candidates, the winner first, each with what it loses."""
     found = [_offer(best, best, "")]
     for scored in sorted(search.losers, key=lambda one: one.seconds)[: max(0, count - 1)]:
-        found.append(_offer(scored, best, _loses(scored, best)))
+        found.append(_offer(scored, best, _loses(scored, best, reasons)))
     return found
 
 
@@ -80,13 +80,15 @@ def front(field: Field) -> list[Offer]:
     return [_of_row(field.row(places[index])) for index in keep]
 
 
-def _loses(scored: Scored, best: Scored) -> str:
+def _loses(scored: Scored, best: Scored, reasons: bool) -> str:
     """What costs a candidate its time, in the two largest differences."""
+    ratio = scored.seconds / best.seconds
+    if not reasons:
+        return f"{ratio:.3f} times the best"
     mine = breakdown(scored.draft, scored.seconds).parts()
     theirs = breakdown(best.draft, best.seconds).parts()
     worse = sorted(((mine[k] - theirs[k], k) for k in mine), reverse=True)[:2]
     told = [f"{name} +{seconds_text(more)}" for more, name in worse if more > 1e-3 * best.seconds]
-    ratio = scored.seconds / best.seconds
     return f"{ratio:.3f} times the best" + (f": {', '.join(told)}" if told else "")
 
 
