@@ -14,19 +14,15 @@ from holmes.plan.plan import Plan
 if TYPE_CHECKING:
     from rich.console import Console
 
-<<<<<<< HEAD
     from holmes.hardware.site import Site
-    from holmes.planner.request import PlanRequest
-    from holmes.report.causes import Comparison
-    from holmes.report.study import Study
-=======
     from holmes.planner.answer import Answer, Wanted
     from holmes.planner.request import PlanRequest
     from holmes.planner.sweep import Point
+    from holmes.report.causes import Comparison
+    from holmes.report.study import Study
 
 MOST_LISTED = 20_000
 """Instructions that `holmes plan` writes out to digest them; a larger plan has no digest."""
->>>>>>> 039336a (holmes plan: top, Pareto, objectives, compare, sweep, export)
 
 
 def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -> None:
@@ -62,14 +58,6 @@ def plan(
     Raises:
         ConfigError: no plan exists at all.
     """
-<<<<<<< HEAD
-    from holmes.train.planning import on_cpu, request_of
-
-    made = _plan(request_of(resolved, capabilities=None))
-    if resolved.job.train.precision != "auto" or on_cpu(resolved):
-        return made
-    note = (
-=======
     from holmes.planner.answer import Wanted, answer
     from holmes.train.planning import on_cpu
 
@@ -77,14 +65,13 @@ def plan(
     if not found.runnable or resolved.job.train.precision != "auto" or on_cpu(resolved):
         return found
     remark = (
->>>>>>> 039336a (holmes plan: top, Pareto, objectives, compare, sweep, export)
         "planned for mixed precision as Megatron-LM trains; this runtime trains in bf16 autocast: "
         "to run the plan, make it with train.precision=bf16"
     )
     return replace(found, plan=replace(found.plan, explain=(*found.plan.explain, remark)))
 
 
-def compare(answer: Answer, resolved: ResolvedJob, today: str) -> dict[str, Any]:
+def compare_today(answer: Answer, resolved: ResolvedJob, today: str) -> dict[str, Any]:
     """The best plan beside the layout that runs today, in one sentence."""
     from holmes.planner.today import compared
 

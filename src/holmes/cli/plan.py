@@ -115,7 +115,7 @@ def command(
         extra["nodes"] = list(found.sized.nodes)
         extra["cost_per_million_tokens"] = found.sized.dollars_per_million_tokens
     if compare is not None:
-        extra["comparison"] = api.compare(found, job, compare)
+        extra["comparison"] = api.compare_today(found, job, compare)
     if export is not None and output is not None:
         extra["written"] = api.export_megatron(found.best, job, output)
     elif output is not None:
