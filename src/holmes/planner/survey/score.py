@@ -29,6 +29,9 @@ from holmes.planner.survey.stages import Stages, Work
 from holmes.planner.survey.tables import Floats, Tables
 from holmes.planner.warmup import MOST, WORTH
 
+FEWEST: Looped = ("1f1b", 1)
+"""No schedule holds fewer micro-batches."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -106,11 +109,11 @@ class Survey:
     def shortage(self, stages: Stages) -> float:
         """Bytes that the lightest choice lacks on all stages together; 0 when it may fit.
 
-        The lightest: the least micro-batch, one in flight, and the least of every
-        term over recomputations, shardings and sequence parallelism.
+        The lightest: the least of every term over micro-batches, recomputations,
+        shardings and sequence parallelism, with as few in flight as 1F1B has.
         """
         rows = np.arange(len(stages.micro))
-        bases, slopes = stages.memory(rows, np.ones((len(rows), stages.count)))
+        bases, slopes = stages.memory(rows, np.ceil(_flight(stages, FEWEST)))
         base, slope = bases.min(axis=0), slopes.min(axis=0)
         room = stages.room - base
         if stages.count == 1:
@@ -123,7 +126,7 @@ class Survey:
     def bound(self, stages: Stages) -> float:
         """No choice of this layout that fits is faster: its compute, evenly divided."""
         rows = np.arange(len(stages.micro))
-        fixed, slope = stages.memory(rows, np.ones((len(rows), stages.count)))
+        fixed, slope = stages.memory(rows, np.ceil(_flight(stages, FEWEST)))
         most = np.clip(np.floor((stages.room - fixed) / slope), -1.0, float(self.tables.layers))
         fits = most.sum(axis=1) >= self.tables.layers
         return float(np.min(np.where(fits, stages.least_seconds, np.inf)))
@@ -186,7 +189,7 @@ class _Batch:
         """All rows of these schedules, with extra warm-up where there is."""
         count = len(stages.micro)
         flight = np.concatenate([_flight(stages, looped) for looped in schedules])
-        turns = np.tile(_flight(stages, ("1f1b", 1)), (len(schedules), 1))
+        turns = np.tile(_flight(stages, FEWEST), (len(schedules), 1))
         if extras is not None:
             flight = turns = np.minimum(flight + extras, stages.microbatches[:, None])
 
