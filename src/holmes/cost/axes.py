@@ -37,11 +37,9 @@ def split_workload(workload: Workload, split: Split) -> Workload:
 
     Work, activations and boundaries divide by the context degree: with balanced
     halves of a causal sequence every rank does 1/cp of the attention (Liu et al.
-    2023, Ring Attention). With sequence parallelism the segments that tensor
-    ranks would repeat are divided as well; its collectives carry what the
-    all-reduce carried (Korthikanti et al. 2022, section 4.2.2).
+    2023, Ring Attention). Sequence parallelism is the cost model's own.
     """
-    if split == Split():
+    if split.context == 1:
         return workload
     inner: dict[int, tuple[Segment | Collective, ...]] = {}
     for block in workload.blocks:
@@ -82,16 +80,27 @@ def tensor_share(workload: Workload, tp: int) -> Workload:
 
 def _split_inner(block: Block, split: Split) -> tuple[Segment | Collective, ...]:
     cp = split.context
-    inner: list[Segment | Collective] = []
-    for part in block.inner:
-        if isinstance(part, Collective):
-            inner.append(replace(part, bytes_=part.bytes_ / cp))
-        else:
-            axes = part.split
-            if split.sequence and "tensor" not in axes:
-                axes = (*axes, "tensor")
-            inner.append(replace(part, flops=part.flops / cp, bytes_=part.bytes_ / cp, split=axes))
-    return tuple(inner)
+    return tuple(
+        replace(part, bytes_=part.bytes_ / cp)
+        if isinstance(part, Collective)
+        else _split_segment(part, cp)
+        for part in block.inner
+    )
+
+
+def _split_segment(part: Segment, cp: int) -> Segment:
+    """A segment as one of ``cp`` context ranks computes it."""
+    core = part.attention
+    if core is not None:
+        core = replace(core, queries=-(-core.queries // cp))
+    return replace(
+        part,
+        flops=part.flops / cp,
+        bytes_=part.bytes_ / cp,
+        products=tuple(product.on_rank(cp=cp) for product in part.products),
+        attention=core,
+        backward_bytes=None if part.backward_bytes is None else part.backward_bytes / cp,
+    )
 
 
 def ring_bytes(block: Block, tp: int) -> float:

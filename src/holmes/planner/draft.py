@@ -118,7 +118,7 @@ class Draft:
 
     def _plan(self, layout: Layout, virtual: int) -> Plan:
         request, settings = self.request, self.settings
-        topology = self.estimates.cost.topology
+        topology = self.estimates.ground.cost.topology
         width = layout.tp * layout.dp * layout.cp
         stages = tuple(
             Stage(

@@ -27,11 +27,13 @@ class SplitCost(CostModel):
 
     Attributes:
         context: the context degree; the workload is already divided by it.
+        sequence: whether tensor ranks divide norms and activations too.
         sharding: what is gathered or reduced at every micro-batch.
         rings, exchanges: per node, the context ring and the data exchange of its stage.
     """
 
     context: int = 1
+    sequence: bool = False
     sharding: Sharding = "optimizer"
     rings: Mapping[int, Exchange] = field(default_factory=dict)
     exchanges: Mapping[int, Exchange] = field(default_factory=dict)
@@ -47,6 +49,8 @@ class SplitCost(CostModel):
         micro: int,
         tp: int = 1,
         recompute: Recompute = "none",
+        *,
+        sequence_parallel: bool | None = None,
     ) -> BlockTime:
         """Seconds of one block for one micro-batch, its ring and its gathers included."""
         key = (block_index, slot.node.index, micro, tp, recompute)
@@ -57,14 +61,18 @@ class SplitCost(CostModel):
     def _added(
         self, index: int, slot: DeviceSlot, micro: int, tp: int, recompute: Recompute
     ) -> BlockTime:
-        time = super().block_time(index, slot, micro, tp, recompute)
+        time = super().block_time(
+            index, slot, micro, tp, recompute, sequence_parallel=self.sequence
+        )
         forward, backward = time.forward, time.backward
         block = self.workload.blocks[index]
         ring_of = self.rings.get(slot.node.index)
         if ring_of is not None and block.kind == "transformer":
             ring = ring_of.seconds(ring_bytes(block, tp) * self.context * micro, 1)
             plain, selective = (
-                super(SplitCost, self).block_time(index, slot, micro, tp, mode)
+                super(SplitCost, self).block_time(
+                    index, slot, micro, tp, mode, sequence_parallel=self.sequence
+                )
                 for mode in ("none", "selective")
             )
             attention = selective.backward - plain.backward
@@ -101,7 +109,9 @@ def split_cost(ground: Ground, sequence: bool, sharding: Sharding) -> CostModel:
         workload=split_workload(base.workload, Split(context, sequence)),
         calibration=base.calibration,
         rates=base.rates,
+        execution=base.execution,
         context=context,
+        sequence=sequence,
         sharding=sharding,
         rings=by_node["rings"],
         exchanges=by_node["exchanges"],

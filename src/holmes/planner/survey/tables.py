@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -140,15 +141,16 @@ class Tables:
         shape = (7, len(micros), len(self.recomputes), len(self.sequences))
         found = np.zeros(shape)
         for s, sequence in enumerate(self.sequences):
-            model = self._model(Split(cp, sequence))
+            model = self._model(Split(cp))
+            read = partial(model.block_time, sequence_parallel=sequence)
             middle = range(1, len(model.workload.blocks) - 1)
             for m, micro in enumerate(micros):
                 for r, recompute in enumerate(self.recomputes):
-                    inner = [model.block_time(i, slot, micro, tp, recompute) for i in middle]
-                    first = model.block_time(0, slot, micro, tp, recompute)
-                    last = model.block_time(middle.stop, slot, micro, tp, recompute)
-                    plain = [model.block_time(i, slot, micro, tp, "none") for i in middle]
-                    again = [model.block_time(i, slot, micro, tp, "selective") for i in middle]
+                    inner = [read(i, slot, micro, tp, recompute) for i in middle]
+                    first = read(0, slot, micro, tp, recompute)
+                    last = read(middle.stop, slot, micro, tp, recompute)
+                    plain = [read(i, slot, micro, tp, "none") for i in middle]
+                    again = [read(i, slot, micro, tp, "selective") for i in middle]
                     kept = sum(a.backward - b.backward for a, b in zip(again, plain, strict=True))
                     count = max(1, len(middle))
                     found[:, m, r, s] = (
