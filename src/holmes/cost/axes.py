@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from holmes.cost.memory import split_by_tokens
 from holmes.plan.layout import ScheduleName, Sharding
 from holmes.workload.workload import Block, Collective, Segment, Workload
 
@@ -45,35 +46,10 @@ def split_workload(workload: Workload, split: Split) -> Workload:
     for block in workload.blocks:
         if id(block.inner) not in inner:  # equal blocks share their program, and still do after
             inner[id(block.inner)] = _split_inner(block, split)
+    shorter = split_by_tokens(workload, split.context, False)
     blocks = tuple(
-        replace(
-            block,
-            inner=inner[id(block.inner)],
-            activation_bytes={
-                key: kept / split.context for key, kept in block.activation_bytes.items()
-            },
-            output_bytes=block.output_bytes / split.context,
-        )
-        for block in workload.blocks
-    )
-    return replace(workload, blocks=blocks)
-
-
-def tensor_share(workload: Workload, tp: int) -> Workload:
-    """What one of ``tp`` ranks holds when everything divides, as sequence parallelism makes it.
-
-    Only sizes: parameters, kept activations and boundaries.
-    """
-    if tp == 1:
-        return workload
-    blocks = tuple(
-        replace(
-            block,
-            parameters=-(-block.parameters // tp),
-            activation_bytes={key: kept / tp for key, kept in block.activation_bytes.items()},
-            output_bytes=block.output_bytes / tp,
-        )
-        for block in workload.blocks
+        replace(short, inner=inner[id(block.inner)])
+        for block, short in zip(workload.blocks, shorter.blocks, strict=True)
     )
     return replace(workload, blocks=blocks)
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from holmes.cost.axes import filled_share, gathers, tensor_share
+from holmes.cost.axes import filled_share, gathers
 from holmes.cost.calibration import BlockTime
-from holmes.cost.memory import stage_memory
+from holmes.cost.memory import split_by_tokens, stage_memory
 from holmes.cost.model import CostModel
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import Layout
@@ -159,12 +159,9 @@ class Estimates:
     @cached_property
     def _held(self) -> tuple[Workload, Layout]:
         """What memory sees: context ranks are replicas; a divided sequence divides all."""
-        layout = self.shape.layout
-        if self.choice.sequence:
-            return tensor_share(self.cost.workload, layout.tp), Layout(
-                1, layout.pp, self.ground.replicas
-            )
-        return self.cost.workload, Layout(layout.tp, layout.pp, self.ground.replicas)
+        layout, whole = self.shape.layout, self.ground.cost.workload
+        held = Layout(layout.tp, layout.pp, self.ground.replicas)
+        return split_by_tokens(whole, layout.cp, self.choice.sequence), held
 
     @cached_property
     def _memory(self) -> dict[tuple[bool, bool, int, float], int]:
@@ -175,7 +172,13 @@ class Estimates:
         """Whether all blocks between the first and the last are equal but for their names."""
         middle = self.cost.workload.blocks[1:-1]
         return (
-            len({(b.parameters, b.output_bytes, *b.activation_bytes.values()) for b in middle}) < 2
+            len(
+                {
+                    (b.parameters, b.output_bytes, b.working_bytes, *b.activation_bytes.values())
+                    for b in middle
+                }
+            )
+            < 2
         )
 
     @cached_property

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holmes.cost.axes import Split, split_workload, tensor_share
-from holmes.cost.memory import stage_memory
+from holmes.cost.axes import Split, split_workload
+from holmes.cost.memory import split_by_tokens, stage_memory
 from holmes.cost.model import CostModel
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import Layout, Recompute, Sharding
@@ -79,14 +79,14 @@ class Tables:
         middle = self.cost.workload.blocks[1:-1]
         return sum(block.parameters for block in middle) / max(1, len(middle))
 
-    def workload(self, split: Split, middles: int) -> Workload:
-        """The ends of the chain under a split, with this many of its mean middle block."""
-        key = ("workload", split, middles)
+    def workload(self, middles: int) -> Workload:
+        """The ends of the chain, with this many of its mean middle block."""
+        key = ("workload", middles)
         if key not in self._known:
             first, *_, last = self.cost.workload.blocks
             blocks = (first, *[self._middle_block] * middles, last)
             short = replace(self.cost.workload, blocks=blocks)
-            self._known[key] = split_workload(short, split)
+            self._known[key] = short
         found: Workload = self._known[key]
         return found
 
@@ -170,10 +170,8 @@ class Tables:
         if key not in self._known:
             base, blocks = self.cost, self.cost.workload.blocks[1:-1]
             alike = all(block.inner == blocks[0].inner for block in blocks)
-            workload = self.workload(split, 1)
-            if not alike:
-                workload = split_workload(base.workload, split)
-            self._known[key] = replace(base, workload=workload)
+            workload = self.workload(1) if alike else base.workload
+            self._known[key] = replace(base, workload=split_workload(workload, split))
         found: CostModel = self._known[key]
         return found
 
@@ -183,8 +181,8 @@ class Tables:
         if key in self._known:
             known: tuple[Floats, Floats] = self._known[key]
             return known
-        layout = Layout(tp, 1, replicas)
-        chains = [self.workload(Split(), middles) for middles in (1, 2)]
+        layout = Layout(tp, 1 if all(ends) else 2, replicas)
+        chains = [self.workload(middles) for middles in (1, 2)]
         values = np.array(
             [
                 [
@@ -221,15 +219,13 @@ class Tables:
         with two middle blocks."""
         added = []
         for middles in (1, 2):
-            chain, width = self.workload(split, middles), tp
-            if split.sequence:
-                chain, width = tensor_share(chain, tp), 1
+            chain = split_by_tokens(self.workload(middles), split.context, split.sequence)
             empty, idle, flown = (
                 float(
                     stage_memory(
                         chain,
                         _range(chain, ends),
-                        Layout(width, 1, 1),
+                        Layout(tp, 1, 1),
                         "none",
                         flight,
                         micro,
