@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,15 @@ def top(search: Search, best: Scored, count: int, *, reasons: bool = True) -> li
     found = [_offer(best, best, "")]
     for scored in sorted(search.losers, key=lambda one: one.seconds)[: max(0, count - 1)]:
         found.append(_offer(scored, best, _loses(scored, best, reasons)))
+    # The search prices only what may win: the rest of the list stands by its score.
+    drafts = [best.draft, *(scored.draft for scored in search.losers)]
+    known = {(draft.shape, draft.rank_map, draft.choice) for draft in drafts}
+    for row in search.field.ordered():
+        if len(found) >= count:
+            break
+        if (row.shape, row.ground.rank_map, row.choice) not in known:
+            ratio = row.seconds / best.seconds
+            found.append(replace(_of_row(row), reason=f"{ratio:.3f} times the best, by its score"))
     return found
 
 
