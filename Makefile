@@ -49,6 +49,7 @@ benchmarks: setup
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/gpu/groups.py
+	PYTHONPATH=. $(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/accuracy_tables.py
 

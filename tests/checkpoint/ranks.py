@@ -1,16 +1,19 @@
-"""Ranks as threads that share a folder: enough for a room that only needs a barrier."""
+"""Ranks as threads that share a folder and a store: enough for a room that needs no groups."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._C._distributed_c10d import HashStore
 
-from holmes.runtime.checkpoint import Shard, write_checkpoint
+from holmes.runtime.checkpoint.agreement import Conversation, Members
+from holmes.runtime.checkpoint.folders import Keep, checkpoint_folder, step_of
+from holmes.runtime.checkpoint.shard import Shard, on_host
+from holmes.runtime.checkpoint.write import Committed, OnPhase, Save, no_phase, write_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 
@@ -23,6 +26,7 @@ def model_tensors() -> Tensors:
         "parameters/late": torch.randn(13, generator=generator, dtype=torch.float64),
         "exp_avg/early": torch.randn(7, 5, generator=generator).to(torch.bfloat16),
         "step": torch.tensor(3),
+        "mask": torch.rand(5, generator=generator) > 0.5,
     }
 
 
@@ -43,48 +47,51 @@ def shards_of(tensors: Tensors, rank: int, world: int) -> dict[str, Shard]:
 
 
 def write_shards(
-    folder: Path, ranks: Sequence[Mapping[str, Shard]], meta: Mapping[str, Any] | None = None
-) -> list[BaseException | None]:
-    """Write a checkpoint with these shards per rank; what each rank raised."""
-    barrier = threading.Barrier(len(ranks), timeout=30)
+    folder: Path,
+    ranks: Sequence[Mapping[str, Shard]],
+    meta: Mapping[str, Any] | None = None,
+    on_phase: Callable[[int, str], None] = lambda rank, phase: None,
+    keep: Keep | None = None,
+) -> list[Committed | BaseException]:
+    """Write a checkpoint with these shards per rank; what each rank returned or raised."""
+    store = HashStore()
 
-    def run(rank: int) -> BaseException | None:
+    def run(rank: int) -> Committed | BaseException:
+        talk = Conversation(Members(rank, len(ranks), store, 10.0), "test")
+        save = Save(
+            folder.parent.parent,
+            step_of(folder),
+            on_host(ranks[rank]),
+            meta or {},
+            keep or Keep(100),
+        )
         try:
-            write_checkpoint(
-                folder, rank, len(ranks), ranks[rank], meta or {}, lambda: _wait(barrier)
-            )
+            return write_checkpoint(save, talk, lambda phase: on_phase(rank, phase))
         except Exception as error:
             return error
-        return None
 
     with ThreadPoolExecutor(len(ranks)) as pool:
         return list(pool.map(run, range(len(ranks))))
 
 
-def write_all(
-    folder: Path,
-    tensors: Tensors,
-    world: int,
-    meta: Mapping[str, Any] | None = None,
-    break_rank: int | None = None,
-) -> list[BaseException | None]:
-    """The tensors in even shares on ``world`` ranks. ``break_rank`` cannot write."""
-    ranks = [shards_of(tensors, rank, world) for rank in range(world)]
-    if break_rank is not None:
-        ranks[break_rank]["broken"] = Shard(Unwritable.make(), (2,), 0, 2)
-    return write_shards(folder, ranks, meta)
+def write_good(run: Path, step: int, tensors: Tensors | None = None, world: int = 2) -> Path:
+    """Commit a checkpoint of these tensors in even shares."""
+    folder = checkpoint_folder(run, step)
+    given = tensors or model_tensors()
+    done = write_shards(folder, [shards_of(given, rank, world) for rank in range(world)])
+    assert all(isinstance(one, Committed) for one in done), done
+    return folder
 
 
-def _wait(barrier: threading.Barrier) -> None:
-    barrier.wait()
+def write_alone(run: Path, step: int, on_phase: OnPhase = no_phase) -> None:
+    """One rank saves :func:`model_tensors`; raises what the save raises."""
+    save = Save(run, step, on_host(shards_of(model_tensors(), 0, 1)))
+    write_checkpoint(save, Conversation(Members(), "test"), on_phase)
 
 
-class Unwritable(torch.Tensor):
-    """A tensor whose copy to the host fails as a full disk does."""
-
-    @staticmethod
-    def make() -> torch.Tensor:
-        return torch.zeros(2).as_subclass(Unwritable)
-
-    def detach(self) -> torch.Tensor:
-        raise OSError(28, "No space left on device")
+def equal(left: Tensors, right: Tensors) -> bool:
+    """The same names, types and bits."""
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) and left[name].dtype == right[name].dtype
+        for name in left
+    )

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.pipelining import PipelineStage
+from torch.distributed.pipelining.schedules import PipelineScheduleMulti, get_schedule_class
 
 from holmes.errors import HolmesError
 from holmes.launch.context import RankContext
 from holmes.models.gpt import model as gpt
-from holmes.models.gpt.sharding import decays, tied_parameters
+from holmes.models.gpt.sharding import decays, tied_parameters, zero_gradient_parameters
+from holmes.plan.program import program_of
 from holmes.runtime import collectives
+from holmes.runtime.communicator import Communicator
 from holmes.runtime.groups import GroupOptions, Groups, Rendezvous, open_groups
 from holmes.runtime.pipeline.assemble import (
     Engine,
     StageModel,
     place_of,
     real_engine,
-    stage_of,
+    stages_of,
     virtual_engine,
 )
+from holmes.runtime.pipeline.interpreter import Interpreter
+from holmes.runtime.pipeline.stage import TorchStage
+from holmes.runtime.pipeline.virtual import BlockSeconds
 from holmes.runtime.sharding.bucket_state import AdamWSettings
-from holmes.runtime.sharding.optimizer import ShardedAdamW
+from holmes.runtime.sharding.optimizer import Outcome, ShardedAdamW
 from tests.runtime.plans import Spec, plan_of
 from tests.runtime.reference import BETAS, LEARNING_RATE, WEIGHT_DECAY, batch_of, dtype_of
 
@@ -47,9 +57,8 @@ def join(context: RankContext, spec: Spec, **options: Any) -> Groups:
 
 def build(spec: Spec, groups: Groups) -> Engine[ShardedAdamW]:
     plan = plan_of(spec)
-    place = place_of(plan, stage_of(plan, groups.rank))
     model = StageModel(
-        gpt.build_blocks(spec.config, place.start, place.stop, dtype=dtype_of(spec)),
+        partial(gpt.build_blocks, spec.config, dtype=dtype_of(spec)),
         gpt.loss,
         decays,
         tied_parameters(spec.config),
@@ -253,7 +262,9 @@ def virtual(context: RankContext, spec: dict[str, Any], seconds: float) -> dict[
     wanted = spec_of(spec)
     plan = plan_of(wanted)
     groups = join(context, wanted)
-    times = dict.fromkeys(range(len(plan.workload.blocks)), (seconds, 2 * seconds))
+    times = dict.fromkeys(
+        range(len(plan.workload.blocks)), BlockSeconds(seconds, 2 * seconds, seconds)
+    )
     engine = virtual_engine(plan, groups, times, 1e-9)
     spans = [
         [[s.id, s.op, s.start, s.stop] for s in engine.interpreter.step(n).spans]
@@ -263,3 +274,121 @@ def virtual(context: RankContext, spec: dict[str, Any], seconds: float) -> dict[
     engine.interpreter.close()
     groups.close()
     return {"spans": spans, "rank": context.rank}
+
+
+class KeepGradients:
+    """Stands for the optimiser: nothing is exchanged, gradients stay where backward left them."""
+
+    def reduce(self, bucket: int, comm: Communicator) -> None:
+        return None
+
+    def gather(self, bucket: int, comm: Communicator) -> None:
+        return None
+
+    def sum_tied(self, bucket: int, comm: Communicator) -> None:
+        return None
+
+    def add_squares(self, squares: Tensor) -> None:
+        return None
+
+    def step(self, squares: Tensor) -> Outcome:
+        return Outcome(0.0, True)
+
+
+def compare_with_torch(
+    context: RankContext, spec: dict[str, Any], schedules: list[list[Any]]
+) -> dict[str, Any]:
+    """Loss and gradients of one step against torch.distributed.pipelining.
+
+    Args:
+        schedules: (ours, torch's class name, virtual stages) in turn, on the same ranks.
+
+    Returns:
+        Per schedule the largest max|a-b| / max|a| over this rank's tensors, both losses,
+        and the most blocks' activations that this rank held.
+    """
+    wanted = spec_of(spec)
+    found: dict[str, Any] = {}
+    groups = join(context, wanted)
+    for ours, theirs, virtual in schedules:
+        one = replace(wanted, schedule=ours, virtual=virtual)
+        loss, gradients, most = _our_gradients(one, groups)
+        their_loss, expected = _torch_gradients(one, groups, theirs)
+        skipped = zero_gradient_parameters(one.config)
+        worst = max(
+            ((gradients[n] - expected[n]).abs().max() / expected[n].abs().max()).item()
+            for n in expected
+            if n not in skipped
+        )
+        assert gradients.keys() == expected.keys()
+        found[ours] = {"worst": worst, "loss": loss, "torch_loss": their_loss, "held": most}
+    groups.close()
+    return found
+
+
+class CountingStage(TorchStage):
+    """Counts the blocks whose activations the stages of a rank hold."""
+
+    everybody: list[CountingStage]
+    most: list[int]
+
+    def forward(self, *arguments: Any) -> Tensor:
+        output = super().forward(*arguments)
+        held = sum(len(stage._kept) + len(stage._waiting) for stage in self.everybody)
+        self.most[0] = max(self.most[0], held)
+        return output
+
+
+def _our_gradients(spec: Spec, groups: Groups) -> tuple[float | None, dict[str, Tensor], int]:
+    plan = plan_of(spec)
+    loss_divisor = spec.microbatches
+    shape = (spec.micro, spec.config.sequence, spec.config.hidden)
+    stages: list[CountingStage] = []
+    named, most = {}, [0]
+    for stage in stages_of(plan, groups.rank):
+        blocks = gpt.build_blocks(spec.config, *stage.blocks)
+        named |= dict(gpt.named_parameters(blocks, stage.blocks[0]))
+        made = CountingStage(
+            place_of(plan, stage), blocks, gpt.loss, loss_divisor, torch.empty(shape)
+        )
+        made.everybody, made.most = stages, most
+        stages.append(made)
+    tensors = sum(block.tensors for block in plan.workload.blocks)
+    interpreter = Interpreter(program_of(plan), groups, stages, KeepGradients(), tensors)
+    result = interpreter.step(0, lambda m: batch_of(spec, 0, 0, m))
+    interpreter.close()
+    gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
+    return result.loss, gradients, most[0]
+
+
+def _torch_gradients(
+    spec: Spec, groups: Groups, schedule: str
+) -> tuple[float | None, dict[str, Tensor]]:
+    plan = plan_of(spec)
+    stages, named = [], {}
+    for stage in stages_of(plan, groups.rank):
+        blocks = gpt.build_blocks(spec.config, *stage.blocks)
+        named |= dict(gpt.named_parameters(blocks, stage.blocks[0]))
+        stages.append(
+            PipelineStage(
+                torch.nn.Sequential(*blocks),
+                stage.stage,
+                len(plan.stages),
+                torch.device("cpu"),
+                group=torch.distributed.group.WORLD,
+            )
+        )
+    several = issubclass(kind := get_schedule_class(schedule), PipelineScheduleMulti)
+    runner = kind(stages if several else stages[0], spec.microbatches, gpt.loss)  # type: ignore[arg-type]
+    batches = [batch_of(spec, 0, 0, m) for m in range(spec.microbatches)]
+    losses: list[Tensor] = []
+    tokens = torch.cat([batch.tokens for batch in batches])
+    targets = torch.cat([batch.targets for batch in batches])
+    first, last = groups.rank == 0, groups.rank == spec.pp - 1
+    runner.step(
+        *((tokens,) if first else ()),
+        target=targets if last else None,
+        losses=losses if last else None,
+    )
+    mean = sum(loss.item() for loss in losses) / len(losses) if losses else None
+    return mean, {name: p.grad for name, p in named.items() if p.grad is not None}

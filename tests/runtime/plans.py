@@ -36,6 +36,7 @@ class Spec:
     steps: int = 3
     cuts: tuple[int, ...] = ()
     blocks_per_bucket: int = 2
+    virtual: int = 1
 
     @property
     def config(self) -> GptConfig:
@@ -79,7 +80,7 @@ def plan_of(spec: Spec) -> Plan:
         schedule=ScheduleChoice(
             spec.schedule,  # type: ignore[arg-type]
             spec.microbatches,
-            1,
+            spec.virtual,
             spec.extra_warmup,
             "",
         ),
@@ -95,12 +96,17 @@ def plan_of(spec: Spec) -> Plan:
 
 def _stages(spec: Spec, layout: Layout, load: Workload) -> list[Stage]:
     total = len(load.blocks)
-    borders = [0, *(spec.cuts or (total * (i + 1) // spec.pp for i in range(spec.pp - 1))), total]
-    stages = []
-    for index in range(spec.pp):
+    count = spec.pp * spec.virtual
+    borders = [0, *(spec.cuts or (total * (i + 1) // count for i in range(count - 1))), total]
+    stages: list[Stage] = []
+    for index in range(count):
         start, stop = borders[index], borders[index + 1]
-        ranks = tuple(layout.rank(index, d) for d in range(spec.dp))
-        buckets = tuple(_buckets(start, stop, load, spec))
+        ranks = tuple(layout.rank(index % spec.pp, d) for d in range(spec.dp))
+        before = sum(len(stage.buckets) for stage in stages[index % spec.pp :: spec.pp])
+        buckets = tuple(
+            replace(bucket, index=before + bucket.index)
+            for bucket in _buckets(start, stop, load, spec)
+        )
         stages.append(Stage(index, (start, stop), layout, ranks, "c", buckets))
     return stages
 
@@ -131,10 +137,10 @@ def _groups(layout: Layout, stages: tuple[Stage, ...]) -> list[Group]:
         ("world", "world", tuple(range(layout.devices)))
     ]
     if layout.dp > 1:
-        wanted += [(f"data.s{stage.stage}", "data", stage.ranks) for stage in stages]
-    for before, after in itertools.pairwise(stages):
+        wanted += [(f"data.s{s.stage}", "data", s.ranks) for s in stages[: layout.pp]]
+    for before, after in itertools.pairwise(stages[: layout.pp + 1]):
         pairs = zip(before.ranks, after.ranks, strict=True)
-        wanted += [(f"pipeline.{a}-{b}", "pipeline", (a, b)) for a, b in pairs]
+        wanted += [(f"pipeline.{a}-{b}", "pipeline", (min(a, b), max(a, b))) for a, b in pairs]
     if any(bucket.tied for bucket in stages[0].buckets):
         ends = zip(stages[0].ranks, stages[-1].ranks, strict=True)
         wanted += [(f"tied.{d}", "tied", pair) for d, pair in enumerate(ends)]

@@ -10,7 +10,6 @@ from holmes.models.gpt.sharding import decays
 from holmes.plan.program import schedule_of
 from holmes.runtime.pipeline.stage import MicroBatch
 from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
-from holmes.schedule.instruction import Op
 from tests.runtime.plans import Spec, plan_of
 
 LEARNING_RATE = 3e-3
@@ -49,7 +48,7 @@ def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[floa
         weight_decay=WEIGHT_DECAY,
         foreach=False,
     )
-    order = [a.microbatch for a in schedule_of(plan_of(spec)).actions[-1] if a.op is Op.BACKWARD]
+    order = schedule_of(plan_of(spec)).accumulation_order
     losses, norms = [], []
     for step in range(spec.steps):
         total = 0.0

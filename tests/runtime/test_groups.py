@@ -92,8 +92,14 @@ def test_refusals_name_what_is_missing() -> None:
         recompute="selective",
         schedule=replace(plan.schedule, name="interleaved", virtual_stages=2),
     )
+    less = replace(
+        CAPABILITIES,
+        schedules=frozenset({"1f1b"}),
+        recompute=frozenset({"none"}),
+        virtual_stages=1,
+    )
     with pytest.raises(ConfigError) as error:
-        check(other)
+        check(other, less)
     for phrase in (
         "tensor parallelism (degree 2)",
         "the schedule interleaved",

@@ -20,6 +20,7 @@ from tests.runtime.reference import train_plainly
 DEADLINE = 60
 pytestmark = pytest.mark.parallel
 Parameters = dict[str, torch.Tensor]
+CUTS = (1, 2, 3, 4, 5, 6, 7)
 
 
 def trained(
@@ -68,9 +69,18 @@ def difference(found: Parameters, expected: Parameters, spec: Spec) -> float:
         Spec(pp=2, cuts=(1,), recompute="full"),
         Spec(pp=4, microbatches=6, overlap=True),
         Spec(pp=2, precision="fp64"),
+        Spec(pp=2, recompute="selective"),
+        Spec(pp=2, virtual=2, schedule="interleaved"),
+        Spec(pp=3, virtual=2, layers=6, microbatches=6, schedule="interleaved", recompute="full"),
+        Spec(pp=4, virtual=2, layers=6, microbatches=8, schedule="interleaved", cuts=CUTS),
+        Spec(pp=3, virtual=2, layers=6, microbatches=5, schedule="looped-bfs"),
+        Spec(pp=4, schedule="zero-bubble", microbatches=6),
+        Spec(pp=2, schedule="zero-bubble", extra_warmup=1, recompute="full"),
+        Spec(pp=2, schedule="zero-bubble", recompute="selective"),
     ],
     ids=lambda spec: (
-        f"pp{spec.pp}-{spec.schedule}-w{spec.extra_warmup}-{spec.recompute}-{spec.precision}"
+        f"pp{spec.pp}x{spec.virtual}-{spec.schedule}-m{spec.microbatches}"
+        f"-w{spec.extra_warmup}-{spec.recompute}-{spec.precision}"
     ),
 )
 def test_pipeline_alone_is_bit_equal(ranks: Pool, spec: Spec, tmp_path: Path) -> None:
@@ -138,6 +148,33 @@ def test_tied_weights_stay_equal(ranks: Pool, tmp_path: Path, dp: int, overlap: 
     assert difference(merged(parts), expected, spec) <= 1e-12
     assert results[0]["norms"] == pytest.approx(norms, rel=1e-12)
     assert results[0]["losses"] == pytest.approx(losses, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "virtual"), [("interleaved", 2), ("looped-bfs", 2), ("zero-bubble", 1)]
+)
+def test_every_schedule_with_replicas_ties_and_overlap(
+    ranks: Pool, tmp_path: Path, schedule: str, virtual: int
+) -> None:
+    spec = Spec(
+        pp=2,
+        dp=2,
+        tied=True,
+        overlap=True,
+        precision="fp64",
+        schedule=schedule,
+        virtual=virtual,
+        steps=2,
+        blocks_per_bucket=1,
+    )
+    expected, _, norms = train_plainly(spec)
+    results, parts = trained(ranks, spec, tmp_path / "overlap")
+    found = merged(parts)
+    assert difference(found, expected, spec) <= 1e-12
+    assert results[0]["norms"] == pytest.approx(norms, rel=1e-12)
+    assert len({result["evaluated"] for result in results}) == 1
+    _, parts = trained(ranks, replace(spec, overlap=False), tmp_path / "plain")
+    assert all(torch.equal(found[name], tensor) for name, tensor in merged(parts).items())
 
 
 def test_tied_weights_on_one_stage(ranks: Pool, tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ class Case:
     """A pipeline with one block per bucket; times in seconds, rates in bytes per second.
 
     ``forward[s]`` and ``backward[s]`` are per stage and micro-batch, spread evenly
-    over its ``blocks[s]`` blocks. Every stage and replica has a node of its own.
-    The two clusters hold the first and the second half of the stages.
+    over its ``blocks[s]`` blocks; stages are virtual ones, ``virtual`` on each rank.
+    Every pipeline rank and replica has a node of its own. The two clusters hold the
+    first and the second half of the pipeline ranks.
     """
 
     forward: tuple[float, ...]
@@ -53,10 +54,15 @@ class Case:
     shared_nodes: bool = False
     link: float | None = None
     tied: bool = False
+    virtual: int = 1
 
     @property
     def stages(self) -> int:
         return len(self.forward)
+
+    @property
+    def pipeline(self) -> int:
+        return self.stages // self.virtual
 
     @property
     def blocks_per_stage(self) -> tuple[int, ...]:
@@ -68,7 +74,7 @@ def gbit(bytes_per_second: float) -> float:
 
 
 def site_of(case: Case) -> Site:
-    stages, dp = case.stages, case.dp
+    stages, dp = case.pipeline, case.dp
     half = max(1, stages // 2)
     clusters = []
     for name, count, kind in (
@@ -162,18 +168,21 @@ def make(case: Case, kind: type[DictatedCost] = DictatedCost) -> tuple[Plan, Dic
 
 
 def plan_of(case: Case, site: Site, workload: Workload) -> Plan:
-    stages, dp = case.stages, case.dp
-    layout = Layout(pp=stages, dp=dp)
-    world = stages * dp
-    ranks = [tuple(layout.rank(s, d) for d in range(dp)) for s in range(stages)]
+    pipeline, dp = case.pipeline, case.dp
+    layout = Layout(pp=pipeline, dp=dp)
+    world = pipeline * dp
+    ranks = [tuple(layout.rank(r, d) for d in range(dp)) for r in range(pipeline)]
     made: list[Stage] = []
     start = 0
     for s, count in enumerate(case.blocks_per_stage):
+        first = sum(case.blocks_per_stage[s % pipeline : s : pipeline])
         buckets = tuple(
-            Bucket(i, (start + i, start + i + 1), case.parameters, _is_tied(case, s, i, count))
+            Bucket(
+                first + i, (start + i, start + i + 1), case.parameters, _is_tied(case, s, i, count)
+            )
             for i in range(count)
         )
-        made.append(Stage(s, (start, start + count), layout, ranks[s], "ib", buckets))
+        made.append(Stage(s, (start, start + count), layout, ranks[s % pipeline], "ib", buckets))
         start += count
     draft = Plan(
         name="by-hand",
@@ -187,9 +196,9 @@ def plan_of(case: Case, site: Site, workload: Workload) -> Plan:
         stages=tuple(made),
         groups=tuple(_groups(ranks, case)),
         schedule=ScheduleChoice(
-            "gpipe" if case.schedule == "gpipe" else "1f1b",
+            case.schedule,  # type: ignore[arg-type]
             case.microbatches,
-            1,
+            case.virtual,
             0,
             "",
             case.extra_warmup,
@@ -219,9 +228,12 @@ def _groups(ranks: Sequence[tuple[int, ...]], case: Case) -> list[Group]:
     for s, members in enumerate(ranks):
         if len(members) > 1:
             groups.append(Group(f"data.s{s}", "data", members, fast[s], {}, 0))
-    for s in range(len(ranks) - 1):
-        same = (s < half) == (s + 1 < half)
-        for a, b in zip(ranks[s], ranks[s + 1], strict=True):
+    cuts = [(s, s + 1) for s in range(len(ranks) - 1)]
+    if case.virtual > 1:
+        cuts.append((len(ranks) - 1, 0))
+    for s, below in cuts:
+        same = (s < half) == (below < half)
+        for a, b in zip(ranks[s], ranks[below], strict=True):
             transport = fast[s] if same else ethernet
             groups.append(Group(f"pipeline.{a}-{b}", "pipeline", (a, b), transport, {}, 0))
     if case.tied:

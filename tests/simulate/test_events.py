@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holmes.plan.program import program_of
+from holmes.schedule.generate import SCHEDULES, WITH_VIRTUAL_STAGES, WITH_WARMUP
 from holmes.schedule.instruction import Op
 from holmes.schedule.lower import Program
 from holmes.simulate import (
@@ -116,20 +117,24 @@ stage_times = st.sampled_from([0.3, 1.0, 1.7])
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    stages = draw(st.integers(1, 4))
+    schedule = draw(st.sampled_from(SCHEDULES))
+    virtual = draw(st.integers(2, 3)) if schedule in WITH_VIRTUAL_STAGES else 1
+    pipeline = draw(st.integers(min(2, virtual), 4 if virtual == 1 else 3))
+    stages = pipeline * virtual
     one = st.lists(stage_times, min_size=stages, max_size=stages).map(tuple)
-    schedule = draw(st.sampled_from(["gpipe", "1f1b"]))
-    extra = draw(st.lists(st.integers(0, 2), min_size=stages - 1, max_size=stages - 1))
+    extra = draw(st.lists(st.integers(0, 2), min_size=pipeline - 1, max_size=pipeline - 1))
+    groups = draw(st.integers(1, 2 if schedule == "interleaved" else 6))
     return Case(
         forward=draw(one),
         backward=draw(one),
-        microbatches=draw(st.integers(1, 6)),
+        microbatches=groups * (pipeline if schedule == "interleaved" else 1),
         dp=draw(st.integers(1, 2)),
         blocks=tuple(draw(st.lists(st.integers(1, 3), min_size=stages, max_size=stages))),
         boundary_bytes=draw(st.sampled_from([0.0, 1e8, 2e9])),
         parameters=draw(st.sampled_from([0, 10_000_000])),
         schedule=schedule,
-        extra_warmup=tuple(extra) if schedule == "1f1b" else (),
+        extra_warmup=tuple(extra) if schedule in WITH_WARMUP else (),
+        virtual=virtual,
         overlap=draw(st.booleans()),
         latency=draw(st.sampled_from([0.0, 0.01])),
         style=draw(st.sampled_from(["direct", "ring"])),

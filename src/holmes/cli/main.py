@@ -11,12 +11,14 @@ import typer
 
 from holmes.cli import (
     calibrate,
+    checkpoint,
     compare,
     launch,
     plan,
     probe,
     rehearse,
     report,
+    schedule,
     simulate,
     train,
     validate,
@@ -36,12 +38,14 @@ app = typer.Typer(
 )
 COMMANDS = (
     plan,
+    schedule,
     simulate,
     rehearse,
     train,
     verify,
     report,
     compare,
+    checkpoint,
     probe,
     launch,
     validate,

@@ -8,6 +8,9 @@ model as one context rank sees it, and every other formula works on that.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from holmes.cost.memory import split_by_tokens
 from holmes.plan.layout import ScheduleName, Sharding
@@ -107,14 +110,12 @@ def filled_share(schedule: ScheduleName, virtual_stages: int) -> float:
     return 1.0 / virtual_stages if schedule in ("interleaved", "looped-bfs") else 1.0
 
 
-def weight_gradient_seconds(forward: float, backward: float) -> float:
-    """Seconds of a backward that no other stage waits for: the weight gradients.
-
-    Of a backward without recomputation half is input gradients, half weight
-    gradients (Qi et al. 2023, Zero Bubble, section 2); recomputation comes first.
-    ``forward`` bounds it, since weight gradients cost one forward.
+def unfilled_seconds(forward: Any, backward: Any, weight: Any) -> Any:
+    """What each stage after the first adds to zero-bubble's fill and drain: the largest of
+    f, i and f + i - w, with b = i + w (Qi et al. 2023, table 1); floats or arrays, seconds.
     """
-    return min(forward, backward / 2)
+    rest = backward - weight
+    return np.maximum(np.maximum(forward, rest), forward + rest - weight)
 
 
 def in_flight(
@@ -123,14 +124,18 @@ def in_flight(
     """Micro-batches that a device stage holds between forward and backward, as whole stages.
 
     1F1B: p - s. Interleaved: (v - 1) p + 2 (p - s - 1) + 1 chunks of 1/v
-    (Narayanan et al. 2021, figure 4). Zero-bubble H1 holds what 1F1B holds
-    (Qi et al. 2023, section 2.3). GPipe and the breadth-first loop hold all.
+    (Narayanan et al. 2021, figure 4). Zero-bubble H1 holds on every stage what 1F1B
+    holds on the first, s of them only for their weight gradients (Qi et al. 2023,
+    section 2.3). GPipe and the breadth-first loop hold all. The generated schedules
+    hold as many; a test compares them.
     """
     if schedule in ("gpipe", "looped-bfs"):
         return float(microbatches)
     if schedule == "interleaved":
         chunks = (virtual_stages - 1) * stages + 2 * (stages - stage - 1) + 1
         return min(float(microbatches), chunks / virtual_stages)
+    if schedule == "zero-bubble":
+        return float(min(microbatches, stages))
     return float(min(microbatches, stages - stage))
 
 

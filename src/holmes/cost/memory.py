@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from holmes.errors import ConfigError
 from holmes.plan.layout import Layout, Recompute, Sharding
 from holmes.plan.plan import Plan
 from holmes.plan.program import schedule_of
+from holmes.schedule.instruction import Schedule
+from holmes.schedule.timeline import activation_peaks
 from holmes.workload.workload import Block, Workload
+
+BlockRange = tuple[int, int]
 
 MARGIN = 0.06
 """Fragmentation and small buffers, on top of what is counted."""
@@ -23,6 +28,7 @@ HALF = 2
 BOUNDARY_BUFFERS = 2
 """Boundary activations and gradients received ahead, per direction."""
 WHOLE_SHARE = 10 / 34
+WAITING_SHARE = 22 / 34
 GATHERED_LAYERS = 2
 """Blocks whose parameters are whole at once when they are sharded: one computes, one arrives."""
 SHARDED_STATES: dict[str, tuple[bool, bool, bool]] = {
@@ -54,27 +60,55 @@ class MemoryParts:
 
 def memory_bytes(plan: Plan) -> dict[int, int]:
     """Peak bytes of each logical rank."""
-    bytes_: dict[int, int] = {}
-    for stage, parts in zip(plan.stages, memory_parts(plan), strict=True):
-        for rank in stage.ranks:
-            bytes_[rank] = bytes_.get(rank, 0) + parts.total
-    return bytes_
+    return {
+        rank: parts.total
+        for stage, parts in zip(plan.stages, memory_parts(plan), strict=False)
+        for rank in stage.ranks
+    }
 
 
 def memory_parts(plan: Plan) -> tuple[MemoryParts, ...]:
-    """The parts of each stage of a plan, for one of its ranks."""
-    in_flight = schedule_of(plan).in_flight
+    """The parts of each pipeline rank of a plan, for one of its logical ranks."""
+    return pipeline_parts(
+        plan.workload,
+        schedule_of(plan),
+        [stage.blocks for stage in plan.stages],
+        plan.layout,
+        plan.sharding,
+        plan.batch.micro,
+        plan.recompute,
+    )
+
+
+def pipeline_parts(
+    workload: Workload,
+    schedule: Schedule,
+    borders: Sequence[BlockRange],
+    layout: Layout,
+    sharding: Sharding,
+    micro: int,
+    recompute: Recompute,
+) -> tuple[MemoryParts, ...]:
+    """The parts of each pipeline rank, the activations of all its stages together.
+
+    Args:
+        borders: half-open ranges of blocks, one per virtual stage.
+        micro: samples per micro-batch.
+
+    Raises:
+        ConfigError: no memory model for this sharding.
+    """
+    chosen = [workload.blocks[slice(*blocks)] for blocks in borders]
+    held = [_kept(blocks, layout.tp, recompute) * micro for blocks in chosen]
+    pending = [
+        (_kept(blocks, layout.tp, _graph(recompute)) + _waiting(blocks, layout.tp)) * micro
+        for blocks in chosen
+    ]
     return tuple(
-        stage_parts(
-            plan.workload,
-            stage.blocks,
-            stage.layout,
-            plan.sharding,
-            in_flight[stage.stage % plan.layout.pp],
-            plan.batch.micro,
-            plan.recompute,
+        _rank_parts(
+            workload, borders[rank :: schedule.stages], layout, sharding, micro, recompute, kept
         )
-        for stage in plan.stages
+        for rank, kept in enumerate(activation_peaks(schedule, held, pending))
     )
 
 
@@ -133,18 +167,59 @@ def stage_parts(
     Raises:
         ConfigError: no memory model for this sharding.
     """
-    chosen = workload.blocks[blocks[0] : blocks[1]]
-    kept = sum(_activations(block, layout.tp, recompute) for block in chosen)
-    before = workload.blocks[blocks[0] - 1].output_bytes if blocks[0] > 0 else 0.0
-    after = chosen[-1].output_bytes if blocks[1] < len(workload.blocks) else 0.0
+    kept = _kept(workload.blocks[slice(*blocks)], layout.tp, recompute) * micro * in_flight
+    return _rank_parts(workload, [blocks], layout, sharding, micro, recompute, kept)
+
+
+def _rank_parts(
+    workload: Workload,
+    ranges: Sequence[BlockRange],
+    layout: Layout,
+    sharding: Sharding,
+    micro: int,
+    recompute: Recompute,
+    kept: float,
+) -> MemoryParts:
+    chosen = tuple(block for blocks in ranges for block in workload.blocks[slice(*blocks)])
+    boundary = 0.0
+    for start, stop in ranges:
+        before = workload.blocks[start - 1].output_bytes if start > 0 else 0.0
+        after = workload.blocks[stop - 1].output_bytes if stop < len(workload.blocks) else 0.0
+        boundary += BOUNDARY_BUFFERS * (before + after) * micro
     return MemoryParts(
         states=_states(workload, chosen, layout, sharding),
-        activations=kept * micro * in_flight,
+        activations=kept,
         working=_working_set(chosen, layout.tp, recompute, micro),
-        boundary=BOUNDARY_BUFFERS * (before + after) * micro,
+        boundary=boundary,
         exchange=_exchange(workload, chosen, layout, sharding),
         runtime=_runtime(workload, layout),
     )
+
+
+def _kept(blocks: Sequence[Block], tp: int, recompute: Recompute) -> float:
+    """Activations of one sample between forward and backward."""
+    return sum(_activations(block, tp, recompute) for block in blocks)
+
+
+def _graph(recompute: Recompute) -> Recompute:
+    """What is kept once the backward has begun: full recomputation has rebuilt everything."""
+    return "none" if recompute == "full" else recompute
+
+
+def _waiting(blocks: Sequence[Block], tp: int) -> float:
+    """Gradients of one sample that wait for the weights' part of the backward.
+
+    In a transformer block those at the outputs of six products and two norms, 11 sbh of
+    the 17 sbh elements that Korthikanti et al. (2022, section 4.1) count outside the
+    attention core; elsewhere the gradient of the output.
+    """
+    total = 0.0
+    for block in blocks:
+        if block.kind == "transformer":
+            total += WAITING_SHARE * block.activation_bytes["selective"] / tp
+        else:
+            total += block.output_bytes / (tp if block.kind == "head" else 1)
+    return total
 
 
 def _runtime(workload: Workload, layout: Layout) -> float:

@@ -9,6 +9,7 @@ from holmes.cost.calibration import BlockTime, Calibration
 from holmes.cost.compute import block_seconds, optimizer_seconds
 from holmes.cost.execution import PLAIN, Execution, TensorLink
 from holmes.cost.network import GBIT, Network, Rates
+from holmes.cost.split import weight_seconds
 from holmes.hardware.catalogue import DeviceKind, resolve
 from holmes.hardware.topology import DeviceSlot, Topology
 from holmes.plan.layout import Recompute
@@ -117,6 +118,15 @@ class CostModel:
             total += self.block_time(index, slot, micro, tp, recompute)
         return total
 
+    def weight_seconds(
+        self, blocks: tuple[int, int], slot: DeviceSlot, micro: int, tp: int = 1
+    ) -> float:
+        """Seconds of the weights' gradients in the backward of a range of blocks."""
+        return sum(
+            weight_seconds(self.workload.blocks[i], self.block_time(i, slot, micro, tp))
+            for i in range(*blocks)
+        )
+
     def optimizer_seconds(self, elements: float, slot: DeviceSlot) -> float:
         """Seconds of a step over ``elements`` parameters on a device.
 
@@ -143,7 +153,12 @@ class CostModel:
         if instruction.op is Op.STEP:
             return self.optimizer_seconds(_owned_elements(plan, rank), slot)
         time = self.blocks_time(instruction.blocks, slot, plan.batch.micro, tp, plan.recompute)
-        return time.forward if instruction.op is Op.FORWARD else time.backward
+        if instruction.op is Op.FORWARD:
+            return time.forward
+        if instruction.op is Op.BACKWARD:
+            return time.backward
+        weight = self.weight_seconds(instruction.blocks, slot, plan.batch.micro, tp)
+        return weight if instruction.op is Op.WEIGHT_GRADIENT else time.backward - weight
 
 
 def _owned_elements(plan: Plan, rank: int) -> float:

@@ -100,14 +100,14 @@ def wire_starts(spans: Iterable[Span]) -> dict[tuple[int, int], int]:
     """When bytes began to move: {(step, id): ns}, for communication spans only.
 
     A span's start is when *this* rank was ready; the operation itself begins
-    when its last member is. Both ends of a transfer share lane and micro-batch,
+    when its last member is. Both ends of a transfer share lane, cut and micro-batch,
     all members of a collective share lane and buffer.
     """
     members: dict[tuple[object, ...], list[Span]] = defaultdict(list)
     for span in spans:
         if span.lane != COMPUTE_LANE:
             transfer = span.op in ("send", "receive")
-            what = span.microbatch if transfer else f"{span.op} {span.buffer}"
+            what = (_cut(span), span.microbatch) if transfer else f"{span.op} {span.buffer}"
             members[span.step, span.lane, what].append(span)
     starts: dict[tuple[int, int], int] = {}
     for together in members.values():
@@ -115,6 +115,12 @@ def wire_starts(spans: Iterable[Span]) -> dict[tuple[int, int], int]:
         for span in together:
             starts[span.step, span.id] = min(latest, span.stop)
     return starts
+
+
+def _cut(span: Span) -> int:
+    """The stage above the cut that a transfer crosses; each end names its own stage."""
+    below = (span.op == "receive") == span.lane.endswith(".down")
+    return span.stage - 1 if below else span.stage
 
 
 def shares(timeline: Timeline) -> dict[int, Shares]:

@@ -93,7 +93,12 @@ class Train(Section):
     """Validation batches of one evaluation; 0 means no evaluation at all."""
     checkpoint_every: Steps = 0
     """Steps between checkpoints; the last step is always saved."""
+    checkpoint_async: bool = True
+    """Training goes on while a copy of its state is written; false: it waits."""
     keep_checkpoints: Annotated[int, Number, Field(ge=1, le=100_000)] = 2
+    """The newest checkpoints that stay."""
+    keep_every: Steps = 0
+    """Checkpoints at multiples of this many steps stay, too."""
     tensorboard: bool = False
     threads: Annotated[int, Number, Field(ge=1, le=1024)] = 1
     """Compute threads of one rank."""

@@ -9,6 +9,7 @@ from itertools import groupby
 
 from holmes.hardware.topology import Topology
 from holmes.plan.plan import Group, Plan, Stage
+from holmes.schedule.generate import WITH_WARMUP
 
 MOST_GROUPS = 12
 """With more groups of one axis and transport than this, they are told as one line."""
@@ -168,7 +169,12 @@ def _held(plan: Plan, stage: Stage, notes: Notes) -> str:
 def _schedule(plan: Plan, notes: Notes) -> Iterable[str]:
     choice = plan.schedule
     yield f"schedule {choice.name}, {choice.microbatches} micro-batches, recompute {plan.recompute}"
-    if plan.layout.pp > 1 and choice.name == "1f1b":
+    if choice.virtual_stages > 1:
+        yield (
+            f"  {choice.virtual_stages} stages per rank: rank 0 of the pipeline holds stages "
+            f"{_listed(range(0, len(plan.stages), plan.layout.pp))}"
+        )
+    if plan.layout.pp > 1 and choice.name in WITH_WARMUP:
         extras = choice.extra_warmup_per_cut or (choice.extra_warmup,) * (plan.layout.pp - 1)
         yield f"  extra warm-up {_listed(extras)}" + (f": {notes.warmup}" if notes.warmup else "")
     if plan.layout.dp > 1:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from holmes.schedule.generate import ScheduleName as ScheduleName
+
 Sharding = Literal["none", "optimizer", "gradients", "parameters", "hybrid", "three-level"]
 Order = Literal["cluster", "launch", "scattered"]
 TransportRule = Literal["per-group", "common"]
 PartitionRule = Literal["exact", "proportional", "even"]
-ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "looped-bfs"]
 Recompute = Literal["none", "selective", "full"]
 Overlap = bool
 

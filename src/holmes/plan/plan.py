@@ -50,8 +50,9 @@ class Group:
     """A process group: members in rank order, transport, NIC names per node.
 
     ``bytes_per_step`` is the payload that all members together send per step.
-    Names: ``data.s<stage>`` (``data.s<stage>.t<tensor>`` with tensor ranks),
-    ``pipeline.<a>-<b>`` for the pair of ranks at a cut, ``tied.<data index>``,
+    Names: ``data.s<stage>`` after the first stage of its ranks
+    (``data.s<stage>.t<tensor>`` with tensor ranks), ``pipeline.<a>-<b>`` for the pair
+    of ranks at a cut, the upper stage's first, ``tied.<data index>``,
     ``tensor.<first rank>``, ``world``.
     """
 

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from holmes.errors import DataError
 from holmes.plan.plan import Plan, Stage
-from holmes.schedule.gpipe import gpipe
+from holmes.schedule.generate import generate
 from holmes.schedule.instruction import Bucket, Schedule, StageShape
 from holmes.schedule.lower import Program, lower
-from holmes.schedule.one_f_one_b import one_f_one_b
 
 LOSS_SLOTS = 1
 """The loss rides behind the squared norms, so that all ranks know it and agree on the step."""
@@ -18,14 +17,20 @@ LOSS_SLOTS = 1
 def schedule_of(plan: Plan) -> Schedule:
     """The schedule a plan names, regenerated."""
     choice = plan.schedule
-    if choice.name == "gpipe":
-        return gpipe(plan.layout.pp, choice.microbatches)
-    extra = choice.extra_warmup_per_cut or choice.extra_warmup
-    return one_f_one_b(plan.layout.pp, choice.microbatches, extra)
+    return generate(
+        choice.name,
+        plan.layout.pp,
+        choice.microbatches,
+        choice.virtual_stages,
+        choice.extra_warmup_per_cut or choice.extra_warmup,
+    )
 
 
 def stage_shape(plan: Plan, stage: Stage) -> StageShape:
-    """The shape of one stage: boundary bytes, buckets and the names of its groups."""
+    """The shape of one stage: boundary bytes, buckets and the names of its groups.
+
+    The stages of one pipeline rank share its data group, which is named after the first.
+    """
     blocks = plan.workload.blocks
     start, stop = stage.blocks
     micro = plan.batch.micro
@@ -37,7 +42,8 @@ def stage_shape(plan: Plan, stage: Stage) -> StageShape:
     tied = any(bucket.tied for bucket in stage.buckets)
     tp = stage.layout.tp
     has_data = len(stage.ranks) > tp
-    data_groups = tuple(f"data.s{index}.t{i % tp}" for i in range(len(stage.ranks)))
+    data = f"data.s{index % plan.layout.pp}"
+    data_groups = tuple(f"{data}.t{i % tp}" for i in range(len(stage.ranks)))
     return StageShape(
         stage=index,
         blocks=stage.blocks,
@@ -45,7 +51,7 @@ def stage_shape(plan: Plan, stage: Stage) -> StageShape:
         buckets=tuple(_tensor_share(bucket, tp) for bucket in stage.buckets),
         input_bytes=int(blocks[start - 1].output_bytes * micro) // tp if start > 0 else 0,
         output_bytes=int(blocks[stop - 1].output_bytes * micro) // tp if stop < len(blocks) else 0,
-        data_group=f"data.s{index}" if has_data else None,
+        data_group=data if has_data else None,
         input_groups=pairs_in,
         output_groups=pairs_out,
         tied_group=tuple(f"tied.{d}" for d in range(len(stage.ranks))) if tied else (),

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from holmes.cost.axes import filled_share
+from holmes.cost.axes import filled_share, unfilled_seconds
 from holmes.cost.model import CostModel
 from holmes.planner.candidates import Choice
 from holmes.planner.draft import Draft
 from holmes.planner.estimates import Estimates
-from holmes.planner.pricing import round_trip
 from holmes.planner.split_cost import SplitCost
+from holmes.schedule.generate import WITH_WARMUP
 from holmes.workload.workload import Collective, Workload
 
 
@@ -66,7 +66,7 @@ class Breakdown:
 def breakdown(draft: Draft, seconds: float) -> Breakdown:
     """The parts of a draft whose step takes ``seconds``."""
     estimates, microbatches = draft.estimates, draft.shape.microbatches
-    whole = draft.stage_seconds
+    whole = draft.rank_seconds
     mean, slowest = sum(whole) / len(whole), max(whole)
     choice = draft.choice
     once = _mean(draft, replace(choice, recompute="none"))
@@ -74,23 +74,15 @@ def breakdown(draft: Draft, seconds: float) -> Breakdown:
     plain = _mean(
         draft, replace(choice, recompute="none", sharding="optimizer"), tensor=False, ring=False
     )
-    period = max(slowest, max(estimates.cut_seconds, default=0.0), round_trip(draft))
-    share = filled_share(choice.schedule, choice.virtual_stages)
-    optimizer = max(
-        estimates.step_seconds(s, _elements(estimates.cost.workload, blocks))
-        for s, blocks in enumerate(draft.borders)
-    )
-    exchange = max(
-        max(0.0, estimates.exposed(s, *blocks) - optimizer)
-        for s, blocks in enumerate(draft.borders)
-    )
+    period = max(slowest, max(estimates.cut_seconds, default=0.0), _round_trip(draft))
+    optimizer, exchange = _steps(draft)
     known = {
         "compute": microbatches * plain,
         "recompute": microbatches * (mean - once),
         "tensor": microbatches * (once - bare),
         "context": microbatches * (bare - plain),
         "imbalance": microbatches * (slowest - mean),
-        "bubble": share * (sum(whole) - slowest),
+        "bubble": _bubble(draft),
         "cuts": microbatches * (period - slowest) + 2 * sum(estimates.cut_seconds),
         "exchange": exchange,
         "optimizer": optimizer,
@@ -127,7 +119,53 @@ def _mean(draft: Draft, choice: Choice, *, tensor: bool = True, ring: bool = Tru
         other = WithoutRings(old.settings, old.shape, ground, choice)
     costs = other.stage_costs((0,) * len(draft.borders))
     each = [costs.seconds(s, *blocks) for s, blocks in enumerate(draft.borders)]
-    return sum(each) / len(each)
+    return sum(each) / draft.shape.layout.pp
+
+
+def _steps(draft: Draft) -> tuple[float, float]:
+    """(optimiser, exposed gradient exchange) of the pipeline rank where each is longest."""
+    estimates, pp = draft.estimates, draft.shape.layout.pp
+    steps, exposed = [0.0] * pp, [0.0] * pp
+    for stage, blocks in enumerate(draft.borders):
+        elements = _elements(estimates.cost.workload, blocks)
+        steps[stage % pp] += estimates.step_seconds(stage % pp, elements)
+        exposed[stage % pp] += estimates.exposed(stage % pp, *blocks)
+    optimizer = max(steps)
+    return optimizer, max(0.0, max(exposed) - optimizer)
+
+
+def _bubble(draft: Draft) -> float:
+    """Fill and drain: what the other ranks take, less what the schedule saves of it."""
+    whole, choice = draft.rank_seconds, draft.choice
+    if choice.schedule != "zero-bubble":
+        share = filled_share(choice.schedule, choice.virtual_stages)
+        return share * (sum(whole) - max(whole))
+    costs = draft.estimates.stage_costs((0,) * len(draft.borders))
+    found = 0.0
+    for stage, (start, stop) in list(enumerate(draft.borders))[1:]:
+        forward, backward = (
+            costs.forward_seconds(stage, start, stop),
+            costs.backward_seconds(stage, start, stop),
+        )
+        weight = sum(draft.estimates.weights[stage][start:stop])
+        found += unfilled_seconds(forward, backward, weight)
+    return found
+
+
+def _round_trip(draft: Draft) -> float:
+    """Seconds a micro-batch for which 1F1B waits on its round trips; see the survey."""
+    stages, microbatches = draft.shape.layout.pp, draft.shape.microbatches
+    if draft.schedule not in WITH_WARMUP:
+        return 0.0
+    worst, trip = 0.0, 0.0
+    for stage in reversed(range(stages)):
+        trip += draft.stage_seconds[stage]
+        if stage < stages - 1:
+            trip += 2 * draft.estimates.cut_seconds[stage]
+        flight = stages - stage + sum(draft.extras[stage:])
+        if flight < microbatches:
+            worst = max(worst, trip / flight)
+    return worst
 
 
 @dataclass(frozen=True)

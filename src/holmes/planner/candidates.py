@@ -11,7 +11,9 @@ from holmes.plan.layout import Layout, Recompute, ScheduleName, Sharding
 from holmes.plan.plan import Batch, Rejected
 from holmes.planner.partition import check_stage_count
 from holmes.planner.request import PlanRequest
+from holmes.planner.schedules import schedules_of
 from holmes.planner.settings import Settings
+from holmes.schedule.generate import generate
 
 LARGEST_MICRO = 16
 """Micro-batches tried when their size is free: powers of two up to here."""
@@ -77,7 +79,7 @@ def enumerate_layouts(request: PlanRequest, settings: Settings, topology: Topolo
     for layout in _layouts(request, settings, topology):
         try:
             _check_layout(request, layout, topology)
-            micros = tuple(_micro_batches(request, layout))
+            micros = _scheduled(request, settings, layout)
         except ConfigError as error:
             refusals.append(error)
             reason = error.what if error.why is None else f"{error.what}: {error.why}"
@@ -180,6 +182,26 @@ def _check_layout(request: PlanRequest, layout: Layout, topology: Topology) -> N
             next_step=f"use a divisor of {workload.sequence}",
         )
     check_stage_count(len(workload.blocks), layout.pp)
+
+
+def _scheduled(request: PlanRequest, settings: Settings, layout: Layout) -> tuple[int, ...]:
+    """Micro-batch sizes with which some schedule can run.
+
+    Raises:
+        ConfigError: when the batch does not divide, or no schedule can have these counts.
+    """
+    blocks, micros = len(request.workload.blocks), tuple(_micro_batches(request, layout))
+    counts = [request.global_batch // (micro * layout.dp) for micro in micros]
+    usable = tuple(
+        micro
+        for micro, count in zip(micros, counts, strict=True)
+        if schedules_of(settings, layout.pp, count, blocks)
+    )
+    if not usable:
+        virtual = settings.virtual_stages[0]
+        check_stage_count(blocks, layout.pp * virtual)
+        generate(settings.schedules[0], layout.pp, counts[0], virtual)
+    return usable
 
 
 def _micro_batches(request: PlanRequest, layout: Layout) -> Iterable[int]:

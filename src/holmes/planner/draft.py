@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, pairwise
 
 from holmes.plan.layout import Layout, Recompute, ScheduleName
 from holmes.plan.plan import Plan, Predicted, ScheduleChoice, Stage
@@ -19,21 +18,16 @@ from holmes.planner.request import PlanRequest
 from holmes.planner.schedules import in_flight
 from holmes.planner.settings import Settings
 from holmes.planner.warmup import Extras, warmup_of_cuts, within_memory
+from holmes.schedule.generate import WITH_WARMUP
 
 LEAST_SECONDS = 1e-9
 """Stands for the time of a stage that the calibration says takes none."""
-SIMULATED_AS: dict[ScheduleName, ScheduleName] = {
-    "interleaved": "1f1b",
-    "zero-bubble": "1f1b",
-    "looped-bfs": "gpipe",
-}
-"""Schedules priced as another one less what they gain on its fill."""
 UNPREDICTED = Predicted(0.0, 0.0, 0.0, 0.0, 0.0, {})
 
 
 @dataclass(frozen=True)
 class Draft:
-    """One complete answer but for its price. ``borders`` are of device stages."""
+    """One complete answer but for its price. ``borders`` are of virtual stages."""
 
     request: PlanRequest
     settings: Settings
@@ -68,75 +62,52 @@ class Draft:
 
     @cached_property
     def stage_seconds(self) -> tuple[float, ...]:
-        """Forward and backward of one micro-batch on each stage."""
+        """Forward and backward of one micro-batch on each virtual stage."""
         costs = self.estimates.stage_costs((0,) * len(self.borders))
         return tuple(costs.seconds(s, *blocks) for s, blocks in enumerate(self.borders))
 
     @cached_property
+    def rank_seconds(self) -> tuple[float, ...]:
+        """Forward and backward of one micro-batch on all stages of each pipeline rank."""
+        pp = self.shape.layout.pp
+        return tuple(sum(self.stage_seconds[rank::pp]) for rank in range(pp))
+
+    @cached_property
     def least_seconds(self) -> float:
         """The partition's objective: the step time if the cuts between stages were free."""
-        return objective(self.estimates.stage_costs(self.in_flight), self.borders)
-
-    @property
-    def in_flight(self) -> tuple[float, ...]:
-        """Micro-batches between forward and backward, per stage."""
-        return flight_of(self.estimates, self.extras)
-
-    @property
-    def memory(self) -> tuple[int, ...]:
-        """Bytes of a rank of each stage."""
-        flight = self.in_flight
-        return tuple(
-            self.estimates.memory(*blocks, flight[stage])
-            for stage, blocks in enumerate(self.borders)
+        return objective(
+            self.estimates.stage_costs(flight_of(self.estimates, self.extras)), self.borders
         )
 
+    @cached_property
+    def memory(self) -> tuple[int, ...]:
+        """Bytes of a rank of each pipeline stage."""
+        return self.estimates.rank_memory(self.borders, self.extras)
+
     def fits(self) -> bool:
-        """Whether every stage fits its devices with its micro-batches in flight."""
+        """Whether every rank fits its device with its micro-batches in flight."""
         room = self.estimates.room
         return all(bytes_ <= room[stage] for stage, bytes_ in enumerate(self.memory))
 
     @cached_property
     def plan(self) -> Plan:
         """The plan of this draft, not yet priced; groups carry no bytes, the digest is empty."""
-        return self._plan(self.shape.layout, self.choice.virtual_stages)
+        return self._plan(self.shape.layout)
 
     @cached_property
     def priced(self) -> Plan:
-        """The plan as the simulator takes it: context ranks as replicas of a shorter sample,
-        one stage a device, and the schedule whose fill is known. Often the plan itself."""
+        """The plan as the simulator takes it: context ranks as replicas of a shorter sample.
+        Often the plan itself."""
         layout = self.shape.layout
-        plain = layout.cp == 1 and self.choice.virtual_stages == 1 and not self.choice.sequence
-        plan = self.plan
-        if not plain:
-            plan = self._plan(Layout(layout.tp, layout.pp, layout.dp * layout.cp), 1)
-            plan = replace(plan, workload=self.estimates.cost.workload)
-        name = SIMULATED_AS.get(self.schedule, self.schedule)
-        if name == plan.schedule.name:
-            return plan
-        return replace(plan, schedule=replace(plan.schedule, name=name))
+        if layout.cp == 1 and not self.choice.sequence:
+            return self.plan
+        plan = self._plan(Layout(layout.tp, layout.pp, layout.dp * layout.cp))
+        return replace(plan, workload=self.estimates.cost.workload)
 
-    def _plan(self, layout: Layout, virtual: int) -> Plan:
+    def _plan(self, layout: Layout) -> Plan:
         request, settings = self.request, self.settings
         topology = self.estimates.ground.cost.topology
-        width = layout.tp * layout.dp * layout.cp
-        stages = tuple(
-            Stage(
-                stage=index,
-                blocks=blocks,
-                layout=layout,
-                ranks=tuple(range(device * width, (device + 1) * width)),
-                cluster=cluster_of(self.estimates.slots[device]),
-                buckets=buckets_of(
-                    request.workload,
-                    blocks,
-                    whole_model=layout.pp * virtual == 1,
-                    bucket_mb=request.wishes.bucket_mb,
-                ),
-            )
-            for index, blocks in enumerate(looped(self.borders, virtual))
-            for device in [index % layout.pp]
-        )
+        stages = self._stages(layout)
         found = memberships(layout, stages)
         return Plan(
             name=request.name,
@@ -152,7 +123,7 @@ class Draft:
             schedule=ScheduleChoice(
                 name=self.schedule,
                 microbatches=self.shape.microbatches,
-                virtual_stages=virtual,
+                virtual_stages=self.choice.virtual_stages,
                 extra_warmup=max(self.extras, default=0),
                 digest="",
                 extra_warmup_per_cut=self.extras,
@@ -167,6 +138,31 @@ class Draft:
             sequence_parallel=self.choice.sequence,
         )
 
+    def _stages(self, layout: Layout) -> tuple[Stage, ...]:
+        """All virtual stages; the buckets of a rank are numbered through."""
+        request, width = self.request, layout.tp * layout.dp * layout.cp
+        stages: list[Stage] = []
+        for index, blocks in enumerate(self.borders):
+            rank = index % layout.pp
+            found = buckets_of(
+                request.workload,
+                blocks,
+                whole_model=layout.pp == 1,
+                bucket_mb=request.wishes.bucket_mb,
+            )
+            before = sum(len(stage.buckets) for stage in stages[rank :: layout.pp])
+            stages.append(
+                Stage(
+                    stage=index,
+                    blocks=blocks,
+                    layout=layout,
+                    ranks=tuple(range(rank * width, (rank + 1) * width)),
+                    cluster=cluster_of(self.estimates.slots[rank]),
+                    buckets=tuple(replace(b, index=before + b.index) for b in found),
+                )
+            )
+        return tuple(stages)
+
     def with_cut(self, borders: Borders) -> Draft:
         """This draft with other borders."""
         return replace(self, borders=borders)
@@ -174,28 +170,6 @@ class Draft:
     def with_warmup(self, extras: Extras) -> Draft:
         """This draft with another warm-up."""
         return replace(self, extras=extras)
-
-
-def looped(borders: Borders, virtual: int) -> Borders:
-    """The borders of virtual stages: each device's count of blocks dealt over its chunks.
-
-    Virtual stage c p + s is chunk c of device s. The chain is laid through chunk
-    after chunk, so a device keeps its count but not its blocks; every chunk gets
-    at least one block, which may move a few between devices.
-    """
-    if virtual == 1:
-        return borders
-    counts = [stop - start for start, stop in borders]
-    sizes = [
-        count * (chunk + 1) // virtual - count * chunk // virtual
-        for chunk in reversed(range(virtual))
-        for count in counts
-    ]
-    for index, size in enumerate(sizes):
-        if size < 1:
-            sizes[index] = 1
-            sizes[sizes.index(max(sizes))] -= 1
-    return tuple(pairwise(accumulate(sizes, initial=0)))
 
 
 def draft(
@@ -207,7 +181,8 @@ def draft(
         limit: seconds above which an exact partition is not wanted.
 
     Raises:
-        ConfigError: the partition rule cannot cut this model into these stages.
+        ConfigError: the partition rule cannot cut this model into these stages, or the
+            schedule cannot have these counts.
     """
     extras = _first_warmup(request, estimates)
     bare = (0,) * len(extras) if request.wishes.extra_warmup is None else extras
@@ -222,20 +197,30 @@ def draft(
             lowered = within_memory(tried, lambda e, d=found: d.with_warmup(e).fits())  # type: ignore[misc]
             if found.with_warmup(lowered).fits():
                 return found.with_warmup(lowered)
-    return _why_not(estimates, flight_of(estimates, bare))
+    return _why_not(estimates, bare)
 
 
 def flight_of(estimates: Estimates, extras: Extras) -> tuple[float, ...]:
-    """Micro-batches between forward and backward, per stage, as the schedule bounds them."""
+    """Micro-batches between forward and backward, per virtual stage."""
     choice, shape = estimates.choice, estimates.shape
     return in_flight(
         choice.schedule, shape.layout.pp, shape.microbatches, choice.virtual_stages, extras
     )
 
 
+def fullest(estimates: Estimates, extras: Extras) -> tuple[int, float]:
+    """(pipeline rank, bytes) that overflow the most with equal counts of blocks."""
+    blocks = len(estimates.cost.workload.blocks)
+    stages = estimates.shape.layout.pp * estimates.choice.virtual_stages
+    cuts = tuple((blocks * s // stages, blocks * (s + 1) // stages) for s in range(stages))
+    needs = estimates.rank_memory(cuts, extras)
+    rank = max(range(len(needs)), key=lambda r: needs[r] - estimates.room[r])
+    return rank, needs[rank]
+
+
 def _first_warmup(request: PlanRequest, estimates: Estimates) -> Extras:
     cuts = estimates.shape.layout.pp - 1
-    if estimates.choice.schedule != "1f1b":
+    if estimates.choice.schedule not in WITH_WARMUP:
         return (0,) * cuts
     if request.wishes.extra_warmup is not None:
         return (request.wishes.extra_warmup,) * cuts
@@ -247,7 +232,7 @@ def _cut(
     settings: Settings, estimates: Estimates, flight: tuple[float, ...], limit: float
 ) -> Borders | None:
     blocks = estimates.cost.workload.blocks
-    stages = estimates.shape.layout.pp
+    stages = estimates.shape.layout.pp * estimates.choice.virtual_stages
     if settings.partition == "even":
         return even(blocks, stages)
     costs = estimates.stage_costs(flight)
@@ -267,18 +252,13 @@ def _cut(
     return proportional(blocks, speeds)
 
 
-def _why_not(estimates: Estimates, flight: tuple[float, ...]) -> str:
+def _why_not(estimates: Estimates, extras: Extras) -> str:
     """Name the memory that is short for equal counts of blocks, or else that it is slow."""
-    blocks = estimates.cost.workload.blocks
-    stages = estimates.shape.layout.pp
-    cuts = [(len(blocks) * s // stages, len(blocks) * (s + 1) // stages) for s in range(stages)]
-    short, stage = max(
-        (estimates.memory(*cut, flight[s]) - estimates.room[s], s) for s, cut in enumerate(cuts)
-    )
-    room = estimates.room[stage]
-    if short <= 0:
+    rank, needs = fullest(estimates, extras)
+    room = estimates.room[rank]
+    if needs <= room:
         return "slower than the best plan even with free cuts between the stages"
     return (
-        f"does not fit in memory: stage {stage} needs about {(short + room) / 1e9:.1f} GB "
+        f"does not fit in memory: stage {rank} needs about {needs / 1e9:.1f} GB "
         f"of {room / 1e9:.1f} GB per device"
     )

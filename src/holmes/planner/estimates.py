@@ -9,17 +9,19 @@ from functools import cached_property
 
 from holmes.cost.axes import filled_share, gathers
 from holmes.cost.calibration import BlockTime
-from holmes.cost.memory import split_by_tokens, stage_memory
+from holmes.cost.memory import pipeline_parts, split_by_tokens, stage_memory
 from holmes.cost.model import CostModel
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import Layout
 from holmes.planner.buckets import BUCKETS_PER_STAGE
 from holmes.planner.candidates import Choice, Shape
 from holmes.planner.ground import Exchange, Ground, Pattern
-from holmes.planner.partition import StageCosts
+from holmes.planner.partition import Borders, StageCosts
 from holmes.planner.placement import RankMap
+from holmes.planner.schedules import WHOLE_STAGE_WHOLE_BACKWARD, filled, in_flight
 from holmes.planner.settings import Settings
 from holmes.planner.split_cost import split_cost
+from holmes.planner.warmup import Extras
 from holmes.workload.workload import Workload
 
 
@@ -71,15 +73,17 @@ class Estimates:
         return blocks[0].output_bytes * self.shape.batch.micro / self.shape.layout.tp
 
     def stage_costs(self, in_flight: Sequence[float]) -> StageCosts:
-        """The view of the partition search, with this many micro-batches in flight per stage."""
-        rows = self.rows
+        """The view of the partition search, with this many micro-batches in flight per
+        virtual stage. Several stages on a rank share its time, so the slowest counts
+        for each of its micro-batches and stages."""
+        rows, pp, virtual = self.rows, self.shape.layout.pp, self.choice.virtual_stages
         return StageCosts(
-            forward=tuple(forward for forward, _ in rows),
-            backward=tuple(backward for _, backward in rows),
-            microbatches=self.shape.microbatches,
-            exposed=self.exposed,
-            fits=lambda stage, start, stop: self.fits(stage, start, stop, in_flight[stage]),
-            fill=filled_share(self.choice.schedule, self.choice.virtual_stages),
+            forward=tuple(forward for forward, _ in rows) * virtual,
+            backward=tuple(backward for _, backward in rows) * virtual,
+            microbatches=self.shape.microbatches * virtual,
+            exposed=lambda stage, start, stop: self.exposed(stage % pp, start, stop),
+            fits=lambda stage, start, stop: self.fits(stage % pp, start, stop, in_flight[stage]),
+            fill=filled_share(self.choice.schedule, virtual),
         )
 
     def exposed(self, stage: int, start: int, stop: int) -> float:
@@ -148,6 +152,26 @@ class Estimates:
         self._memory[key] = found
         return found
 
+    def rank_memory(self, borders: Borders, extras: Extras) -> tuple[int, ...]:
+        """Bytes of a rank of each pipeline stage, with all its virtual stages.
+
+        Args:
+            borders: blocks of every virtual stage.
+        """
+        layout, choice, micro = self.shape.layout, self.choice, self.shape.batch.micro
+        counts = (choice.schedule, layout.pp, self.shape.microbatches, choice.virtual_stages)
+        if choice.schedule in WHOLE_STAGE_WHOLE_BACKWARD:
+            flight = in_flight(*counts, extras)
+            return tuple(
+                self.memory(*blocks, flight[stage]) for stage, blocks in enumerate(borders)
+            )
+        workload, held = self._held
+        made = filled(*counts, extras)
+        parts = pipeline_parts(
+            workload, made, borders, held, choice.sharding, micro, choice.recompute
+        )
+        return tuple(one.total for one in parts)
+
     @cached_property
     def least_seconds(self) -> float:
         """No partition of this shape is faster: its compute, perfectly divided."""
@@ -200,6 +224,29 @@ class Estimates:
             if pattern not in known:
                 known[pattern] = self._row(slots)
         return tuple(known[pattern] for pattern in self.ground.patterns)
+
+    @cached_property
+    def weights(self) -> tuple[tuple[float, ...], ...]:
+        """Per stage, the weights' gradients of every block on its slowest device, seconds."""
+        known: dict[Pattern, tuple[float, ...]] = {}
+        for pattern, slots in zip(self.ground.patterns, self.ground.kinds, strict=True):
+            if pattern not in known:
+                known[pattern] = self._weight_row(slots)
+        return tuple(known[pattern] for pattern in self.ground.patterns)
+
+    def _weight_row(self, slots: Sequence[DeviceSlot]) -> tuple[float, ...]:
+        micro, tp = self.shape.batch.micro, self.shape.layout.tp
+        known: dict[tuple[object, ...], float] = {}
+        found = []
+        for index, block in enumerate(self.cost.workload.blocks):
+            key = (block.kind, id(block.inner), block.parameters)
+            if key not in known:
+                blocks = (index, index + 1)
+                known[key] = max(
+                    self.cost.weight_seconds(blocks, slot, micro, tp) for slot in slots
+                )
+            found.append(known[key])
+        return tuple(found)
 
     def _row(self, slots: Sequence[DeviceSlot]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         micro, tp = self.shape.batch.micro, self.shape.layout.tp

@@ -7,10 +7,10 @@ from dataclasses import replace
 from holmes.plan.explain import Notes, explain, seconds_text
 from holmes.plan.plan import Plan, Predicted, Rejected, SearchSummary
 from holmes.plan.program import program_of
-from holmes.planner.draft import Draft, looped
+from holmes.planner.draft import Draft
 from holmes.planner.groups import bytes_by_nic, with_bytes
 from holmes.planner.note import change_lines, time_lines
-from holmes.planner.pricing import GENERATED, OPERATIONS, Pricing
+from holmes.planner.pricing import Pricing, instructions_of
 from holmes.planner.traffic import with_closed_bytes
 
 
@@ -42,10 +42,7 @@ def listed(draft: Draft) -> bool:
 
     Lists of thousands of devices take minutes and are not needed before a run.
     """
-    shape = draft.shape
-    count = shape.layout.devices * shape.microbatches * OPERATIONS
-    plain = shape.layout.cp == 1 and draft.choice.virtual_stages == 1
-    return plain and draft.schedule in GENERATED and count <= draft.request.largest_lists
+    return draft.shape.layout.cp == 1 and instructions_of(draft) <= draft.request.largest_lists
 
 
 def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
@@ -72,18 +69,18 @@ def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
 
 
 def _idle(draft: Draft, seconds: float) -> float:
-    """The part of the step in which devices do not compute, the mean over stages."""
-    busy = sum(draft.stage_seconds) / len(draft.stage_seconds) * draft.shape.microbatches
+    """The part of the step in which devices do not compute, the mean over pipeline ranks."""
+    busy = sum(draft.stage_seconds) / draft.shape.layout.pp * draft.shape.microbatches
     return max(0.0, 1.0 - busy / seconds)
 
 
 def _notes(draft: Draft, missing: tuple[str, ...]) -> Notes:
     estimates, stages = draft.estimates, draft.shape.layout.pp
-    costs = estimates.stage_costs((0,) * stages)
-    placed = list(enumerate(looped(draft.borders, draft.choice.virtual_stages)))
     return Notes(
-        stage_seconds=tuple(costs.seconds(s % stages, *blocks) for s, blocks in placed),
-        exposed_seconds=tuple(estimates.exposed(s % stages, *blocks) for s, blocks in placed)
+        stage_seconds=draft.stage_seconds,
+        exposed_seconds=tuple(
+            estimates.exposed(stage % stages, *blocks) for stage, blocks in enumerate(draft.borders)
+        )
         if estimates.ground.replicas > 1
         else (),
         cut_seconds=estimates.cut_seconds,

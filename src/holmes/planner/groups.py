@@ -45,13 +45,11 @@ def memberships(layout: Layout, stages: Sequence[Stage]) -> tuple[Membership, ..
             for tensor in range(tp):
                 name = f"data.s{stage.stage}" + (f".t{tensor}" if tp > 1 else "")
                 found.append(Membership(name, "data", stage.ranks[tensor::tp]))
-    # Virtual stages pass the same cuts again, so a pair is a group once.
-    pairs = dict.fromkeys(
-        pair
-        for before, after in pairwise(stages)
-        for pair in zip(before.ranks, after.ranks, strict=True)
-    )
-    found += [Membership(f"pipeline.{a}-{b}", "pipeline", (a, b)) for a, b in pairs]
+    # One more than the ranks: with several stages a rank, the last feeds the first again.
+    for before, after in pairwise(stages[: layout.pp + 1]):
+        for a, b in zip(before.ranks, after.ranks, strict=True):
+            ends = (min(a, b), max(a, b))
+            found.append(Membership(f"pipeline.{a}-{b}", "pipeline", ends))
     ties = [stage for stage in stages if any(bucket.tied for bucket in stage.buckets)]
     if ties:
         for position, ends in enumerate(zip(*(stage.ranks for stage in ties), strict=True)):
@@ -141,7 +139,7 @@ def tensor_bytes(group: Group, plan: Plan) -> int:
     stages = [stage for stage in plan.stages if group.ranks[0] in stage.ranks]
     forwards = 2 if plan.recompute == "full" else 1
     per_sample = 0.0
-    for block in [block for s in stages for block in plan.workload.blocks[slice(*s.blocks)]]:
+    for block in (b for stage in stages for b in plan.workload.blocks[slice(*stage.blocks)]):
         for part in block.inner:
             if isinstance(part, Collective) and part.axis == "tensor":
                 times = forwards if part.direction == "forward" else 1

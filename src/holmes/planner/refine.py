@@ -9,6 +9,7 @@ from holmes.planner.draft import Draft
 from holmes.planner.partition import Borders, objective
 from holmes.planner.pricing import Pricing, simulable
 from holmes.planner.warmup import settle
+from holmes.schedule.generate import WITH_WARMUP
 
 WORTH = 0.002
 """A move must save this fraction of the step: below it predictions are equal."""
@@ -74,7 +75,7 @@ def _every_near_cut(draft: Draft) -> list[Borders]:
 
 def refine_warmup(draft: Draft, pricing: Pricing) -> Draft:
     """The draft with the smallest warm-up that the simulator cannot improve by 1 %."""
-    if draft.schedule != "1f1b" or not draft.extras:
+    if draft.schedule not in WITH_WARMUP or not draft.extras:
         return draft
     if draft.request.wishes.extra_warmup is not None:
         return draft

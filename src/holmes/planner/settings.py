@@ -18,20 +18,14 @@ from holmes.plan.layout import (
     Wishes,
 )
 from holmes.plan.plan import Axis
+from holmes.schedule.generate import SCHEDULES, WITH_VIRTUAL_STAGES, WITH_WARMUP
 
 T = TypeVar("T", bound=str)
 
-SCHEDULES: tuple[ScheduleName, ...] = (
-    "1f1b",
-    "gpipe",
-    "interleaved",
-    "zero-bubble",
-    "looped-bfs",
-)
 SHARDINGS: tuple[Sharding, ...] = ("optimizer", "none", "gradients", "parameters")
-LOOPED: frozenset[ScheduleName] = frozenset({"interleaved", "looped-bfs"})
-"""Schedules with several virtual stages a device."""
 MOST_VIRTUAL = 8
+"""Virtual stages per device beyond which none is tried unasked."""
+UNLIMITED = 1_000_000
 RECOMPUTES: tuple[Recompute, ...] = get_args(Recompute)
 
 
@@ -65,7 +59,7 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
         schedules=frozenset(SCHEDULES),
         shardings=frozenset(SHARDINGS),
         recompute=frozenset(RECOMPUTES),
-        virtual_stages=MOST_VIRTUAL,
+        virtual_stages=UNLIMITED,
         sequence_parallel=True,
     )
     for axis, degree in (
@@ -76,7 +70,7 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
     ):
         if degree is not None and degree > 1 and axis not in allowed.axes:
             raise _beyond(f"parallel.{axis}", degree, (1,))
-    schedules = _choices("schedule", wishes.schedule, SCHEDULES, allowed.schedules)
+    schedules = _schedules(wishes, allowed)
     return Settings(
         order=wishes.order or "cluster",
         transport=wishes.transport or "per-group",
@@ -86,19 +80,37 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
         schedules=schedules,
         recomputes=_choices("recompute", wishes.recompute, RECOMPUTES, allowed.recompute),
         sequences=(True, False) if allowed.sequence_parallel else (False,),
-        virtual_stages=_virtual(wishes.virtual_stages, schedules, allowed.virtual_stages),
+        virtual_stages=_virtual_stages(wishes, allowed),
         axes=allowed.axes,
         extra_warmup=wishes.extra_warmup,
     )
 
 
-def _virtual(wish: int | None, schedules: tuple[ScheduleName, ...], most: int) -> tuple[int, ...]:
-    """Virtual stages per device worth a try with a looped schedule."""
-    if wish is None:
-        return tuple(range(2, most + 1))
-    if wish > 1 and (wish > most or not LOOPED & set(schedules)):
-        raise _beyond("parallel.virtual_stages", wish, range(1, most + 1) if most > 1 else (1,))
-    return (wish,) if wish > 1 else ()
+def _schedules(wishes: Wishes, allowed: Capabilities) -> tuple[ScheduleName, ...]:
+    """The schedules to try; a wish for several stages per rank means one that can have them."""
+    found = _choices("schedule", wishes.schedule, SCHEDULES, allowed.schedules)
+    if wishes.schedule is not None or wishes.virtual_stages is None:
+        most = allowed.virtual_stages
+        return tuple(name for name in found if most > 1 or name not in WITH_VIRTUAL_STAGES)
+    several = wishes.virtual_stages > 1
+    return tuple(name for name in found if (name in WITH_VIRTUAL_STAGES) == several)
+
+
+def _virtual_stages(wishes: Wishes, allowed: Capabilities) -> tuple[int, ...]:
+    """Virtual stages per rank to try with a schedule that has them; (1,) without one."""
+    wish = wishes.virtual_stages
+    fixed = wishes.schedule is not None and wishes.schedule not in WITH_VIRTUAL_STAGES
+    if fixed and wish not in (None, 1):
+        raise ConfigError(
+            f"schedule {wishes.schedule} has one stage per rank, not {wish}",
+            where="parallel.virtual_stages",
+            next_step="leave virtual_stages out, or use schedule interleaved or looped-bfs",
+        )
+    if wish is not None and wish > allowed.virtual_stages:
+        raise _beyond("parallel.virtual_stages", wish, (f"at most {allowed.virtual_stages}",))
+    if wish is not None:
+        return (wish,)
+    return tuple(range(2, min(MOST_VIRTUAL, allowed.virtual_stages) + 1)) or (1,)
 
 
 def _choices(
@@ -152,10 +164,10 @@ def _check_extra(wishes: Wishes) -> None:
             where="parallel.extra_warmup",
             why="it counts extra forwards in flight",
         )
-    if extra > 0 and wishes.schedule == "gpipe":
+    if extra > 0 and wishes.schedule is not None and wishes.schedule not in WITH_WARMUP:
         raise ConfigError(
-            "parallel.extra_warmup has no effect with schedule gpipe",
+            f"parallel.extra_warmup has no effect with schedule {wishes.schedule}",
             where="parallel.extra_warmup",
-            why="gpipe runs all forwards before any backward",
+            why="its forwards in flight are fixed",
             next_step="leave extra_warmup out, or use schedule 1f1b",
         )

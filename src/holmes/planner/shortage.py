@@ -11,7 +11,7 @@ from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
 from holmes.plan.plan import Batch, Rejected
 from holmes.planner.candidates import Choice, Shape
-from holmes.planner.draft import draft, flight_of
+from holmes.planner.draft import draft, fullest
 from holmes.planner.estimates import Estimates
 from holmes.planner.field import Field
 from holmes.planner.pricing import Pricing
@@ -99,22 +99,12 @@ def _seconds(request: PlanRequest, settings: Settings, nearest: Estimates) -> fl
 
 def short_text(estimates: Estimates) -> str:
     """Name the memory that is short for equal counts of blocks."""
-    stage, needs = fullest(estimates)
+    stage, needs = fullest(estimates, (0,) * (estimates.shape.layout.pp - 1))
     room = estimates.room[stage]
     return (
         f"{estimates.shape}, {estimates.choice} does not fit in memory: needs "
         f"{needs / 1e9:.1f} GB on stage {stage}, has {room / 1e9:.1f} GB per device"
     )
-
-
-def fullest(estimates: Estimates) -> tuple[int, float]:
-    """(stage, bytes) that overflow the most with equal counts of blocks."""
-    blocks, stages = len(estimates.cost.workload.blocks), estimates.shape.layout.pp
-    flight = flight_of(estimates, (0,) * (stages - 1))
-    cuts = [(blocks * s // stages, blocks * (s + 1) // stages) for s in range(stages)]
-    needs = [estimates.memory(*cut, flight[s]) for s, cut in enumerate(cuts)]
-    stage = max(range(stages), key=lambda s: needs[s] - estimates.room[s])
-    return stage, needs[stage]
 
 
 def _nearest(settings: Settings, field: Field) -> Estimates | None:

@@ -16,6 +16,7 @@ from holmes.cost.axes import (
 )
 from holmes.cost.calibration import BlockTime
 from holmes.cost.model import CostModel
+from holmes.cost.split import weight_seconds
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import Recompute, Sharding
 from holmes.planner.ground import Exchange, Ground
@@ -58,23 +59,33 @@ class SplitCost(CostModel):
             self._whole[key] = self._added(block_index, slot, micro, tp, recompute)
         return self._whole[key]
 
+    def weight_seconds(
+        self, blocks: tuple[int, int], slot: DeviceSlot, micro: int, tp: int = 1
+    ) -> float:
+        """Seconds of the weights' gradients: no ring and no gather is for them."""
+        return sum(
+            weight_seconds(self.workload.blocks[i], self._plain(i, slot, micro, tp, "none"))
+            for i in range(*blocks)
+        )
+
+    def _plain(
+        self, index: int, slot: DeviceSlot, micro: int, tp: int, recompute: Recompute
+    ) -> BlockTime:
+        return super().block_time(
+            index, slot, micro, tp, recompute, sequence_parallel=self.sequence
+        )
+
     def _added(
         self, index: int, slot: DeviceSlot, micro: int, tp: int, recompute: Recompute
     ) -> BlockTime:
-        time = super().block_time(
-            index, slot, micro, tp, recompute, sequence_parallel=self.sequence
-        )
+        time = self._plain(index, slot, micro, tp, recompute)
         forward, backward = time.forward, time.backward
         block = self.workload.blocks[index]
         ring_of = self.rings.get(slot.node.index)
         if ring_of is not None and block.kind == "transformer":
             ring = ring_of.seconds(ring_bytes(block, tp) * self.context * micro, 1)
-            plain, selective = (
-                super(SplitCost, self).block_time(
-                    index, slot, micro, tp, mode, sequence_parallel=self.sequence
-                )
-                for mode in ("none", "selective")
-            )
+            plain = self._plain(index, slot, micro, tp, "none")
+            selective = self._plain(index, slot, micro, tp, "selective")
             attention = selective.backward - plain.backward
             exposed = exposed_ring(ring, attention)
             forward += exposed

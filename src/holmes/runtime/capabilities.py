@@ -5,12 +5,17 @@ from __future__ import annotations
 from holmes.errors import ConfigError
 from holmes.plan.capabilities import Capabilities, refusals
 from holmes.plan.plan import Plan
+from holmes.schedule.generate import SCHEDULES
+
+MOST_VIRTUAL_STAGES = 64
+"""Each costs a pair of connections per cut; beyond this nobody gains."""
 
 CAPABILITIES = Capabilities(
     axes=frozenset({"pipeline", "data"}),
-    schedules=frozenset({"gpipe", "1f1b"}),
+    schedules=frozenset(SCHEDULES),
     shardings=frozenset({"none", "optimizer"}),
-    recompute=frozenset({"none", "full"}),
+    recompute=frozenset({"none", "selective", "full"}),
+    virtual_stages=MOST_VIRTUAL_STAGES,
 )
 
 

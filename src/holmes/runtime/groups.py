@@ -72,13 +72,17 @@ class GroupOptions:
 
 @dataclass(frozen=True)
 class Groups:
-    """The open communicators of one rank. ``clock`` reads the same on every rank."""
+    """The open communicators of one rank. ``clock`` reads the same on every rank.
+
+    ``store`` is what they met over; None where a rank is alone.
+    """
 
     rank: int
     world_size: int
     device: torch.device
     communicators: Mapping[str, Communicator] = field(default_factory=dict)
     clock_offset: int = 0
+    store: Store | None = None
 
     def __getitem__(self, name: str) -> Communicator:
         return self.communicators[name]
@@ -86,6 +90,10 @@ class Groups:
     def clock(self) -> int:
         """Nanoseconds on a clock that all ranks share."""
         return aligned(self.clock_offset)()
+
+    def own_store(self) -> Store | None:
+        """Another connection to the store: a wait on it holds nobody else up."""
+        return None if self.store is None else self.store.clone()  # type: ignore[attr-defined]
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
@@ -140,7 +148,7 @@ def open_groups(
             with suppress(Exception):
                 leave_groups(failed=True)
         raise
-    return Groups(rank, plan.world_size, options.device, communicators, offset)
+    return Groups(rank, plan.world_size, options.device, communicators, offset, store)
 
 
 class _Opener:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holmes.errors import ConfigError
+from holmes.schedule.counts import check_counts
 from holmes.schedule.instruction import Action, Op, Schedule
 
 
@@ -24,18 +24,3 @@ def gpipe(stages: int, microbatches: int) -> Schedule:
         for stage in range(stages)
     )
     return Schedule("gpipe", stages, microbatches, actions, (microbatches,) * stages)
-
-
-def check_counts(stages: int, microbatches: int) -> None:
-    """Refuse empty pipelines.
-
-    Raises:
-        ConfigError: when ``stages`` or ``microbatches`` is below 1.
-    """
-    if stages < 1 or microbatches < 1:
-        raise ConfigError(
-            f"a schedule needs at least one stage and one micro-batch, "
-            f"got {stages} stages and {microbatches} micro-batches",
-            where="parallel.pipeline, batch",
-            next_step="raise batch.global, or lower batch.micro or parallel.data",
-        )

@@ -17,6 +17,8 @@ class Op(StrEnum):
 
     FORWARD = "forward"
     BACKWARD = "backward"
+    INPUT_GRADIENT = "input_gradient"
+    WEIGHT_GRADIENT = "weight_gradient"
     SEND = "send"
     RECEIVE = "receive"
     REDUCE_SCATTER = "reduce_scatter"
@@ -25,15 +27,23 @@ class Op(StrEnum):
     STEP = "step"
 
 
-COMPUTE_OPS = frozenset({Op.FORWARD, Op.BACKWARD, Op.STEP})
+UPWARD_OPS = frozenset({Op.BACKWARD, Op.INPUT_GRADIENT})
+"""They take the gradient of a stage's output and give that of its input."""
+ACCUMULATING_OPS = frozenset({Op.BACKWARD, Op.WEIGHT_GRADIENT})
+"""They add to the gradients of parameters, and free the micro-batch's activations."""
+COMPUTE_OPS = frozenset({Op.FORWARD, Op.BACKWARD, Op.INPUT_GRADIENT, Op.WEIGHT_GRADIENT, Op.STEP})
 COLLECTIVE_OPS = frozenset({Op.REDUCE_SCATTER, Op.ALL_GATHER, Op.ALL_REDUCE})
 
 
 @dataclass(frozen=True)
 class Action:
-    """Forward or backward of one micro-batch on one (virtual) stage."""
+    """Forward or backward of one micro-batch on one (virtual) stage.
 
-    op: Literal[Op.FORWARD, Op.BACKWARD]
+    A backward is either one action, or the gradient of the input and, later, those
+    of the weights.
+    """
+
+    op: Literal[Op.FORWARD, Op.BACKWARD, Op.INPUT_GRADIENT, Op.WEIGHT_GRADIENT]
     stage: int
     microbatch: int
 
@@ -42,9 +52,17 @@ class Action:
 class Schedule:
     """Per pipeline rank, the order of its actions.
 
-    ``in_flight[s]`` is the largest number of micro-batches that stage ``s`` holds
-    between forward and backward: the activation bound that the validator proves
-    and the memory model charges.
+    Attributes:
+        stages: pipeline ranks p. Virtual stage ``s`` of ``p * virtual_stages`` belongs
+            to pipeline rank ``s % p``.
+        actions: per pipeline rank.
+        in_flight: per virtual stage, the largest number of micro-batches that it holds
+            between forward and the last part of backward: the bound that the validator
+            proves and the memory model charges.
+        extra_warmup: extra forwards in flight, per cut between pipeline ranks.
+        virtual_stages: stages per pipeline rank, v.
+        ahead: actions by which a receive is listed before the action that needs it;
+            None for the usual two, and two more per extra warm-up forward.
     """
 
     name: str
@@ -53,6 +71,24 @@ class Schedule:
     actions: tuple[tuple[Action, ...], ...]
     in_flight: tuple[int, ...]
     extra_warmup: tuple[int, ...] = ()
+    virtual_stages: int = 1
+    ahead: int | None = None
+
+    @property
+    def receive_ahead(self) -> int:
+        """Actions by which a receive is listed before the action that needs it."""
+        if self.ahead is not None:
+            return self.ahead
+        return 2 * (1 + max(self.extra_warmup, default=0))
+
+    @property
+    def accumulation_order(self) -> tuple[int, ...]:
+        """Micro-batches in the order in which they add to gradients, the same on all stages."""
+        return tuple(
+            action.microbatch
+            for action in self.actions[0]
+            if action.op in ACCUMULATING_OPS and action.stage == 0
+        )
 
 
 @dataclass(frozen=True)
@@ -96,14 +132,22 @@ class Instruction:
     bytes: int = 0
     waits: tuple[int, ...] = ()
 
+    @property
+    def cut(self) -> int:
+        """For a transfer, the cut it crosses: the stage above it. The two ends agree."""
+        receives_down = self.op is Op.RECEIVE and self.lane.endswith(".down")
+        sends_up = self.op is Op.SEND and self.lane.endswith(".up")
+        return self.stage - 1 if receives_down or sends_up else self.stage
+
 
 @dataclass(frozen=True)
 class Bucket:
     """A range of blocks whose gradients are reduced together.
 
-    ``elements`` counts parameters, ``tied`` marks the bucket of a shared weight,
-    which is first summed with its twin on another stage; ``tied_elements`` is
-    the size of that weight, where the block holds other parameters too.
+    ``index`` is unique among all buckets of a rank. ``elements`` counts
+    parameters, ``tied`` marks the bucket of a shared weight, which is first
+    summed with its twin on another stage; ``tied_elements`` is the size of that
+    weight, where the block holds other parameters too.
     """
 
     index: int

@@ -2,13 +2,14 @@
 
 The rules, once, for simulator and runtime:
 
-* A receive is listed some actions before the action that needs it (two, and two
-  more per extra warm-up forward), so that the transfer starts while the stage
+* A receive is listed some actions before the action that needs it (usually two, and
+  two more per extra warm-up forward), so that the transfer starts while the stage
   still computes and a sender never waits for a receiver that waits for it.
 * With overlap, the parameters of each bucket are gathered at the head of the
   step and the first forward of a stage is split at bucket borders, each part
-  waiting for its own gather; the last backward is split the same way and each
-  part is followed by the reduce-scatter of its bucket.
+  waiting for its own gather; the last backward (or weight gradient, where a
+  schedule computes it apart) is split the same way and each part is followed by
+  the reduce-scatter of its bucket.
 * Without overlap, all reductions follow the last backward, and the gathers
   follow the optimiser step.
 * The squared norms of the gradients (one fp64 per parameter tensor) are summed
@@ -21,6 +22,8 @@ import hashlib
 from dataclasses import dataclass, field, replace
 
 from holmes.schedule.instruction import (
+    ACCUMULATING_OPS,
+    UPWARD_OPS,
     Action,
     Bucket,
     Instruction,
@@ -61,7 +64,7 @@ class _Rank:
     gradient_bytes: int
     parameter_bytes: int
     out: list[Instruction] = field(default_factory=list)
-    received: dict[tuple[Op, int, int], int] = field(default_factory=dict)
+    received: dict[Action, int] = field(default_factory=dict)
     reduced: list[int] = field(default_factory=list)
 
     def add(self, op: Op, lane: str, stage: int, blocks: tuple[int, int], **rest: object) -> int:
@@ -94,7 +97,6 @@ def lower(
     """
     by_rank: dict[int, tuple[Instruction, ...]] = {}
     world = sum(len(shape.ranks) for shape in shapes[: schedule.stages])
-    receive_ahead = 2 * (1 + max(schedule.extra_warmup, default=0))
     next_id = 0
     for pipeline_rank, actions in enumerate(schedule.actions):
         mine = {s.stage: s for s in shapes if s.stage % schedule.stages == pipeline_rank}
@@ -103,7 +105,7 @@ def lower(
             builder = _Rank(
                 next_id, data_index, own, world, norm_tensors * 8, gradient_bytes, parameter_bytes
             )
-            _lower_rank(builder, actions, len(shapes), overlap, receive_ahead)
+            _lower_rank(builder, actions, len(shapes), overlap, schedule.receive_ahead)
             by_rank[rank] = tuple(builder.out)
             next_id = builder.next_id
     return Program(tuple(by_rank[rank] for rank in sorted(by_rank)))
@@ -121,7 +123,7 @@ def _lower_rank(
 ) -> None:
     gathers = _gather_all(rank, ()) if overlap else {}
     first = {(a.op, a.stage): i for i, a in reversed(list(enumerate(actions)))}
-    last = {(a.op, a.stage): i for i, a in enumerate(actions)}
+    last = {a.stage: i for i, a in enumerate(actions) if a.op in ACCUMULATING_OPS}
     posted = 0
     for i, action in enumerate(actions):
         for ahead in actions[posted : i + 1 + receive_ahead]:
@@ -132,8 +134,7 @@ def _lower_rank(
             split = first[Op.FORWARD, action.stage] == i and bool(gathers)
             _forward(rank, action, shape, gathers if split else {}, stages)
         else:
-            split = last[Op.BACKWARD, action.stage] == i and overlap
-            _backward(rank, action, shape, split)
+            _backward(rank, action, shape, split=last[action.stage] == i and overlap)
     _finish(rank, overlap)
 
 
@@ -163,7 +164,7 @@ def _receive(rank: _Rank, action: Action, stages: int) -> None:
     shape = rank.shapes[action.stage]
     if action.op is Op.FORWARD and action.stage > 0:
         group, peer_of, size, what = shape.input_groups, "down", shape.input_bytes, "input"
-    elif action.op is Op.BACKWARD and action.stage < stages - 1:
+    elif action.op in UPWARD_OPS and action.stage < stages - 1:
         group, peer_of, size, what = (
             shape.output_groups,
             "up",
@@ -173,7 +174,7 @@ def _receive(rank: _Rank, action: Action, stages: int) -> None:
     else:
         return
     name = group[rank.data_index]
-    rank.received[action.op, action.stage, action.microbatch] = rank.add(
+    rank.received[action] = rank.add(
         Op.RECEIVE,
         f"comm:{name}.{peer_of}",
         action.stage,
@@ -199,7 +200,7 @@ def _forward(
     gathers: dict[tuple[int, int], int],
     stages: int,
 ) -> None:
-    fed = rank.received.get((Op.FORWARD, action.stage, action.microbatch))
+    fed = rank.received.get(action)
     waits = () if fed is None else (fed,)
     parts: list[tuple[tuple[int, int], tuple[int, ...]]] = [
         (b.blocks, (gathers[shape.stage, b.index],))
@@ -234,27 +235,29 @@ def _forward(
         )
 
 
-def _backward(rank: _Rank, action: Action, shape: StageShape, split: bool) -> None:
-    fed = rank.received.get((Op.BACKWARD, action.stage, action.microbatch))
+def _backward(rank: _Rank, action: Action, shape: StageShape, *, split: bool) -> None:
+    """A backward, or one of its two parts."""
+    fed = rank.received.get(action)
     waits = () if fed is None else (fed,)
     parts: list[tuple[tuple[int, int], Bucket | None]] = [(shape.blocks, None)]
     if split and shape.data_group is not None:
         parts = [(b.blocks, b) for b in reversed(shape.buckets)]
+    what = "weight_gradient" if action.op is Op.WEIGHT_GRADIENT else "input_gradient"
     done = -1
     for blocks, bucket in parts:
         done = rank.add(
-            Op.BACKWARD,
+            action.op,
             "compute",
             shape.stage,
             blocks,
             microbatch=action.microbatch,
-            buffer=f"input_gradient.s{shape.stage}.m{action.microbatch}.b{blocks[0]}",
+            buffer=f"{what}.s{shape.stage}.m{action.microbatch}.b{blocks[0]}",
             waits=waits,
         )
         waits = ()
         if bucket is not None and not bucket.tied:
             _reduce(rank, shape, bucket, (done,))
-    if action.stage > 0:
+    if action.stage > 0 and action.op in UPWARD_OPS:
         name = shape.input_groups[rank.data_index]
         rank.add(
             Op.SEND,
@@ -292,7 +295,7 @@ def _finish(rank: _Rank, overlap: bool) -> None:
     """What follows the last backward: leftover reductions, norm, step, gathers."""
     last = rank.out[-1].id
     for ins in reversed(rank.out):
-        if ins.op is Op.BACKWARD:
+        if ins.op in ACCUMULATING_OPS:
             last = ins.id
             break
     for shape in rank.shapes.values():

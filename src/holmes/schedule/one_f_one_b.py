@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from holmes.errors import ConfigError
-from holmes.schedule.gpipe import check_counts
+from holmes.schedule.counts import check_counts, extras_per_cut
 from holmes.schedule.instruction import Action, Op, Schedule
 
 
@@ -28,13 +27,7 @@ def one_f_one_b(stages: int, microbatches: int, extra_warmup: int | Sequence[int
         ConfigError: for empty pipelines, negative or wrongly many extras.
     """
     check_counts(stages, microbatches)
-    cuts = stages - 1
-    extras = (extra_warmup,) * cuts if isinstance(extra_warmup, int) else tuple(extra_warmup)
-    if len(extras) != cuts or any(extra < 0 for extra in extras):
-        raise ConfigError(
-            f"extra_warmup must be non-negative, one number or one per cut ({cuts}), got {extras}",
-            where="parallel.extra_warmup",
-        )
+    extras = extras_per_cut(stages, extra_warmup)
     actions: list[tuple[Action, ...]] = []
     in_flight: list[int] = []
     for stage in range(stages):

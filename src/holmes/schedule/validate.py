@@ -11,8 +11,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from holmes.errors import HolmesError
-from holmes.schedule.instruction import COLLECTIVE_OPS, COMPUTE_OPS, Instruction, Op, Schedule
+from holmes.schedule.instruction import (
+    ACCUMULATING_OPS,
+    COLLECTIVE_OPS,
+    COMPUTE_OPS,
+    UPWARD_OPS,
+    Instruction,
+    Op,
+    Schedule,
+)
 from holmes.schedule.lower import Program
+
+Sent = tuple[int, int | None, int]
+"""Cut, micro-batch and bytes of a transfer."""
 
 
 class ScheduleError(HolmesError):
@@ -20,7 +31,8 @@ class ScheduleError(HolmesError):
 
 
 def validate(program: Program, schedule: Schedule | None = None) -> None:
-    """Check a program: pairing, deadlock, one writer, group order, activation bound.
+    """Check a program: pairing, deadlock, one writer, group order, and with its
+    schedule the actions and the activation bound.
 
     Raises:
         ScheduleError: naming the rank and the instruction that breaks the rule.
@@ -30,6 +42,7 @@ def validate(program: Program, schedule: Schedule | None = None) -> None:
     _check_pairs(program)
     _check_group_order(program)
     if schedule is not None:
+        _check_actions(schedule)
         _check_in_flight(program, schedule)
     _check_no_deadlock(program)
 
@@ -67,14 +80,14 @@ def _channel(ins: Instruction, rank: int, peer: int) -> tuple[str, int, int]:
 
 
 def _check_pairs(program: Program) -> None:
-    sends: dict[tuple[str, int, int], list[tuple[int | None, int]]] = defaultdict(list)
-    receives: dict[tuple[str, int, int], list[tuple[int | None, int]]] = defaultdict(list)
+    sends: dict[tuple[str, int, int], list[Sent]] = defaultdict(list)
+    receives: dict[tuple[str, int, int], list[Sent]] = defaultdict(list)
     for rank, instructions in enumerate(program.ranks):
         for ins in instructions:
             if ins.op in (Op.SEND, Op.RECEIVE):
                 book = sends if ins.op is Op.SEND else receives
                 for part in ins.peer:
-                    entry = (ins.microbatch, part.stop - part.start)
+                    entry = (ins.cut, ins.microbatch, part.stop - part.start)
                     book[_channel(ins, rank, part.rank)].append(entry)
     for channel in sorted(set(sends) | set(receives)):
         if sends[channel] != receives[channel]:
@@ -103,30 +116,60 @@ def _check_group_order(program: Program) -> None:
                 )
 
 
+def _check_actions(schedule: Schedule) -> None:
+    """Each stage runs each micro-batch forward, then backward, once, in one order on all."""
+    everything = set(range(schedule.microbatches))
+    order_of: dict[int, list[int]] = {}
+    for rank, actions in enumerate(schedule.actions):
+        done: dict[Op, set[tuple[int, int]]] = defaultdict(set)
+        for action in actions:
+            key = (action.stage, action.microbatch)
+            needs = {Op.BACKWARD: Op.FORWARD, Op.INPUT_GRADIENT: Op.FORWARD}.get(
+                action.op, Op.INPUT_GRADIENT
+            )
+            if action.stage % schedule.stages != rank or key in done[action.op]:
+                raise ScheduleError(
+                    f"{action} is not its own, or a second one", where=f"rank {rank}"
+                )
+            if action.op is not Op.FORWARD and key not in done[needs]:
+                raise ScheduleError(f"{action} comes before its {needs}", where=f"rank {rank}")
+            done[action.op].add(key)
+            if action.op in ACCUMULATING_OPS:
+                order_of.setdefault(action.stage, []).append(action.microbatch)
+    for stage in range(schedule.stages * schedule.virtual_stages):
+        order = order_of.get(stage, [])
+        if set(order) != everything or tuple(order) != schedule.accumulation_order:
+            raise ScheduleError(
+                f"stage {stage} adds up gradients of micro-batches {order}, "
+                f"stage 0 {list(schedule.accumulation_order)}",
+            )
+
+
 def _check_in_flight(program: Program, schedule: Schedule) -> None:
     for rank, instructions in enumerate(program.ranks):
         held: dict[int, set[int | None]] = defaultdict(set)
+        first = {
+            stage: min(ins.blocks[0] for ins in instructions if ins.stage == stage)
+            for stage in {ins.stage for ins in instructions}
+        }
         for ins in instructions:
+            mine = held[ins.stage]
             if ins.op is Op.FORWARD:
-                held[ins.stage].add(ins.microbatch)
+                mine.add(ins.microbatch)
                 bound = schedule.in_flight[ins.stage]
-                if len(held[ins.stage]) > bound:
+                if len(mine) > bound:
                     raise ScheduleError(
-                        f"stage {ins.stage} holds {len(held[ins.stage])} micro-batches, "
+                        f"stage {ins.stage} holds {len(mine)} micro-batches, "
                         f"more than its bound {bound}",
                         where=f"rank {rank}, instruction {ins.id}",
                     )
-            elif ins.op is Op.BACKWARD and ins.blocks[0] <= min(
-                other.blocks[0]
-                for other in instructions
-                if other.op is Op.BACKWARD and other.stage == ins.stage
-            ):
-                if ins.microbatch not in held[ins.stage]:
-                    raise ScheduleError(
-                        f"backward of micro-batch {ins.microbatch} before its forward",
-                        where=f"rank {rank}, instruction {ins.id}",
-                    )
-                held[ins.stage].discard(ins.microbatch)
+            elif ins.op in ACCUMULATING_OPS | UPWARD_OPS and ins.microbatch not in mine:
+                raise ScheduleError(
+                    f"{ins.op} of micro-batch {ins.microbatch} before its forward",
+                    where=f"rank {rank}, instruction {ins.id}",
+                )
+            if ins.op in ACCUMULATING_OPS and ins.blocks[0] == first[ins.stage]:
+                mine.discard(ins.microbatch)
 
 
 def _check_no_deadlock(program: Program) -> None:
@@ -135,6 +178,7 @@ def _check_no_deadlock(program: Program) -> None:
     posted: dict[tuple[str, int, int], int] = defaultdict(int)
     sent: dict[tuple[str, int, int], int] = defaultdict(int)
     members = _members(program)
+    awaited = [_awaited(instructions, rank) for rank, instructions in enumerate(program.ranks)]
     moved = True
     while moved:
         moved = False
@@ -142,8 +186,7 @@ def _check_no_deadlock(program: Program) -> None:
             while position[rank] < len(instructions):
                 ins = instructions[position[rank]]
                 if ins.op in COMPUTE_OPS:
-                    arrived = _receives_done(ins, instructions, rank, sent)
-                    if not arrived:
+                    if any(sent[c] < count for c, count in awaited[rank].get(ins.id, ())):
                         break
                 elif ins.op is Op.RECEIVE:
                     for part in ins.peer:
@@ -180,25 +223,22 @@ def _members(program: Program) -> dict[str, set[int]]:
     return members
 
 
-def _receives_done(
-    ins: Instruction,
-    instructions: tuple[Instruction, ...],
-    rank: int,
-    sent: dict[tuple[str, int, int], int],
-) -> bool:
-    """Whether every receive that a compute instruction waits for has been sent to."""
-    waited = set(ins.waits)
+def _awaited(
+    instructions: tuple[Instruction, ...], rank: int
+) -> dict[int, list[tuple[tuple[str, int, int], int]]]:
+    """Per compute instruction: how many sends on which channel must have happened."""
     count: dict[tuple[str, int, int], int] = defaultdict(int)
-    for other in instructions:
-        if other.op is Op.RECEIVE:
-            for part in other.peer:
-                channel = _channel(other, rank, part.rank)
+    number: dict[int, list[tuple[tuple[str, int, int], int]]] = {}
+    found: dict[int, list[tuple[tuple[str, int, int], int]]] = {}
+    for ins in instructions:
+        if ins.op is Op.RECEIVE:
+            for part in ins.peer:
+                channel = _channel(ins, rank, part.rank)
                 count[channel] += 1
-                if other.id in waited and sent[channel] < count[channel]:
-                    return False
-        if other.id == ins.id:
-            break
-    return True
+                number.setdefault(ins.id, []).append((channel, count[channel]))
+        elif ins.op in COMPUTE_OPS:
+            found[ins.id] = [entry for wait in ins.waits for entry in number.get(wait, ())]
+    return found
 
 
 def _advance_collective(

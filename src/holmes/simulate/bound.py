@@ -53,30 +53,37 @@ def resource_seconds(
 
 
 def _critical_stage(plan: Plan, cost: CostModel) -> float:
-    """Fill, own work and drain of the stage where their sum is largest.
+    """Fill, own work and drain of the pipeline rank where their sum is largest.
 
-    The slowest replica counts, so with unequal replicas this holds for the
-    closed form's reading of a stage (its slowest device).
+    A rank first runs its first stage, and its last input gradient is that stage's. The
+    slowest replica counts, so with unequal replicas this holds for the closed form's
+    reading of a stage (its slowest device).
     """
     times = times_of(plan, cost)
-    m = plan.schedule.microbatches
-    exchanges = times.exchanges
-    overlap = plan.overlap
-    worst = 0.0
-    fill = drain = 0.0
+    m, p = plan.schedule.microbatches, plan.layout.pp
+    apart = plan.schedule.name == "zero-bubble"
+    gathers = times.exchanges and plan.overlap
+    worst = fill = drain = 0.0
     top = times.stages[0].parts[0]
-    for index, stage in enumerate(times.stages):
-        own = m * (stage.forward + stage.backward)
-        last_reduce = top.reduce if exchanges and not top.tied else 0.0
-        if exchanges and overlap and index == 0:
+    last_reduce = top.reduce if times.exchanges and not top.tied else 0.0
+    for index, stage in enumerate(times.stages[:p]):
+        mine = times.stages[index::p]
+        own = m * sum(one.forward + one.backward for one in mine)
+        weights = m * sum(part.weight for one in mine for part in one.parts) if apart else 0.0
+        if gathers and index == 0:
             own += top.gather
-        total = fill + own + drain + last_reduce + times.norms + stage.step
-        if exchanges and not overlap:
-            total += sum(part.gather for part in stage.parts)
+        # Weight gradients can fill the drain, so they do not count before it.
+        total = fill + max(own, own - weights + drain) + times.norms + stage.step
+        if not apart:
+            total += last_reduce
+        if times.exchanges and not plan.overlap:
+            total += sum(part.gather for one in mine for part in one.parts)
         worst = max(worst, total)
         if index < len(times.down):
             fill += stage.forward + times.down[index]
             drain += stage.backward + times.up[index]
-            if exchanges and overlap and index == 0:
+            if apart:
+                drain -= sum(part.weight for part in stage.parts)
+            if gathers and index == 0:
                 fill += top.gather
     return worst

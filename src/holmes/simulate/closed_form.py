@@ -77,12 +77,11 @@ def _stage_times(
     devices = cost.topology.devices
     slots = {devices[plan.rank_map[rank]].node.index: rank for rank in stage.ranks}
     tp = stage.layout.tp
-    replicas = len(stage.ranks) // tp
     step: Time = 0.0
-    held = sum(bucket.elements for bucket in shape.buckets)
-    owned = held / (1 if plan.sharding == "none" else replicas)
-    for rank in slots.values():
-        step = max(step, cost.optimizer_seconds(owned, devices[plan.rank_map[rank]]))
+    if stage.stage < plan.layout.pp:  # one step for all stages of a rank
+        owned = _owned_elements(plan, stage)
+        for rank in slots.values():
+            step = max(step, cost.optimizer_seconds(owned, devices[plan.rank_map[rank]]))
     buckets = shape.buckets or (Bucket(0, stage.blocks, 0),)
     parts = []
     for bucket in buckets:
@@ -99,9 +98,22 @@ def _stage_times(
                 backward=max(time.backward for time in each),
                 reduce=_exchange(plan, network, shape, Op.REDUCE_SCATTER, bucket),
                 tied=bucket.tied,
+                weight=max(
+                    cost.weight_seconds(
+                        bucket.blocks, devices[plan.rank_map[rank]], plan.batch.micro, tp
+                    )
+                    for rank in slots.values()
+                ),
             )
         )
     return StageTimes(tuple(parts), step)
+
+
+def _owned_elements(plan: Plan, stage: Stage) -> float:
+    """Parameters that each rank of a stage steps over, all its stages together."""
+    mine = plan.stages[stage.stage % plan.layout.pp :: plan.layout.pp]
+    held = sum(bucket.elements for one in mine for bucket in stage_shape(plan, one).buckets)
+    return held / (1 if plan.sharding == "none" else len(stage.ranks) // stage.layout.tp)
 
 
 def _exchange(plan: Plan, network: Network, shape: StageShape, op: Op, bucket: Bucket) -> float:

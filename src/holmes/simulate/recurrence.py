@@ -1,4 +1,4 @@
-"""The pipeline as a max-plus recurrence over stages and micro-batches.
+"""The pipeline as a max-plus recurrence over (virtual) stages and micro-batches.
 
 Times may be floats, or numpy arrays of one shape that hold many candidates
 at once (partitions to be ranked, say); the arithmetic is the same.
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from holmes.errors import ConfigError
-from holmes.schedule.instruction import Action, Op, Schedule
+from holmes.schedule.instruction import ACCUMULATING_OPS, UPWARD_OPS, Action, Op, Schedule
 
 Time: TypeAlias = Any
 """float, or an array of candidates."""
@@ -22,18 +22,27 @@ Time: TypeAlias = Any
 @dataclass(frozen=True)
 class PartTimes:
     """One bucket of a stage, seconds: its gather, its share of a forward and backward, its
-    reduction. ``tied`` marks a bucket that is first summed with its twin."""
+    reduction. ``weight`` is the part of the backward that the weights' gradients take,
+    ``tied`` marks a bucket that is first summed with its twin."""
 
     gather: Time
     forward: Time
     backward: Time
     reduce: Time
     tied: bool = False
+    weight: Time = 0.0
+
+    def gradient(self, op: Op) -> Time:
+        """Seconds of a backward, or of one of its parts."""
+        if op is Op.WEIGHT_GRADIENT:
+            return self.weight
+        return self.backward - self.weight if op is Op.INPUT_GRADIENT else self.backward
 
 
 @dataclass(frozen=True)
 class StageTimes:
-    """One stage: its buckets in model order, and its optimiser step."""
+    """One virtual stage: its buckets in model order, and its optimiser step (with several
+    stages on a rank, the whole rank's stands at one of them)."""
 
     parts: tuple[PartTimes, ...]
     step: Time = 0.0
@@ -53,7 +62,8 @@ class StageTimes:
 class PipelineTimes:
     """All that the recurrence needs, seconds.
 
-    ``down[c]`` and ``up[c]`` are the transfers over the cut after stage c;
+    Stages are virtual ones. ``down[c]`` and ``up[c]`` are the transfers over the cut
+    after stage c;
     ``norms`` the world's all-reduce, ``tied`` the sum of the shared weight.
     ``exchanges`` is false where there are no replicas, so nothing to reduce.
     """
@@ -76,56 +86,61 @@ def pipeline_seconds(schedule: Schedule, times: PipelineTimes, *, overlap: bool)
     Raises:
         ConfigError: the times are not of this schedule's stages.
     """
-    count = schedule.stages
+    count = schedule.stages * schedule.virtual_stages
     if len(times.stages) != count or len(times.down) != count - 1 or len(times.up) != count - 1:
         raise ConfigError(f"times of {len(times.stages)} stages for a schedule of {count}")
     arrays = any(isinstance(part.forward, np.ndarray) for s in times.stages for part in s.parts)
     arrays = arrays or any(isinstance(t, np.ndarray) for t in (*times.down, *times.up))
     later: Callable[[Time, Time], Time] = np.maximum if arrays else max
-    walks = [_Walk(schedule, times, stage, overlap, later) for stage in range(count)]
+    walks = [_Walk(schedule, times, rank, overlap, later) for rank in range(schedule.stages)]
     going = True
     while going:
         going = False
         for walk in walks:
             going = walk.advance(walks) or going
-    ended = [Ended(walk.own.parts[::-1], walk.own.step, walk.now, walk.data_free) for walk in walks]
-    return finish_seconds(ended, times, overlap, later)
+    return finish_seconds([walk.ended() for walk in walks], times, overlap, later)
 
 
 class _Walk:
-    """The main thread of one stage."""
+    """The main thread of one pipeline rank.
+
+    Its receives come over one lane from the rank above and one from the rank below.
+    """
 
     def __init__(
         self,
         schedule: Schedule,
         times: PipelineTimes,
-        stage: int,
+        rank: int,
         overlap: bool,
         later: Callable[[Time, Time], Time],
     ) -> None:
-        self.actions: tuple[Action, ...] = schedule.actions[stage]
-        self.ahead = 2 * (1 + max(schedule.extra_warmup, default=0))
-        self.stage = stage
+        self.actions: tuple[Action, ...] = schedule.actions[rank]
+        self.ahead = schedule.receive_ahead
         self.times = times
-        self.own = times.stages[stage]
+        self.own = {s: t for s, t in enumerate(times.stages) if s % schedule.stages == rank}
         self.split = overlap and times.exchanges
         self.later = later
-        self.forwards, self.backwards = self.own.forward, self.own.backward
+        self.seconds = {
+            stage: (own.forward, own.backward, sum(part.weight for part in own.parts))
+            for stage, own in self.own.items()
+        }
         self.now: Time = 0.0
         self.index = 0
         self.posted = 0
-        self.posted_at: dict[tuple[Op, int], Time] = {}
-        self.sent: dict[tuple[Op, int], Time] = {}
-        self.lane_free: dict[Op, Time] = {Op.FORWARD: 0.0, Op.BACKWARD: 0.0}
+        self.posted_at: dict[Action, Time] = {}
+        self.sent: dict[tuple[bool, int, int], Time] = {}
+        self.lane_free: dict[bool, Time] = {True: 0.0, False: 0.0}
         self.data_free: Time = 0.0
-        self.last = {action.op: i for i, action in enumerate(self.actions)}
+        self.first = {a.stage: i for i, a in reversed(list(enumerate(self.actions)))}
+        self.last = {a.stage: i for i, a in enumerate(self.actions) if a.op in ACCUMULATING_OPS}
 
     def advance(self, walks: Sequence[_Walk]) -> bool:
         """Run actions until one waits for a neighbour; says whether any ran."""
         before = self.index
         while self.index < len(self.actions):
             for action in self.actions[self.posted : self.index + 1 + self.ahead]:
-                self.posted_at[action.op, action.microbatch] = self.now
+                self.posted_at[action] = self.now
             self.posted = max(self.posted, self.index + 1 + self.ahead)
             action = self.actions[self.index]
             if not self._run(action, walks):
@@ -135,43 +150,54 @@ class _Walk:
 
     def _run(self, action: Action, walks: Sequence[_Walk]) -> bool:
         down = action.op is Op.FORWARD
-        feeder = self.stage - 1 if down else self.stage + 1
-        if 0 <= feeder < len(walks):
-            ready = walks[feeder].sent.get((action.op, action.microbatch))
+        moves = down or action.op in UPWARD_OPS
+        feeder = action.stage - 1 if down else action.stage + 1
+        if moves and 0 <= feeder < len(self.times.stages):
+            ready = walks[feeder % len(walks)].sent.get((down, feeder, action.microbatch))
             if ready is None:
                 return False
-            self.now = self.later(self.now, self._arrival(action, ready))
+            self.now = self.later(self.now, self._arrival(action, ready, down=down))
         if down:
-            self._forward(first=self.index == 0)
+            self._forward(action, first=self.index == self.first[action.stage])
         else:
-            self._backward(last=self.index == self.last[Op.BACKWARD])
-        self.sent[action.op, action.microbatch] = self.now
+            self._backward(action, last=self.index == self.last[action.stage])
+        if moves:
+            self.sent[down, action.stage, action.microbatch] = self.now
         return True
 
-    def _arrival(self, action: Action, ready: Time) -> Time:
-        posted = self.posted_at[action.op, action.microbatch]
-        down = action.op is Op.FORWARD
-        seconds = self.times.down[self.stage - 1] if down else self.times.up[self.stage]
-        start = self.later(self.later(self.lane_free[action.op], ready), posted)
-        self.lane_free[action.op] = start + seconds
+    def _arrival(self, action: Action, ready: Time, *, down: bool) -> Time:
+        seconds = self.times.down[action.stage - 1] if down else self.times.up[action.stage]
+        start = self.later(self.later(self.lane_free[down], ready), self.posted_at[action])
+        self.lane_free[down] = start + seconds
         return start + seconds
 
-    def _forward(self, *, first: bool) -> None:
+    def _forward(self, action: Action, *, first: bool) -> None:
         if not (first and self.split):
-            self.now = self.now + self.forwards
+            self.now = self.now + self.seconds[action.stage][0]
             return
-        for part in self.own.parts:
+        for part in self.own[action.stage].parts:
             self.data_free = self.data_free + part.gather
             self.now = self.later(self.now, self.data_free) + part.forward
 
-    def _backward(self, *, last: bool) -> None:
+    def _backward(self, action: Action, *, last: bool) -> None:
         if not (last and self.split):
-            self.now = self.now + self.backwards
+            _, backward, weight = self.seconds[action.stage]
+            if action.op is Op.WEIGHT_GRADIENT:
+                self.now = self.now + weight
+            else:
+                rest = weight if action.op is Op.INPUT_GRADIENT else 0.0
+                self.now = self.now + (backward - rest)
             return
-        for part in reversed(self.own.parts):
-            self.now = self.now + part.backward
+        for part in reversed(self.own[action.stage].parts):
+            self.now = self.now + part.gradient(action.op)
             if not part.tied:
                 self.data_free = self.later(self.data_free, self.now) + part.reduce
+
+    def ended(self) -> Ended:
+        """Where the rank stands after its last action."""
+        parts = tuple(part for own in self.own.values() for part in reversed(own.parts))
+        step = sum(own.step for own in self.own.values())
+        return Ended(parts, step, self.now, self.data_free)
 
 
 @dataclass(frozen=True)

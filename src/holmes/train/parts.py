@@ -17,9 +17,15 @@ from holmes.errors import ConfigError
 from holmes.job.job import Job
 from holmes.models.registry import describe, family_of, model_module, sharding_module
 from holmes.runtime.groups import Groups
-from holmes.runtime.pipeline.assemble import StageModel, real_engine, stage_of, virtual_engine
+from holmes.runtime.pipeline.assemble import (
+    StageModel,
+    real_engine,
+    stages_of,
+    virtual_engine,
+)
 from holmes.runtime.pipeline.interpreter import Interpreter
 from holmes.runtime.pipeline.pace import Pace
+from holmes.runtime.pipeline.virtual import BlockSeconds
 from holmes.runtime.sharding.optimizer import ShardedAdamW
 from holmes.train.assignment import Assignment
 from holmes.train.settings import adamw_settings, dtype_of
@@ -57,16 +63,14 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
     family = family_of(job.model)
     module, config = model_module(family), describe(family).config_from(job.model)
     sharding = sharding_module(family)
-    stage = stage_of(plan, groups.rank)
-    blocks = module.build_blocks(
-        config,
-        *stage.blocks,
-        seed=job.train.seed,
-        dtype=dtype_of(job.train.precision),
-        device=groups.device,
-    )
     model = StageModel(
-        blocks,
+        partial(
+            module.build_blocks,
+            config,
+            seed=job.train.seed,
+            dtype=dtype_of(job.train.precision),
+            device=groups.device,
+        ),
         module.loss,
         sharding.decays,
         sharding.tied_parameters(config),
@@ -80,15 +84,19 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
 
 def _virtual_parts(assignment: Assignment, groups: Groups) -> Parts:
     plan = assignment.plan
-    stage = stage_of(plan, groups.rank)
-    calibration = calibration_from_dict(plan.calibration, where="plan.calibration")
-    cost = CostModel(assignment.topology, plan.workload, calibration)
-    slot = assignment.topology.devices[plan.rank_map[groups.rank]]
+    cost = CostModel(
+        assignment.topology,
+        plan.workload,
+        calibration_from_dict(plan.calibration, where="plan.calibration"),
+    )
+    slot, micro = assignment.topology.devices[plan.rank_map[groups.rank]], plan.batch.micro
     seconds = {}
-    for index in range(*stage.blocks):
-        time = cost.block_time(index, slot, plan.batch.micro, recompute=plan.recompute)
-        seconds[index] = (time.forward, time.backward)
-    per_element = calibration.optimizer_seconds_per_element or 0.0
+    for stage in stages_of(plan, groups.rank):
+        for index in range(*stage.blocks):
+            time = cost.block_time(index, slot, micro, recompute=plan.recompute)
+            weight = cost.weight_seconds((index, index + 1), slot, micro)
+            seconds[index] = BlockSeconds(time.forward, time.backward, weight)
+    per_element = cost.calibration.optimizer_seconds_per_element or 0.0
     engine = virtual_engine(plan, groups, seconds, per_element)
     return Parts(engine.interpreter, None, None, None)
 

@@ -2,74 +2,108 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from holmes.data.batches import BatchPlan
 from holmes.errors import DataError
 from holmes.plan.plan import Plan
-from holmes.runtime.checkpoint.folders import checkpoint_folder, prune, step_of, sweep
-from holmes.runtime.checkpoint.random_state import random_state, restore_random_state
-from holmes.runtime.checkpoint.read import read_checkpoint
-from holmes.runtime.checkpoint.write import write_checkpoint
+from holmes.runtime.checkpoint.agreement import Members
+from holmes.runtime.checkpoint.folders import Keep
+from holmes.runtime.checkpoint.random_state import random_shard, restore_random
+from holmes.runtime.checkpoint.read import Reader
+from holmes.runtime.checkpoint.saver import Saver, SaverOptions
+from holmes.runtime.checkpoint.shard import Shard, dtype_name
+from holmes.runtime.checkpoint.write import Committed
 from holmes.runtime.groups import Groups
 from holmes.runtime.sharding.optimizer import ShardedAdamW
+from holmes.train.assignment import Assignment
 
 
-def save(
-    run: Path,
-    step: int,
-    keep: int,
-    *,
-    plan: Plan,
-    groups: Groups,
-    optimizer: ShardedAdamW,
-    batches: BatchPlan,
-) -> Path:
-    """Write and commit the state before step ``step``; all ranks call it together.
-
-    Raises:
-        WriteError: on every rank, when one of them could not write.
-    """
-    folder = checkpoint_folder(run, step)
-    if groups.rank == 0:
-        sweep(run)
-    groups.barrier()
-    meta = {
-        "step": step,
-        "plan_digest": plan.schedule.digest,
-        "layout": {"pp": plan.layout.pp, "dp": plan.layout.dp},
-        "data": batches.position(step),
-        "random": random_state(),
-    }
-    write_checkpoint(
-        folder, groups.rank, groups.world_size, optimizer.named_shards(), meta, groups.barrier
+def make_saver(
+    assignment: Assignment, groups: Groups, on_commit: Callable[[Committed], None]
+) -> Saver:
+    """The saver of this rank, with a connection to the store of its own."""
+    train = assignment.job.train
+    members = Members(
+        groups.rank,
+        groups.world_size,
+        groups.own_store(),
+        train.deadline_seconds,
     )
-    if groups.rank == 0:
-        prune(run, keep)
-    return folder
+    options = SaverOptions(
+        Keep(train.keep_checkpoints, train.keep_every), train.checkpoint_async, on_commit
+    )
+    return Saver(assignment.run_folder, members, groups.maximum, options)
 
 
-def load(folder: Path, optimizer: ShardedAdamW, batches: BatchPlan) -> tuple[int, BatchPlan]:
+def state_of(optimizer: ShardedAdamW, rank: int) -> dict[str, Shard]:
+    """This rank's part of parameters, optimiser state and random state."""
+    return {**optimizer.named_shards(), **random_shard(rank)}
+
+
+def metadata(plan: Plan, batches: BatchPlan, step: int) -> dict[str, Any]:
+    """What a checkpoint says beside its tensors: layout and position in the data."""
+    layout = {"pp": plan.layout.pp, "dp": plan.layout.dp, "sharding": plan.sharding}
+    return {
+        "plan_digest": plan.schedule.digest,
+        "layout": layout,
+        "data": batches.position(step),
+    }
+
+
+def load(
+    folder: Path, optimizer: ShardedAdamW, batches: BatchPlan, groups: Groups
+) -> tuple[int, BatchPlan]:
     """Continue from a checkpoint, also one of another layout; returns step and data order.
 
     Raises:
-        DataError: the checkpoint is damaged, or of another model or text.
+        DataError: the checkpoint is damaged, or of another model, precision or text.
     """
-    meta = read_checkpoint(folder, {}).meta
+    reader = Reader(folder)
+    resumed = batches.resumed(_position(reader))
+    expected = {
+        name: (shard.global_shape, dtype_name(shard.tensor.dtype))
+        for name, shard in optimizer.named_shards().items()
+    }
 
     def read(name: str) -> Tensor:
-        return read_checkpoint(folder, {name: None}).tensors[name]
+        if name in expected and name in reader:
+            _check_fits(reader, name, *expected[name])
+        return reader.read(name)
 
     try:
         optimizer.load_named(read)
     except RuntimeError as error:
-        raise DataError(
-            "the checkpoint does not fit the model",
-            where=str(folder),
-            why=str(error).splitlines()[0],
-            next_step="resume with the model sizes that the run began with",
-        ) from None
-    restore_random_state(meta["random"])
-    return step_of(folder), batches.resumed(meta["data"])
+        raise _other_model(reader, str(error).splitlines()[0]) from None
+    restore_random(reader, groups.rank, groups.world_size)
+    return reader.manifest.step, resumed
+
+
+def _position(reader: Reader) -> dict[str, Any]:
+    position = reader.manifest.meta.get("data")
+    if not isinstance(position, dict) or position.get("step") != reader.manifest.step:
+        raise DataError("the checkpoint has no position in the data", where=str(reader.folder))
+    return position
+
+
+def _check_fits(reader: Reader, name: str, shape: tuple[int, ...], dtype: str) -> None:
+    entry = reader.manifest.tensors[name]
+    if (entry.shape, entry.dtype) != (shape, dtype):
+        raise _other_model(
+            reader,
+            f"tensor {name} is {list(entry.shape)} {entry.dtype}, the model has "
+            f"{list(shape)} {dtype}",
+        )
+
+
+def _other_model(reader: Reader, why: str) -> DataError:
+    return DataError(
+        "the checkpoint does not fit the model",
+        where=str(reader.folder),
+        why=why,
+        next_step="resume with the model sizes and precision that the run began with",
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,18 @@ from typing import Any
 import torch
 
 from holmes.events.metrics import StepMetrics
+from holmes.runtime.checkpoint.folders import step_of
+from holmes.runtime.checkpoint.random_state import seed_random
+from holmes.runtime.checkpoint.write import Committed
 from holmes.runtime.groups import Groups
-from holmes.runtime.pipeline.assemble import stage_of
+from holmes.runtime.pipeline.assemble import stages_of
 from holmes.runtime.pipeline.stage import MicroBatch
 from holmes.train.assignment import Assignment
 from holmes.train.learning_rate import learning_rate
 from holmes.train.measure import MeasuredStep, Stopwatch
 from holmes.train.parts import Parts
 from holmes.train.recorder import RunRecorder
-from holmes.train.saving import load, save
+from holmes.train.saving import load, make_saver, metadata, state_of
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -51,27 +53,31 @@ class Trainer:
         slot = assignment.topology.devices[self.plan.rank_map[groups.rank]]
         self.stopwatch = Stopwatch(groups, slot)
         self.recorder = RunRecorder(assignment, groups)
-        self.data_index = stage_of(self.plan, groups.rank).ranks.index(groups.rank)
+        self.data_index = stages_of(self.plan, groups.rank)[0].ranks.index(groups.rank)
         self.first_step = 0
         self.loss: float | None = None
         self.validation: float | None = None
-        self.checkpoint: Path | None = None
+        self.saver = make_saver(assignment, groups, self.committed)
+        seed_random(self.job.train.seed, groups.rank)
         if assignment.resume_from is not None:
             self.resume(Path(assignment.resume_from))
 
     def run(self) -> TrainResult:
         """Train to the assignment's last step; evaluate and save on the way and at the end."""
         last = self.assignment.steps
-        for step in range(self.first_step, last):
-            self.parts.set_learning_rate(self.learning_rate(step))
-            measured = self.stopwatch.measure(lambda step=step: self.step(step))  # type: ignore[misc]
-            self.record(step, measured)
-            if self.due(step, self.job.train.evaluate_every):
-                self.evaluate(step + 1)
-            if self.due(step, self.job.train.checkpoint_every):
-                self.save(step + 1)
+        with self.saver:
+            for step in range(self.first_step, last):
+                self.parts.set_learning_rate(self.learning_rate(step))
+                measured = self.stopwatch.measure(lambda step=step: self.step(step))  # type: ignore[misc]
+                self.record(step, measured)
+                self.saver.collect()
+                if self.due(step, self.job.train.evaluate_every):
+                    self.evaluate(step + 1)
+                if self.due(step, self.job.train.checkpoint_every):
+                    self.save(step + 1)
         self.recorder.close()
-        return TrainResult(last, self.loss, self.validation, self.checkpoint)
+        folder = self.saver.last.folder if self.saver.last else None
+        return TrainResult(last, self.loss, self.validation, folder)
 
     def step(self, step: int) -> Any:
         """One step of the plan."""
@@ -133,27 +139,24 @@ class Trainer:
         self.recorder.evaluation(step, self.validation)
 
     def save(self, step: int) -> None:
-        """Commit a checkpoint of the state before step ``step``."""
+        """Begin a checkpoint of the state before step ``step``."""
         if self.optimizer is None or self.batches is None or not self.assignment.save:
             return
-        start = time.monotonic()
         self.interpreter.gather_parameters()
-        self.checkpoint = save(
-            self.assignment.run_folder,
-            step,
-            self.job.train.keep_checkpoints,
-            plan=self.plan,
-            groups=self.groups,
-            optimizer=self.optimizer,
-            batches=self.batches,
+        shards = state_of(self.optimizer, self.groups.rank)
+        self.saver.begin(step, shards, metadata(self.plan, self.batches, step))
+
+    def committed(self, saved: Committed) -> None:
+        """Tell of a checkpoint that counts."""
+        self.report({"step": step_of(saved.folder), "checkpoint": saved.folder.name})
+        self.recorder.log(
+            f"committed {saved.folder.name}: {saved.bytes_ / 1e6:.1f} MB, training stood still "
+            f"for {saved.copy_seconds:.3f} s, written in {saved.write_seconds:.2f} s"
         )
-        seconds = time.monotonic() - start
-        self.report({"step": step, "checkpoint": self.checkpoint.name})
-        self.recorder.log(f"step {step}: committed {self.checkpoint.name} in {seconds:.2f} s")
 
     def resume(self, folder: Path) -> None:
         """Continue where a checkpoint ended."""
         if self.optimizer is None or self.batches is None:
             return
-        self.first_step, self.batches = load(folder, self.optimizer, self.batches)
+        self.first_step, self.batches = load(folder, self.optimizer, self.batches, self.groups)
         self.recorder.log(f"resumed from {folder.name}")

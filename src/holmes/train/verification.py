@@ -10,7 +10,6 @@ from typing import Any
 from holmes.events.metrics import read_metrics
 from holmes.job.resolve import ResolvedJob
 from holmes.plan.program import schedule_of
-from holmes.schedule.instruction import Op
 from holmes.train.assignment import Assignment
 from holmes.train.planning import default_calibration
 from holmes.train.rehearsal import Progress, Rehearsal
@@ -45,13 +44,12 @@ def verify(resolved: ResolvedJob, steps: int, progress: Progress) -> dict[str, A
                 tokens=rehearsal.tokens,
             )
             results = rehearsal.execute(assignment, "verify")
-            backward = [a.microbatch for a in schedule_of(plan).actions[0] if a.op is Op.BACKWARD]
             (compared,) = rehearsal.session.pool.run(
                 "holmes.train.tasks:compare_with_reference",
                 {
                     "assignment": assignment.to_json(),
                     "checkpoint": results[0]["checkpoint"],
-                    "microbatch_order": backward,
+                    "microbatch_order": list(schedule_of(plan).accumulation_order),
                 },
                 deadline_seconds=REFERENCE_SECONDS,
                 ranks=1,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from holmes.cost.axes import filled_share
+from holmes.cost.axes import filled_share, unfilled_seconds
 from holmes.cost.axes import in_flight as flight_of
 from holmes.plan.layout import Layout
 from holmes.planner.candidates import Choice
@@ -28,6 +28,7 @@ from holmes.planner.settings import Settings
 from holmes.planner.survey.stages import Stages, Work
 from holmes.planner.survey.tables import Floats, Tables
 from holmes.planner.warmup import MOST, WORTH
+from holmes.schedule.generate import WITH_WARMUP
 
 FEWEST: Looped = ("1f1b", 1)
 """No schedule holds fewer micro-batches."""
@@ -140,17 +141,16 @@ class Survey:
         counted = np.repeat(use, len(stages.micro) // len(micros), axis=1) & _distinct(stages)
         batch = _Batch.of(self, stages, schedules)
         seconds, bytes_, fits = batch.scored(counted.reshape(-1))
-        if "1f1b" in dict(schedules) and stages.count > 1:
-            extras = _extras(self, stages)
-            if extras.any():
-                warm = _Batch.of(self, stages, (("1f1b", 1),), extras)
-                at = schedules.index(("1f1b", 1)) * len(stages.micro)
-                rows = slice(at, at + len(stages.micro))
-                other = warm.scored(counted.reshape(-1)[rows])
-                better = other[2] & (~fits[rows] | (other[0] < seconds[rows]))
-                seconds[rows] = np.where(better, other[0], seconds[rows])
-                bytes_[rows] = np.where(better, other[1], bytes_[rows])
-                fits[rows] |= other[2]
+        warm = [looped for looped in schedules if looped[0] in WITH_WARMUP]
+        extras = _extras(self, stages) if warm and stages.count > 1 else np.zeros(0)
+        for looped in warm if extras.any() else ():
+            at = schedules.index(looped) * len(stages.micro)
+            rows = slice(at, at + len(stages.micro))
+            other = _Batch.of(self, stages, (looped,), extras).scored(counted.reshape(-1)[rows])
+            better = other[2] & (~fits[rows] | (other[0] < seconds[rows]))
+            seconds[rows] = np.where(better, other[0], seconds[rows])
+            bytes_[rows] = np.where(better, other[1], bytes_[rows])
+            fits[rows] |= other[2]
         return Scores(stages, schedules, seconds, bytes_, fits, counted.reshape(-1))
 
     def stages(self, ground: Ground, micros: tuple[int, ...]) -> Stages:
@@ -159,7 +159,8 @@ class Survey:
 
     def _schedules(self, layout: Layout, micro: int) -> list[Looped]:
         microbatches = self.global_batch // (micro * layout.dp)
-        return schedules_of(self.settings, layout.pp, microbatches, self.tables.layers)
+        blocks = self.tables.layers + 2
+        return schedules_of(self.settings, layout.pp, microbatches, blocks)
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,8 @@ class _Batch:
         flight = np.concatenate([_flight(stages, looped) for looped in schedules])
         turns = np.tile(_flight(stages, FEWEST), (len(schedules), 1))
         if extras is not None:
-            flight = turns = np.minimum(flight + extras, stages.microbatches[:, None])
+            most = stages.microbatches[:, None]
+            flight, turns = np.minimum(flight + extras, most), np.minimum(turns + extras, most)
 
         def each(values: list[float]) -> Floats:
             return np.repeat(np.array(values, dtype=float), count)
@@ -204,7 +206,7 @@ class _Batch:
             turns,
             each([filled_share(*looped) for looped in schedules]),
             each([virtual for _, virtual in schedules]),
-            each([name not in ("gpipe", "looped-bfs") for name, _ in schedules]) > 0,
+            each([name in WITH_WARMUP for name, _ in schedules]) > 0,
             each([name == "zero-bubble" for name, _ in schedules]) > 0,
         )
 
@@ -226,11 +228,13 @@ class _Batch:
         """The formula of the module."""
         stages, base = self.stages, self.base
         whole = work.forward + work.backward
-        fill = whole.sum(axis=1) - work.slowest
+        fill = self.share * (whole.sum(axis=1) - work.slowest)
+        trips = whole
         if self.splits.any():
-            plain = work.backward - stages.full_recompute[base] * work.forward
-            weights = np.minimum(work.forward, plain / 2)[:, 1:].sum(axis=1)
-            fill = np.where(self.splits, np.maximum(0.0, fill - weights), fill)
+            weights = np.where(self.splits[:, None], stages.weights(base, work.blocks), 0.0)
+            left = unfilled_seconds(work.forward, work.backward, weights)[:, 1:].sum(axis=1)
+            fill = np.where(self.splits, left, fill)
+            trips = whole - weights
         period: Floats = work.slowest
         crossed: Floats | float = 0.0
         if stages.count > 1:
@@ -238,10 +242,10 @@ class _Batch:
             crossed = 2.0 * cuts.sum(axis=1)
             wrapped = (self.virtual - 1) * stages.wrap[base]
             period = np.maximum(period, np.maximum(self.virtual * cuts.max(axis=1), wrapped))
-            stalls = np.where(self.trips, self._round_trips(whole, cuts), 0.0)
+            stalls = np.where(self.trips, self._round_trips(trips, cuts), 0.0)
             period = np.maximum(period, stalls)
         tail = self._tail(work)
-        found: Floats = stages.microbatches[base] * period + self.share * fill + crossed + tail
+        found: Floats = stages.microbatches[base] * period + fill + crossed + tail
         return found + self.survey.norms
 
     def _round_trips(self, whole: Floats, cuts: Floats) -> Floats:

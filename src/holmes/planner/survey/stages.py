@@ -119,12 +119,6 @@ class Stages:
         found[[0, -1]] = 0.0
         return found if self.count > 1 else np.full(1, float(self.tables.layers))
 
-    @cached_property
-    def full_recompute(self) -> Floats:
-        """1 where everything is recomputed, [row, 1]."""
-        full = np.array([float(mode == "full") for mode in self.tables.recomputes])
-        return self._spread(full[None, :, None, None])[:, None]
-
     def memory(self, rows: NDArray[np.int64], flight: Floats) -> tuple[Floats, Floats]:
         """Bytes of a stage without blocks and per block, [row, stage].
 
@@ -279,6 +273,27 @@ class Stages:
         ends_forward[:, -1] += self._spread(last.last_forward[..., None])
         ends_backward[:, -1] += self._spread(last.last_backward[..., None])
         return forward[:, index], backward[:, index], ends_forward, ends_backward
+
+    def weights(self, rows: NDArray[np.int64], blocks: Floats) -> Floats:
+        """Weights' gradients of a micro-batch on a stage with so many blocks, [row, stage]."""
+        each, ends = self._weights
+        found: Floats = ends[rows] + blocks * each[rows]
+        return found
+
+    @cached_property
+    def _weights(self) -> tuple[Floats, Floats]:
+        """Weights' gradients of a block, and of the ends of the chain, [row, stage]."""
+        layout = self.ground.layout
+        firsts, index = self._patterns
+        each = [
+            self.tables.block_times(self.ground.kinds[s], layout.tp, layout.cp, self.micros)
+            for s in firsts
+        ]
+        middle = np.stack([self._spread(times.weight[..., None]) for times in each], -1)
+        ends = np.zeros((len(self.micro), self.count))
+        ends[:, 0] += self._spread(each[index[0]].first_weight[..., None])
+        ends[:, -1] += self._spread(each[index[-1]].last_weight[..., None])
+        return middle[:, index], ends
 
     def _forward(self, times: BlockTimes, stage: int) -> Floats:
         whole = times.forward + self._ring(times, stage)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from holmes.cost.axes import Split, split_workload
 from holmes.cost.memory import split_by_tokens, stage_memory
 from holmes.cost.model import CostModel
+from holmes.cost.split import weight_seconds
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import Layout, Recompute, Sharding
 from holmes.workload.workload import Block, Workload
@@ -29,7 +30,8 @@ Floats = NDArray[np.float64]
 class BlockTimes:
     """Seconds by (micro, recompute, sequence): of a transformer block and of both ends.
 
-    ``attention`` is one forward of what selective recomputation repeats.
+    ``attention`` is one forward of what selective recomputation repeats; weights are the
+    part of a backward that no other stage waits for.
     """
 
     forward: Floats
@@ -39,6 +41,9 @@ class BlockTimes:
     last_forward: Floats
     last_backward: Floats
     attention: Floats
+    weight: Floats
+    first_weight: Floats
+    last_weight: Floats
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class Tables:
         return found
 
     def _times(self, slot: DeviceSlot, tp: int, cp: int, micros: tuple[int, ...]) -> Floats:
-        shape = (7, len(micros), len(self.recomputes), len(self.sequences))
+        shape = (10, len(micros), len(self.recomputes), len(self.sequences))
         found = np.zeros(shape)
         for s, sequence in enumerate(self.sequences):
             model = self._model(Split(cp))
@@ -150,6 +155,10 @@ class Tables:
                     first = read(0, slot, micro, tp, recompute)
                     last = read(middle.stop, slot, micro, tp, recompute)
                     plain = [read(i, slot, micro, tp, "none") for i in middle]
+                    weights = [
+                        weight_seconds(model.workload.blocks[i], read(i, slot, micro, tp))
+                        for i in range(middle.stop + 1)
+                    ]
                     again = [read(i, slot, micro, tp, "selective") for i in middle]
                     kept = sum(a.backward - b.backward for a, b in zip(again, plain, strict=True))
                     count = max(1, len(middle))
@@ -161,6 +170,9 @@ class Tables:
                         last.forward,
                         last.backward,
                         kept / count,
+                        sum(weights[1:-1]) / count,
+                        weights[0],
+                        weights[-1],
                     )
         return found
 

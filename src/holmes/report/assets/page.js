@@ -148,7 +148,7 @@ function schedule(root) {
       class: `span ${style} is-${source}` }));
     if (!lane.transport && source === "measured" && row[column.microbatch] !== null && width > 13) {
       node.append(svg("text", { x: left(wire) + width / 2, y: y + height - 4.5,
-        class: `number${row[column.op] === "backward" ? " on-dark" : ""}` }, row[column.microbatch]));
+        class: `number${row[column.op] !== "forward" ? " on-dark" : ""}` }, row[column.microbatch]));
     }
   }
 

@@ -122,7 +122,7 @@ def _folded(plan: Plan | None) -> list[int]:
     """With more than eight ranks: the first rank of each stage, shown until all are asked for."""
     if plan is None or plan.world_size <= 8:
         return []
-    return [stage.ranks[0] for stage in plan.stages]
+    return list(dict.fromkeys(stage.ranks[0] for stage in plan.stages))
 
 
 def _rows(timeline: Timeline, row: dict[tuple[int, str], int]) -> list[list[Any]]:
@@ -155,8 +155,8 @@ def gantt(runs: Sequence[RunData]) -> Html:
     key = tag(
         "ul",
         *(
-            tag("li", tag("span", class_=f"swatch op-{op}"), op)
-            for op in ("forward", "backward", "step")
+            tag("li", tag("span", class_=f"swatch op-{op}"), op.replace("_", " "))
+            for op in _computed(runs)
         ),
         tag("li", tag("span", class_="swatch wire"), "bytes moving, in the colour of the network"),
         tag("li", tag("span", class_="swatch waits"), "ready, waiting for a partner"),
@@ -188,6 +188,12 @@ def gantt(runs: Sequence[RunData]) -> Html:
         tag("div", id="gantt"),
         tag("noscript", tag("p", "This picture needs the page's own script.", class_="empty")),
     )
+
+
+def _computed(runs: Sequence[RunData]) -> list[str]:
+    """What the ranks of these runs compute, in the order in which they first do."""
+    spans = (span for run in runs for line in (run.predicted, run.measured) for span in line.spans)
+    return list(dict.fromkeys(span.op for span in spans if span.lane == COMPUTE_LANE))
 
 
 def _toggle(source: str, there: bool) -> Html:

@@ -1,210 +1,284 @@
 """Write a checkpoint: every rank its shards, then one rename that makes it count.
 
-Order: shards and their checksums, forced to disk; all ranks meet; rank 0 merges
-what they say into the manifest, then the marker, then renames the folder. A
-process killed at any moment leaves the previous checkpoint untouched.
+Order: room for all; shards, whose checksums are taken in memory first, forced to disk;
+every rank says so; rank 0 merges what they say into the manifest, then the marker, then
+renames the folder, then moves ``latest``, then prunes. A process killed at any moment
+leaves the previous checkpoint untouched.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
-import os
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-
-from holmes.errors import WriteError
+from holmes.errors import HolmesError, WriteError
+from holmes.runtime.checkpoint.agreement import Conversation
+from holmes.runtime.checkpoint.check import marker_of
 from holmes.runtime.checkpoint.folders import (
     MANIFEST,
     MARKER,
     PARTIAL,
     REPLACED,
+    Keep,
+    checkpoint_folder,
     flush_folder,
+    point_latest,
+    prune,
     remove,
+    sweep,
+    write_durably,
 )
-from holmes.runtime.checkpoint.manifest import Piece, Shard, checksum, dtype_name, merge
+from holmes.runtime.checkpoint.manifest import Manifest, Piece, merge
+from holmes.runtime.checkpoint.payload import (
+    Item,
+    checksum,
+    in_file_order,
+    make_header,
+    write_payload,
+)
+from holmes.runtime.checkpoint.shard import Shard, bytes_of, dtype_name
 
 HEADER_ROOM = 1 << 20
-"""Bytes asked for beyond the tensors: headers, manifest, and the file system's own."""
+"""Bytes asked for beyond the tensors of a rank: header, manifest, the file system's own."""
+PHASES = ("copy", "prepare", "write", "fsync", "manifest", "marker", "rename", "latest", "prune")
+"""The moments that a save announces, each before the act it is named after (``write`` in
+the middle of it)."""
+TOPICS = ("need", "go", "wrote")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OnPhase = Callable[[str], None]
 
 
-def write_checkpoint(
-    folder: Path,
-    rank: int,
-    world: int,
-    shards: Mapping[str, Shard],
-    meta: Mapping[str, Any],
-    barrier: Callable[[], None],
-) -> None:
-    """Write ``folder`` (see :func:`checkpoint_folder`); all ranks call this together.
+def no_phase(_: str) -> None:
+    """Nobody wants to know."""
 
-    Every rank reaches every barrier, also when its own writing fails, so that no one
-    waits for it; then all of them raise.
 
-    Args:
-        folder: on a file system that all ranks share.
-        rank: of the caller.
-        world: number of ranks.
-        shards: this rank's part of each named tensor. The parts of all ranks must
-            cover each tensor; parts that overlap must be equal.
+@dataclass(frozen=True)
+class Save:
+    """One save of one rank.
+
+    Attributes:
+        run: the run folder, on a file system that all ranks share.
+        step: the step that comes next.
+        shards: this rank's part of each named tensor, in host memory, not empty. The parts
+            of all ranks must cover each tensor; parts that overlap must be equal.
         meta: JSON-ready; rank 0's is stored.
-        barrier: returns when all ranks have called it.
+        keep: which older checkpoints stay.
+        copy_seconds: how long training stood still for the snapshot.
+    """
+
+    run: Path
+    step: int
+    shards: Mapping[str, Shard]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    keep: Keep = field(default_factory=Keep)
+    copy_seconds: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        return checkpoint_folder(self.run, self.step)
+
+    @property
+    def partial(self) -> Path:
+        return self.folder.with_name(self.folder.name + PARTIAL)
+
+    @property
+    def bytes_(self) -> int:
+        return sum(s.tensor.numel() * s.tensor.element_size() for s in self.shards.values())
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A checkpoint that counts; seconds are the longest over the ranks."""
+
+    folder: Path
+    bytes_: int
+    copy_seconds: float
+    write_seconds: float
+
+
+def write_checkpoint(save: Save, talk: Conversation, on_phase: OnPhase = no_phase) -> Committed:
+    """Write one checkpoint; all ranks call this, each with its own shards.
+
+    Every rank says how it went, also when its own writing fails, so that no one waits for
+    it; then all of them raise.
 
     Raises:
         WriteError: disk full, no permission, or another rank failed. Nothing of the
             new checkpoint is left; older ones are as they were.
     """
-    partial = folder.with_name(folder.name + PARTIAL)
-    problem: Exception | None = None
-    if rank == 0:
-        problem = _attempt(lambda: _fresh(partial), partial)
-    barrier()
-    problem = problem or _attempt(lambda: _write_rank(partial, rank, shards), partial)
-    if problem:
-        _discard_rank(partial, rank)
-    barrier()
-    if rank == 0:
-        problem = problem or _attempt(lambda: _commit(folder, partial, world, dict(meta)), partial)
-        if problem:
-            shutil.rmtree(partial, ignore_errors=True)
-    barrier()
-    if problem:
-        raise problem
-    if partial.exists() or not (folder / MARKER).is_file():
-        raise WriteError(
-            "the checkpoint was not written: another rank failed",
-            where=str(folder),
-            next_step="its log names the reason; older checkpoints are untouched",
-        )
-
-
-def _attempt(action: Callable[[], None], where: Path) -> Exception | None:
-    """Run ``action``; what went wrong as a value, so that the caller can go on to a barrier."""
+    talk.tell("need", {"bytes": save.bytes_})
+    if talk.rank == 0:
+        _first(lambda: _prepare(save, talk, on_phase), save, talk, "go")
+    go = talk.hear("go", 0)
+    _raise_told(go, save)
+    talk.allow(go["bytes"])
     try:
-        action()
-    except (OSError, SafetensorError) as error:
-        full = f"os error {errno.ENOSPC}" in str(error) or (
-            isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        )
-        return WriteError(
-            f"cannot write the checkpoint: {error}",
-            where=str(where),
-            next_step="free some space, or keep fewer checkpoints" if full else None,
-        )
+        wrote = _attempt(lambda: _write_rank(save, go["id"], talk.rank, on_phase), save.partial)
+    except HolmesError as error:
+        talk.tell("wrote", _problem(error, talk.rank))
+        if talk.rank == 0:
+            _first(lambda: _commit(save, talk, go["id"], on_phase), save, talk, "done", error)
+        raise
+    talk.tell("wrote", wrote)
+    if talk.rank == 0:
+        _first(lambda: _commit(save, talk, go["id"], on_phase), save, talk, "done")
+        talk.forget(TOPICS)
+    done = talk.hear("done", 0)
+    _raise_told(done, save)
+    return Committed(save.folder, done["bytes"], done["copy_seconds"], done["write_seconds"])
+
+
+def _first(
+    act: Callable[[], dict[str, Any]],
+    save: Save,
+    talk: Conversation,
+    topic: str,
+    own: HolmesError | None = None,
+) -> None:
+    """Act for all and say how it went; if not well, remove what is there and raise."""
+    try:
+        said = _attempt(act, save.partial)
+    except HolmesError as error:
+        shutil.rmtree(save.partial, ignore_errors=True)
+        talk.tell(topic, _problem(own or error, 0 if own or topic == "go" else None))
+        raise (own or error) from None
+    talk.tell(topic, said)
+
+
+def _attempt(action: Callable[[], dict[str, Any]], where: Path) -> dict[str, Any]:
+    """Run ``action``; whatever goes wrong becomes one message that can be told."""
+    try:
+        return action()
+    except HolmesError:
+        raise
+    except OSError as error:
+        raise WriteError(
+            f"cannot write the checkpoint: {error.strerror or error}",
+            where=str(error.filename or where),
+            next_step="free some space, or keep fewer checkpoints; older ones are untouched"
+            if error.errno in FULL
+            else "older checkpoints are untouched",
+        ) from None
     except Exception as error:
-        return error
-    return None
+        raise HolmesError(f"{type(error).__name__}: {error}", where=str(where)) from error
 
 
-def _fresh(partial: Path) -> None:
-    """An empty folder to write in, also where an earlier attempt left one."""
-    if partial.exists():
-        remove(partial)
-    partial.mkdir(parents=True)
+def _problem(error: HolmesError, rank: int | None) -> dict[str, Any]:
+    by = "" if rank is None else f"rank {rank}: "
+    said = {"what": error.what, "where": error.where, "why": error.why, "next": error.next_step}
+    return {"problem": {**said, "by": by}}
 
 
-def _write_rank(partial: Path, rank: int, shards: Mapping[str, Shard]) -> None:
-    host = _on_host(shards)
-    needed = sum(t.numel() * t.element_size() for t in host.values()) + HEADER_ROOM
-    _require_space(partial, needed)
-    file = f"rank-{rank}.safetensors"
-    tensors = {
-        name: {
-            "shape": list(shards[name].global_shape),
-            "dtype": dtype_name(flat.dtype),
-            "pieces": [vars(Piece(file, shards[name].start, shards[name].stop, checksum(flat)))],
-        }
-        for name, flat in host.items()
-    }
-    files = {}
-    if host:
-        files[file] = _write_tensors(partial / file, host)
-    said = json.dumps({"files": files, "tensors": tensors}).encode()
-    _write_bytes(partial / f"rank-{rank}.json", said)
+def _raise_told(said: dict[str, Any], save: Save) -> None:
+    problem = said.get("problem")
+    if problem is not None:
+        raise WriteError(
+            f"{problem['by']}{problem['what']}",
+            where=problem["where"] or str(save.folder),
+            why=problem["why"],
+            next_step=problem["next"],
+        )
 
 
-def _on_host(shards: Mapping[str, Shard]) -> dict[str, torch.Tensor]:
-    """Flat tensors in host memory, empty shards left out, no two in one storage.
-
-    Shards are often views of one bucket, and a safetensors file must hold each apart.
-    """
-    host: dict[str, torch.Tensor] = {}
-    storages: set[int] = set()
-    for name, shard in shards.items():
-        if shard.stop == shard.start:
-            continue
-        flat = shard.tensor.detach().reshape(-1).to("cpu").contiguous()
-        if flat.untyped_storage().data_ptr() in storages:
-            flat = flat.clone()
-        storages.add(flat.untyped_storage().data_ptr())
-        host[name] = flat
-    return host
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
+def _prepare(save: Save, talk: Conversation, on_phase: OnPhase) -> dict[str, Any]:
+    """An empty folder with room for everybody's shards, and the id of this save."""
+    on_phase("prepare")
+    needed = sum(said["bytes"] for said in talk.hear_all("need")) + talk.world * HEADER_ROOM
+    sweep(save.run)
+    save.folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(save.folder.parent).free
     if free < needed:
         raise WriteError(
             "not enough space for the checkpoint",
-            where=str(folder.parent),
-            why=f"this rank needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free",
-            next_step="free some space, or keep fewer checkpoints",
+            where=str(save.folder.parent),
+            why=f"it needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free",
+            next_step="free some space, or keep fewer checkpoints; older ones are untouched",
         )
+    save.partial.mkdir()
+    return {"id": secrets.token_hex(8), "bytes": needed}
 
 
-def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> int:
-    """Write and force to disk; the file's size."""
-    save_file(tensors, path)
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
-        return os.fstat(handle.fileno()).st_size
+def _write_rank(save: Save, id_: str, rank: int, on_phase: OnPhase) -> dict[str, Any]:
+    start = time.monotonic()
+    file = f"rank-{rank}.safetensors"
+    data = {name: bytes_of(shard.tensor) for name, shard in save.shards.items()}
+    items = in_file_order(
+        [Item(n, dtype_name(s.tensor.dtype), s.tensor.numel()) for n, s in save.shards.items()]
+    )
+    tensors: dict[str, Any] = {}
+    offset = 0
+    for item in items:
+        shard = save.shards[item.name]
+        crc = checksum(data[item.name])
+        piece = Piece(file, offset, shard.start, shard.stop, crc, shard.box)
+        tensors[item.name] = {
+            "shape": list(shard.global_shape),
+            "dtype": item.dtype,
+            "piece": vars(piece),
+        }
+        offset += item.bytes_
+    files = {}
+    if items:
+        payload = [data[item.name] for item in items]
+        files[file] = write_payload(save.partial / file, make_header(items, id_), payload, on_phase)
+    seconds = {"copy_seconds": save.copy_seconds, "write_seconds": time.monotonic() - start}
+    return {"files": files, "tensors": tensors, **seconds}
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    with path.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
+def _commit(save: Save, talk: Conversation, id_: str, on_phase: OnPhase) -> dict[str, Any]:
+    """Manifest, marker, rename, pointer, pruning; what to tell the others."""
+    said = talk.hear_all("wrote")
+    for one in said:
+        _raise_told(one, save)
+    files, tensors = merge(said)
+    _check_present(save, files)
+    seconds = {name: max(one[name] for one in said) for name in ("copy_seconds", "write_seconds")}
+    meta = {**save.meta, "save": seconds}
+    on_phase("manifest")
+    data = Manifest(id_, save.step, talk.world, meta, files, tensors).to_json()
+    write_durably(save.partial / MANIFEST, data)
+    on_phase("marker")
+    write_durably(save.partial / MARKER, marker_of(data))
+    flush_folder(save.partial)
+    on_phase("rename")
+    _rename(save)
+    on_phase("latest")
+    point_latest(save.folder)
+    on_phase("prune")
+    prune(save.run, save.keep)
+    return {"bytes": sum(files.values()), **seconds}
 
 
-def _discard_rank(partial: Path, rank: int) -> None:
-    """Delete what a rank wrote before it failed, so that rank 0 sees it is missing."""
-    for path in partial.glob(f"rank-{rank}.*"):
-        path.unlink(missing_ok=True)
+def _check_present(save: Save, files: Mapping[str, int]) -> None:
+    """Rank 0 must see what all ranks wrote, or they do not share the file system."""
+    for file, size in files.items():
+        path = save.partial / file
+        if not path.is_file() or path.stat().st_size != size:
+            raise WriteError(
+                f"the checkpoint was not written: {file} is not there",
+                where=str(save.partial),
+                why="the rank that wrote it does not share this file system",
+                next_step="let all hosts write to one shared folder (`output=FOLDER`)",
+            )
 
 
-def _commit(folder: Path, partial: Path, world: int, meta: dict[str, Any]) -> None:
-    said = [partial / f"rank-{rank}.json" for rank in range(world)]
-    missing = [str(rank) for rank, path in enumerate(said) if not path.is_file()]
-    if missing:
-        raise WriteError(
-            f"the checkpoint was not written: rank {', '.join(missing)} left nothing",
-            where=str(folder),
-            why="it failed, or does not share this file system",
-            next_step="see the log of that rank; older checkpoints are untouched",
-        )
-    manifest = merge([json.loads(path.read_bytes()) for path in said], meta).to_json()
-    for path in said:
-        path.unlink()
-    _write_bytes(partial / MANIFEST, manifest)
-    _write_bytes(partial / MARKER, hashlib.sha256(manifest).hexdigest().encode() + b"\n")
-    flush_folder(partial)
-    replaced = folder.with_name(folder.name + REPLACED)
-    if folder.exists():
-        folder.rename(replaced)
+def _rename(save: Save) -> None:
+    """The moment from which on the checkpoint counts."""
+    replaced = save.folder.with_name(save.folder.name + REPLACED)
+    if save.folder.exists():
+        save.folder.rename(replaced)
     try:
-        partial.rename(folder)
+        save.partial.rename(save.folder)
     except OSError:
         if replaced.exists():
-            replaced.rename(folder)
+            replaced.rename(save.folder)
         raise
-    flush_folder(folder.parent)
+    flush_folder(save.folder.parent)
     if replaced.exists():
         remove(replaced)

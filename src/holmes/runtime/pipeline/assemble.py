@@ -1,4 +1,4 @@
-"""Put one rank together from a Plan: its stage, its optimiser, its interpreter."""
+"""Put one rank together from a Plan: its stages, its optimiser, its interpreter."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from holmes.plan.program import program_of
 from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.interpreter import Interpreter
 from holmes.runtime.pipeline.pace import Pace
+from holmes.runtime.pipeline.recompute import recompute_attention
 from holmes.runtime.pipeline.stage import Autocast, LossFunction, StagePlace, TorchStage
-from holmes.runtime.pipeline.virtual import VirtualOptimizer, VirtualStage
+from holmes.runtime.pipeline.virtual import BlockSeconds, VirtualOptimizer, VirtualStage
 from holmes.runtime.sharding.bucket_state import AdamWSettings
 from holmes.runtime.sharding.buckets import Slot, flatten, slots_of
 from holmes.runtime.sharding.optimizer import ShardedAdamW
@@ -26,10 +27,10 @@ Optimizer = TypeVar("Optimizer")
 
 @dataclass(frozen=True)
 class StageModel:
-    """The real blocks of one stage and what parallel code must know about them.
+    """The real blocks of a model and what parallel code must know about them.
 
     Attributes:
-        blocks: modules of the stage's blocks, in model order.
+        build: the modules of blocks [start, stop), in model order.
         loss: of the last block's output and the targets, a mean over the micro-batch.
         decays: from a tensor's shape, whether weight decay applies.
         tied: pairs of names of one shared weight, the canonical one first.
@@ -37,7 +38,7 @@ class StageModel:
         pace: what holds the computation to the speed of the device it stands for.
     """
 
-    blocks: Sequence[nn.Module]
+    build: Callable[[int, int], Sequence[nn.Module]]
     loss: LossFunction
     decays: Callable[[Sequence[int]], bool]
     tied: Sequence[tuple[str, str]] = ()
@@ -51,13 +52,12 @@ class Engine(Generic[Optimizer]):
 
     interpreter: Interpreter
     optimizer: Optimizer
-    place: StagePlace
     slots: tuple[Slot, ...] = ()
 
 
-def stage_of(plan: Plan, rank: int) -> Stage:
-    """The stage that a logical rank holds."""
-    return next(stage for stage in plan.stages if rank in stage.ranks)
+def stages_of(plan: Plan, rank: int) -> tuple[Stage, ...]:
+    """The (virtual) stages that a logical rank holds, in model order."""
+    return tuple(stage for stage in plan.stages if rank in stage.ranks)
 
 
 def place_of(plan: Plan, stage: Stage) -> StagePlace:
@@ -73,63 +73,84 @@ def real_engine(
     Raises:
         ConfigError: when the model is not the one that was planned.
     """
-    stage = stage_of(plan, groups.rank)
-    place = place_of(plan, stage)
-    members = len(stage.ranks)
+    mine = stages_of(plan, groups.rank)
+    ranks = mine[0].ranks
     workload = plan.workload
-    slots = slots_of(model.blocks, place.start, workload, model.decays, model.tied)
-    buckets = flatten(slots, stage.buckets, members, stage.ranks.index(groups.rank))
-    optimizer = ShardedAdamW(buckets, settings, members, keep_whole=plan.sharding == "none")
-    program = TorchStage(
-        place,
-        model.blocks,
-        model.loss,
-        plan.schedule.microbatches * plan.layout.dp,
-        torch.empty(
-            (plan.batch.micro, workload.sequence, workload.hidden),
-            dtype=slots[0].parameter.dtype,
-            device=groups.device,
-        ),
-        recompute=plan.recompute == "full",
-        autocast=model.autocast,
+    built = {stage.stage: model.build(*stage.blocks) for stage in mine}
+    slots = [
+        slot
+        for stage in mine
+        for slot in slots_of(
+            built[stage.stage], stage.blocks[0], workload, model.decays, model.tied
+        )
+    ]
+    planned = [bucket for stage in mine for bucket in stage.buckets]
+    buckets = flatten(slots, planned, len(ranks), ranks.index(groups.rank))
+    optimizer = ShardedAdamW(buckets, settings, len(ranks), keep_whole=plan.sharding == "none")
+    boundary = torch.empty(
+        (plan.batch.micro, workload.sequence, workload.hidden),
+        dtype=slots[0].parameter.dtype,
+        device=groups.device,
     )
+    if plan.recompute == "selective":
+        recompute_attention(block for blocks in built.values() for block in blocks)
+    stages = [
+        TorchStage(
+            place_of(plan, stage),
+            built[stage.stage],
+            model.loss,
+            plan.schedule.microbatches * plan.layout.dp,
+            boundary,
+            recompute=plan.recompute == "full",
+            autocast=model.autocast,
+        )
+        for stage in mine
+    ]
     interpreter = Interpreter(
-        program_of(plan), groups, program, optimizer, _tensors(plan), model.pace
+        program_of(plan), groups, stages, optimizer, _tensors(plan), model.pace
     )
-    return Engine(interpreter, optimizer, place, tuple(slots))
+    return Engine(interpreter, optimizer, tuple(slots))
 
 
 def virtual_engine(
     plan: Plan,
     groups: Groups,
-    seconds: Mapping[int, tuple[float, float]],
+    seconds: Mapping[int, BlockSeconds],
     seconds_per_element: float,
 ) -> Engine[VirtualOptimizer]:
     """The engine of a rank that sleeps instead of computing.
 
     Args:
-        seconds: block index to (forward, backward) seconds of one micro-batch.
+        seconds: by block; those of this rank's stages at least.
         seconds_per_element: of the optimiser's update of one parameter.
     """
-    stage = stage_of(plan, groups.rank)
-    place = place_of(plan, stage)
-    blocks = plan.workload.blocks
-    mine = {index: seconds[index] for index in range(place.start, place.stop)}
-    program = VirtualStage(
-        place,
-        mine,
-        0 if place.is_first else int(blocks[place.start - 1].output_bytes * plan.batch.micro),
-        0 if place.is_last else int(blocks[place.stop - 1].output_bytes * plan.batch.micro),
-    )
+    mine = stages_of(plan, groups.rank)
+    stages = [
+        VirtualStage(
+            place_of(plan, stage),
+            {index: seconds[index] for index in range(*stage.blocks)},
+            _boundary_bytes(plan, stage.blocks[0]),
+            _boundary_bytes(plan, stage.blocks[1]),
+        )
+        for stage in mine
+    ]
     optimizer = VirtualOptimizer(
-        stage.buckets,
-        len(stage.ranks),
+        tuple(bucket for stage in mine for bucket in stage.buckets),
+        len(mine[0].ranks),
         seconds_per_element,
         gradient_bytes=plan.workload.gradient_bytes,
         parameter_bytes=plan.workload.parameter_bytes,
     )
-    interpreter = Interpreter(program_of(plan), groups, program, optimizer, _tensors(plan))
-    return Engine(interpreter, optimizer, place)
+    interpreter = Interpreter(program_of(plan), groups, stages, optimizer, _tensors(plan))
+    return Engine(interpreter, optimizer)
+
+
+def _boundary_bytes(plan: Plan, border: int) -> int:
+    """Bytes of one micro-batch between block ``border`` - 1 and the next; 0 at the ends."""
+    blocks = plan.workload.blocks
+    if border in (0, len(blocks)):
+        return 0
+    return int(blocks[border - 1].output_bytes * plan.batch.micro)
 
 
 def _tensors(plan: Plan) -> int:

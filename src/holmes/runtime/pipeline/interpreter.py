@@ -7,7 +7,7 @@ rules, so measured and predicted spans share instruction ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,7 @@ class Interpreter:
     """Runs the program of one rank.
 
     Args:
+        stages: the (virtual) stages of this rank, in model order.
         tensors: parameter tensors of the whole model, the length of the squared norms.
         pace: what holds this rank's computation to the speed of its device.
 
@@ -60,7 +61,7 @@ class Interpreter:
         self,
         program: Program,
         groups: Groups,
-        stage: StageProgram,
+        stages: Sequence[StageProgram],
         optimizer: StepOptimizer,
         tensors: int,
         pace: Pace | None = None,
@@ -68,14 +69,14 @@ class Interpreter:
         self._rank = groups.rank
         self._list = program.ranks[groups.rank]
         self._groups = groups
-        self._stage = stage
+        self._stages = {stage.place.stage: stage for stage in stages}
         self._optimizer = optimizer
         self._clock = groups.clock
         self._pace = pace or Pace(None)
         self._tensors = tensors
         self._completion = Completion()
         self._buffers: dict[str, Tensor] = {}
-        self._batches: dict[int, MicroBatch] = {}
+        self._batches: dict[tuple[int, int], MicroBatch] = {}
         self._spans: list[Span] = []
         self._outcome = Outcome(0.0, False)
         self._load: LoadBatch | None = None
@@ -137,22 +138,25 @@ class Interpreter:
         Nothing is kept for backward. Parameters are brought up to date first.
         """
         self.gather_parameters()
-        place = self._stage.place
         total = torch.zeros(2, dtype=torch.float64, device=self._groups.device)
-        down = [c for lane, c in self._comms.items() if lane.endswith(".down")]
-        before = next((c for c in down if c.index == 1), None)
-        after = next((c for c in down if c.index == 0), None)
+        down = [ins for ins in self._list if ins.lane.endswith(".down")]
+        before = {ins.stage: ins for ins in down if ins.op is Op.RECEIVE}
+        after = {ins.stage: ins for ins in down if ins.op is Op.SEND}
         for microbatch in range(count):
-            received = None
-            if before is not None:
-                received = self._stage.new_input()
-                collectives.receive(before, received, before.ranks[0])
-            batch = load_batch(microbatch) if self._stage.uses_data else None
-            output = self._stage.evaluate(received, batch)
-            if after is not None:
-                collectives.send(after, output, after.ranks[1])
-            if place.is_last:
-                total += torch.tensor([output.item(), 1.0], dtype=total.dtype, device=total.device)
+            for number, stage in self._stages.items():
+                received = None
+                if number in before:
+                    source = before[number]
+                    received = stage.new_input()
+                    collectives.receive(self._comms[source.lane], received, source.peer[0].rank)
+                batch = load_batch(microbatch) if stage.uses_data else None
+                output = stage.evaluate(received, batch)
+                if number in after:
+                    target = after[number]
+                    collectives.send(self._comms[target.lane], output, target.peer[0].rank)
+                if stage.place.is_last:
+                    total[0] += output.item()
+                    total[1] += 1.0
         if self._groups.world_size > 1:
             collectives.all_reduce(self._groups["world"], total)
         loss, samples = total.tolist()
@@ -183,29 +187,34 @@ class Interpreter:
             self._finish_stream()  # lanes gather what the update wrote, on streams of their own
         elif ins.op is Op.FORWARD:
             self._forward(ins)
+        elif ins.op is Op.WEIGHT_GRADIENT:
+            self._stages[ins.stage].weight_gradient(_microbatch(ins), ins.blocks)
         else:
             self._backward(ins)
 
     def _forward(self, ins: Instruction) -> None:
-        place, micro = self._stage.place, _microbatch(ins)
+        stage, micro = self._stages[ins.stage], _microbatch(ins)
+        place, key = stage.place, (ins.stage, micro)
         received = None
         if ins.blocks[0] == place.start:
             if not place.is_first:
                 received = self._buffers.pop(f"input.s{ins.stage}.m{micro}")
-            if self._load is not None and self._stage.uses_data:
-                self._batches[micro] = self._load(micro)
+            if self._load is not None and stage.uses_data:
+                self._batches[key] = self._load(micro)
         ends = ins.blocks[1] == place.stop
-        batch = self._batches.pop(micro, None) if ends else self._batches.get(micro)
-        output = self._stage.forward(micro, ins.blocks, received, batch)
+        batch = self._batches.pop(key, None) if ends else self._batches.get(key)
+        output = stage.forward(micro, ins.blocks, received, batch)
         if ends and not place.is_last:
             self._buffers[ins.buffer] = output
 
     def _backward(self, ins: Instruction) -> None:
-        place, micro = self._stage.place, _microbatch(ins)
+        stage, micro = self._stages[ins.stage], _microbatch(ins)
+        place = stage.place
         received = None
         if ins.blocks[1] == place.stop and not place.is_last:
             received = self._buffers.pop(f"output_gradient.s{ins.stage}.m{micro}")
-        gradient = self._stage.backward(micro, ins.blocks, received)
+        run = stage.backward if ins.op is Op.BACKWARD else stage.input_gradient
+        gradient = run(micro, ins.blocks, received)
         if ins.blocks[0] == place.start and not place.is_first:
             assert gradient is not None
             self._buffers[ins.buffer] = gradient
@@ -217,8 +226,7 @@ class Interpreter:
         if ins.op is Op.SEND:
             collectives.send(comm, self._buffers.pop(ins.buffer), ins.peer[0].rank)
         elif ins.op is Op.RECEIVE:
-            downward = ins.lane.endswith(".down")
-            buffer = self._stage.new_input() if downward else self._stage.new_output_gradient()
+            buffer = self._boundary_buffer(ins)
             collectives.receive(comm, buffer, ins.peer[0].rank)
             self._buffers[ins.buffer] = buffer
         elif ins.op is Op.REDUCE_SCATTER:
@@ -238,10 +246,15 @@ class Interpreter:
         if self._groups.device.type == "cuda":
             torch.cuda.current_stream(self._groups.device).synchronize()
 
+    def _boundary_buffer(self, ins: Instruction) -> Tensor:
+        """Room for what a receive brings."""
+        stage = self._stages[ins.stage]
+        return stage.new_input() if ins.lane.endswith(".down") else stage.new_output_gradient()
+
     def _fill_squares(self) -> None:
         """This rank's squared norms, and behind them its losses."""
         self._optimizer.add_squares(self._squares)
-        self._squares[-1] = self._stage.take_loss() or 0.0
+        self._squares[-1] = sum(stage.take_loss() or 0.0 for stage in self._stages.values())
 
     def _empty_squares(self) -> Tensor:
         return torch.zeros(
@@ -269,8 +282,7 @@ class Interpreter:
         for ins in self._list:
             if ins.op is not Op.RECEIVE:
                 continue
-            downward = ins.lane.endswith(".down")
-            buffer = self._stage.new_input() if downward else self._stage.new_output_gradient()
+            buffer = self._boundary_buffer(ins)
             if buffer.nbytes != ins.bytes:
                 raise ConfigError(
                     f"stage {ins.stage} receives {buffer.nbytes} bytes per micro-batch, "

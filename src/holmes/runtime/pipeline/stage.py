@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from holmes.runtime.pipeline.split import WeightPart, input_gradient
+
 Blocks = tuple[int, int]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -72,6 +74,14 @@ class StageProgram(Protocol):
         stage that is not the last. Frees the activations of the range.
         """
 
+    def input_gradient(
+        self, microbatch: int, blocks: Blocks, received: Tensor | None
+    ) -> Tensor | None:
+        """The part of :meth:`backward` that the stages above wait for; keeps activations."""
+
+    def weight_gradient(self, microbatch: int, blocks: Blocks) -> None:
+        """The rest of it: add to the weights' gradients. Frees the activations of the range."""
+
     def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
         """Forward without keeping anything; the last stage returns the mean loss."""
 
@@ -123,6 +133,7 @@ class TorchStage:
         self._recompute = recompute
         self._autocast = autocast
         self._kept: dict[tuple[int, int], _Kept] = {}
+        self._waiting: dict[tuple[int, int], list[WeightPart]] = {}
         self._between: dict[int, Tensor] = {}
         self._losses: list[Tensor] = []
 
@@ -154,19 +165,29 @@ class TorchStage:
         return x.detach().contiguous()
 
     def backward(self, microbatch: int, blocks: Blocks, received: Tensor | None) -> Tensor | None:
-        gradient = self._take_on_this_stream(received)
-        if blocks[1] < self.place.stop:
-            gradient = self._between.pop(microbatch)
+        gradient = self._range_gradient(microbatch, blocks, received)
         for index in reversed(range(*blocks)):
             kept = self._kept.pop((microbatch, index))
-            output = kept.output if kept.output is not None else self._again(index, kept)
-            torch.autograd.backward(output, gradient)
+            torch.autograd.backward(self._output(index, kept), gradient)
             gradient = kept.input.grad
-        if blocks[0] > self.place.start:
-            assert gradient is not None
-            self._between[microbatch] = gradient
+        return self._range_done(microbatch, blocks, gradient)
+
+    def input_gradient(
+        self, microbatch: int, blocks: Blocks, received: Tensor | None
+    ) -> Tensor | None:
+        gradient = self._range_gradient(microbatch, blocks, received)
+        for index in reversed(range(*blocks)):
+            kept = self._kept.pop((microbatch, index))
+            gradient, self._waiting[microbatch, index] = input_gradient(
+                self._output(index, kept), kept.input, gradient
+            )
+        return self._range_done(microbatch, blocks, gradient)
+
+    def weight_gradient(self, microbatch: int, blocks: Blocks) -> None:
+        for index in reversed(range(*blocks)):
+            for part in self._waiting.pop((microbatch, index)):
+                part.run()
         self._finish()
-        return None if gradient is None else gradient.contiguous()
 
     @torch.no_grad()
     def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
@@ -202,6 +223,22 @@ class TorchStage:
         assert taken is not None
         return taken
 
+    def _range_gradient(
+        self, microbatch: int, blocks: Blocks, received: Tensor | None
+    ) -> Tensor | None:
+        if blocks[1] < self.place.stop:
+            return self._between.pop(microbatch)
+        return self._take_on_this_stream(received)
+
+    def _range_done(
+        self, microbatch: int, blocks: Blocks, gradient: Tensor | None
+    ) -> Tensor | None:
+        if blocks[0] > self.place.start:
+            assert gradient is not None
+            self._between[microbatch] = gradient
+        self._finish()
+        return None if gradient is None else gradient.contiguous()
+
     def _is_loss(self, index: int) -> bool:
         return index == self.place.total - 1
 
@@ -212,8 +249,11 @@ class TorchStage:
             output = self._loss(output, targets) / self._divisor
         return output
 
-    def _again(self, index: int, kept: _Kept) -> Tensor:
-        """Run a block a second time, with the random numbers it had the first time."""
+    def _output(self, index: int, kept: _Kept) -> Tensor:
+        """A block's output with its graph; where it was not kept, the block runs a second
+        time, with the random numbers it had the first time."""
+        if kept.output is not None:
+            return kept.output
         assert kept.rng is not None
         device = kept.input.device
         now = _rng_state(device)

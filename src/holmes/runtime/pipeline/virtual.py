@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,14 @@ from holmes.runtime.sharding.optimizer import Outcome
 from holmes.schedule.instruction import Bucket
 
 SPIN_SECONDS = 0.0002
+
+
+class BlockSeconds(NamedTuple):
+    """Of one micro-batch; ``backward`` has both parts, of which ``weight`` is the weights'."""
+
+    forward: float
+    backward: float
+    weight: float
 
 
 def sleep(seconds: float) -> None:
@@ -33,8 +42,8 @@ class VirtualStage:
     """A stage whose blocks take given times.
 
     Args:
-        seconds: block index to (forward, backward) seconds of one micro-batch; the
-            backward time includes recomputation where the plan has it.
+        seconds: of each block; the backward time includes recomputation where the plan
+            has it.
         input_bytes, output_bytes: boundary sizes of one micro-batch.
     """
 
@@ -43,7 +52,7 @@ class VirtualStage:
     def __init__(
         self,
         place: StagePlace,
-        seconds: Mapping[int, tuple[float, float]],
+        seconds: Mapping[int, BlockSeconds],
         input_bytes: int,
         output_bytes: int,
     ) -> None:
@@ -61,15 +70,28 @@ class VirtualStage:
     def forward(
         self, microbatch: int, blocks: Blocks, received: Tensor | None, batch: MicroBatch | None
     ) -> Tensor:
-        sleep(sum(self._seconds[index][0] for index in range(*blocks)))
+        sleep(sum(self._seconds[index].forward for index in range(*blocks)))
         return self._output
 
     def backward(self, microbatch: int, blocks: Blocks, received: Tensor | None) -> Tensor | None:
-        sleep(sum(self._seconds[index][1] for index in range(*blocks)))
+        sleep(sum(self._seconds[index].backward for index in range(*blocks)))
+        return self._gradient(blocks)
+
+    def input_gradient(
+        self, microbatch: int, blocks: Blocks, received: Tensor | None
+    ) -> Tensor | None:
+        mine = [self._seconds[index] for index in range(*blocks)]
+        sleep(sum(block.backward - block.weight for block in mine))
+        return self._gradient(blocks)
+
+    def weight_gradient(self, microbatch: int, blocks: Blocks) -> None:
+        sleep(sum(self._seconds[index].weight for index in range(*blocks)))
+
+    def _gradient(self, blocks: Blocks) -> Tensor | None:
         return None if self.place.is_first and blocks[0] == self.place.start else self._input
 
     def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
-        sleep(sum(forward for forward, _ in self._seconds.values()))
+        sleep(sum(block.forward for block in self._seconds.values()))
         return torch.zeros(()) if self.place.is_last else self._output
 
     def take_loss(self) -> float | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from holmes.errors import HolmesError
 from holmes.runtime import collectives
-from holmes.runtime.checkpoint.manifest import Shard
+from holmes.runtime.checkpoint.shard import Shard
 from holmes.runtime.communicator import Communicator
 from holmes.runtime.sharding.bucket_state import STATES, AdamWSettings, BucketState
 from holmes.runtime.sharding.buckets import FlatBucket
@@ -75,6 +75,8 @@ class ShardedAdamW:
         self._settings = settings
         self._deferred = keep_whole and members > 1
         self._pending: dict[int, float] = {}
+        # Filled as buckets are reduced, under the backward, so that the norm is soon known.
+        self._squares: dict[int, list[tuple[int, Tensor]]] = {}
         self._states = {b.index: BucketState(b, settings, whole=self._deferred) for b in buckets}
         longest = max(buckets, key=lambda b: b.gradients.numel()).gradients
         needed = collectives.scratch_elements(longest.numel(), members)
@@ -87,6 +89,7 @@ class ShardedAdamW:
 
     def reduce(self, bucket: int, comm: Communicator) -> None:
         collectives.reduce_scatter(comm, self._buckets[bucket].gradients, self._scratch)
+        self._squares[bucket] = self._squares_of(self._buckets[bucket])
 
     def gather(self, bucket: int, comm: Communicator) -> None:
         flat = self._buckets[bucket]
@@ -105,11 +108,19 @@ class ShardedAdamW:
             collectives.all_reduce(comm, flat.gradients[item.start : item.stop])
 
     def add_squares(self, squares: Tensor) -> None:
-        for bucket in self._buckets.values():
-            for item in bucket.placed:
-                low, high = item.overlap(*bucket.shard)
-                if item.slot.counted and low < high:
-                    squares[item.slot.norm_index] += sum_of_squares(bucket.gradients[low:high])
+        for index, bucket in self._buckets.items():
+            for place, square in self._squares.pop(index, None) or self._squares_of(bucket):
+                squares[place] += square
+
+    @staticmethod
+    def _squares_of(bucket: FlatBucket) -> list[tuple[int, Tensor]]:
+        """(place in the norm vector, sum of squares) of this rank's part of each tensor."""
+        found = []
+        for item in bucket.placed:
+            low, high = item.overlap(*bucket.shard)
+            if item.slot.counted and low < high:
+                found.append((item.slot.norm_index, sum_of_squares(bucket.gradients[low:high])))
+        return found
 
     def step(self, squares: Tensor) -> Outcome:
         norm = global_norm(squares)
