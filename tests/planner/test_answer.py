@@ -14,6 +14,7 @@ from holmes.hardware.site import Site
 from holmes.plan.program import program_of
 from holmes.planner.answer import Wanted, answer
 from holmes.planner.breakdown import breakdown
+from holmes.planner.draft import dealt
 from holmes.planner.groups import with_bytes
 from holmes.planner.megatron import arguments, export, hosts
 from holmes.planner.note import change_lines, time_lines
@@ -144,6 +145,15 @@ def test_closed_bytes_are_those_of_the_lists() -> None:
         closed = with_closed_bytes(plan.groups, plan)
         for a, b in zip(listed, closed, strict=True):
             assert a.bytes_per_step == pytest.approx(b.bytes_per_step, rel=1e-6), a.name
+
+
+def test_dealt_borders_keep_all_blocks() -> None:
+    borders = dealt(((0, 7), (7, 12), (12, 20)), 3)
+    assert len(borders) == 9
+    assert borders[0][0] == 0 and borders[-1][1] == 20
+    assert all(a[1] == b[0] and a[0] < a[1] for a, b in pairwise(borders))
+    counts = [sum(stop - start for start, stop in borders[rank::3]) for rank in range(3)]
+    assert counts == [7, 5, 8]
 
 
 def test_megatron_arguments_say_the_plan(tmp_path: Path) -> None:

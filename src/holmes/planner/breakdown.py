@@ -117,9 +117,7 @@ def _mean(draft: Draft, choice: Choice, *, tensor: bool = True, ring: bool = Tru
     other = Estimates(old.settings, old.shape, ground, choice)
     if not ring and isinstance(other.cost, SplitCost):
         other = WithoutRings(old.settings, old.shape, ground, choice)
-    costs = other.stage_costs((0,) * len(draft.borders))
-    each = [costs.seconds(s, *blocks) for s, blocks in enumerate(draft.borders)]
-    return sum(each) / draft.shape.layout.pp
+    return sum(other.seconds(draft.borders)) / draft.shape.layout.pp
 
 
 def _steps(draft: Draft) -> tuple[float, float]:

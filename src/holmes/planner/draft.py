@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 
 from holmes.plan.layout import Layout, Recompute, ScheduleName
 from holmes.plan.plan import Plan, Predicted, ScheduleChoice, Stage
@@ -63,8 +64,7 @@ class Draft:
     @cached_property
     def stage_seconds(self) -> tuple[float, ...]:
         """Forward and backward of one micro-batch on each virtual stage."""
-        costs = self.estimates.stage_costs((0,) * len(self.borders))
-        return tuple(costs.seconds(s, *blocks) for s, blocks in enumerate(self.borders))
+        return self.estimates.seconds(self.borders)
 
     @cached_property
     def rank_seconds(self) -> tuple[float, ...]:
@@ -75,9 +75,10 @@ class Draft:
     @cached_property
     def least_seconds(self) -> float:
         """The partition's objective: the step time if the cuts between stages were free."""
-        return objective(
-            self.estimates.stage_costs(flight_of(self.estimates, self.extras)), self.borders
-        )
+        if self.choice.virtual_stages > 1:
+            return self.shape.microbatches * max(self.rank_seconds)
+        flight = flight_of(self.estimates, self.extras)
+        return objective(self.estimates.stage_costs(flight), self.borders)
 
     @cached_property
     def memory(self) -> tuple[int, ...]:
@@ -187,21 +188,19 @@ def draft(
     extras = _first_warmup(request, estimates)
     bare = (0,) * len(extras) if request.wishes.extra_warmup is None else extras
     for tried in dict.fromkeys((extras, bare)):
-        borders = _cut(settings, estimates, flight_of(estimates, tried), limit)
-        if borders is None:
-            continue
-        found = Draft(request, settings, estimates, borders, tried)
-        if found.fits():
-            return found
-        if request.wishes.extra_warmup is None:
-            lowered = within_memory(tried, lambda e, d=found: d.with_warmup(e).fits())  # type: ignore[misc]
-            if found.with_warmup(lowered).fits():
-                return found.with_warmup(lowered)
+        for borders in _cuts(settings, estimates, flight_of(estimates, tried), limit):
+            found = Draft(request, settings, estimates, borders, tried)
+            if found.fits():
+                return found
+            if request.wishes.extra_warmup is None:
+                lowered = within_memory(tried, lambda e, d=found: d.with_warmup(e).fits())  # type: ignore[misc]
+                if found.with_warmup(lowered).fits():
+                    return found.with_warmup(lowered)
     return _why_not(estimates, bare)
 
 
 def flight_of(estimates: Estimates, extras: Extras) -> tuple[float, ...]:
-    """Micro-batches between forward and backward, per virtual stage."""
+    """Micro-batches between forward and backward, per pipeline rank."""
     choice, shape = estimates.choice, estimates.shape
     return in_flight(
         choice.schedule, shape.layout.pp, shape.microbatches, choice.virtual_stages, extras
@@ -210,9 +209,8 @@ def flight_of(estimates: Estimates, extras: Extras) -> tuple[float, ...]:
 
 def fullest(estimates: Estimates, extras: Extras) -> tuple[int, float]:
     """(pipeline rank, bytes) that overflow the most with equal counts of blocks."""
-    blocks = len(estimates.cost.workload.blocks)
-    stages = estimates.shape.layout.pp * estimates.choice.virtual_stages
-    cuts = tuple((blocks * s // stages, blocks * (s + 1) // stages) for s in range(stages))
+    stages = estimates.shape.layout.pp * estimates.virtual
+    cuts = equal(len(estimates.cost.workload.blocks), stages)
     needs = estimates.rank_memory(cuts, extras)
     rank = max(range(len(needs)), key=lambda r: needs[r] - estimates.room[r])
     return rank, needs[rank]
@@ -228,17 +226,24 @@ def _first_warmup(request: PlanRequest, estimates: Estimates) -> Extras:
     return warmup_of_cuts(estimates.cut_seconds, typical, estimates.shape.microbatches)
 
 
-def _cut(
+def _cuts(
     settings: Settings, estimates: Estimates, flight: tuple[float, ...], limit: float
-) -> Borders | None:
-    blocks = estimates.cost.workload.blocks
-    stages = estimates.shape.layout.pp * estimates.choice.virtual_stages
+) -> list[Borders]:
+    """The borders by the partition rule, the best first."""
+    blocks, virtual = estimates.cost.workload.blocks, estimates.virtual
+    stages = estimates.shape.layout.pp
     if settings.partition == "even":
-        return even(blocks, stages)
+        return [even(blocks, stages * virtual)]
     costs = estimates.stage_costs(flight)
     if settings.partition == "exact":
-        return exact(costs, limit)
-    share = max(1, len(blocks) // stages)
+        found = exact(costs, limit)
+        if virtual == 1:
+            return [] if found is None else [found]
+        tried = [] if found is None else [dealt(found, virtual)]
+        fine = exact(estimates.looped_costs(flight))
+        tried += [] if fine is None else [fine]
+        return sorted([*tried, equal(len(blocks), stages * virtual)], key=estimates.pace)
+    share = max(1, len(blocks) // (stages * virtual))
     # S_i is the speed at which stage i does an equal share of the step, its exchange included.
     speeds = [
         1.0
@@ -249,7 +254,34 @@ def _cut(
         )
         for stage in range(stages)
     ]
-    return proportional(blocks, speeds)
+    return [proportional(blocks, speeds * virtual)]
+
+
+def equal(blocks: int, stages: int) -> Borders:
+    """Equal counts of blocks, of whatever kind."""
+    return tuple((blocks * s // stages, blocks * (s + 1) // stages) for s in range(stages))
+
+
+def dealt(borders: Borders, virtual: int) -> Borders:
+    """The borders of virtual stages: each rank's count of blocks dealt over its stages.
+
+    Virtual stage c p + s is stage c of rank s. The chain is laid through stage
+    after stage, so a rank keeps its count but not its blocks, and with it the sum that
+    sets the pace; every stage gets at least one block, which may move a few between ranks.
+    """
+    if virtual == 1:
+        return borders
+    counts = [stop - start for start, stop in borders]
+    sizes = [
+        count * (chunk + 1) // virtual - count * chunk // virtual
+        for chunk in reversed(range(virtual))
+        for count in counts
+    ]
+    for index, size in enumerate(sizes):
+        if size < 1:
+            sizes[index] = 1
+            sizes[sizes.index(max(sizes))] -= 1
+    return tuple(pairwise(accumulate(sizes, initial=0)))
 
 
 def _why_not(estimates: Estimates, extras: Extras) -> str:

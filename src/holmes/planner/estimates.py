@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from holmes.cost.axes import filled_share, gathers
@@ -74,17 +74,47 @@ class Estimates:
 
     def stage_costs(self, in_flight: Sequence[float]) -> StageCosts:
         """The view of the partition search, with this many micro-batches in flight per
-        virtual stage. Several stages on a rank share its time, so the slowest counts
-        for each of its micro-batches and stages."""
-        rows, pp, virtual = self.rows, self.shape.layout.pp, self.choice.virtual_stages
+        pipeline rank; a rank's virtual stages count as one."""
+        rows = self.rows
         return StageCosts(
-            forward=tuple(forward for forward, _ in rows) * virtual,
-            backward=tuple(backward for _, backward in rows) * virtual,
-            microbatches=self.shape.microbatches * virtual,
-            exposed=lambda stage, start, stop: self.exposed(stage % pp, start, stop),
-            fits=lambda stage, start, stop: self.fits(stage % pp, start, stop, in_flight[stage]),
-            fill=filled_share(self.choice.schedule, virtual),
+            forward=tuple(forward for forward, _ in rows),
+            backward=tuple(backward for _, backward in rows),
+            microbatches=self.shape.microbatches,
+            exposed=self.exposed,
+            fits=lambda stage, start, stop: self.fits(stage, start, stop, in_flight[stage]),
+            fill=filled_share(self.choice.schedule, self.choice.virtual_stages),
         )
+
+    def looped_costs(self, in_flight: Sequence[float]) -> StageCosts:
+        """The same with a column for each virtual stage: all of them as slow as the slowest."""
+        one, pp, virtual = self.stage_costs(in_flight), self.shape.layout.pp, self.virtual
+        return replace(
+            one,
+            forward=one.forward * virtual,
+            backward=one.backward * virtual,
+            microbatches=one.microbatches * virtual,
+            exposed=lambda stage, start, stop: self.exposed(stage % pp, start, stop),
+            fits=lambda stage, start, stop: one.fits(stage % pp, start, stop),
+        )
+
+    @property
+    def virtual(self) -> int:
+        """Virtual stages per pipeline rank."""
+        return self.choice.virtual_stages
+
+    def seconds(self, borders: Borders) -> tuple[float, ...]:
+        """Forward and backward of one micro-batch on each virtual stage."""
+        rows, pp = self.rows, self.shape.layout.pp
+        return tuple(
+            sum(sum(row[start:stop]) for row in rows[stage % pp])
+            for stage, (start, stop) in enumerate(borders)
+        )
+
+    def pace(self, borders: Borders) -> float:
+        """Seconds of a micro-batch, forward and backward, that the slowest rank of each
+        loop through the ranks sets."""
+        each, pp = self.seconds(borders), self.shape.layout.pp
+        return sum(max(each[first : first + pp]) for first in range(0, len(each), pp))
 
     def exposed(self, stage: int, start: int, stop: int) -> float:
         """Per-step seconds of a stage's gradient exchange and optimiser that nothing hides.

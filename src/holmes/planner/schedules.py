@@ -42,13 +42,12 @@ def schedules_of(settings: Settings, stages: int, microbatches: int, blocks: int
 def in_flight(
     schedule: ScheduleName, stages: int, microbatches: int, virtual_stages: int, extras: Extras
 ) -> tuple[float, ...]:
-    """The most micro-batches between forward and backward, per virtual stage."""
-    if schedule not in WHOLE_STAGE_WHOLE_BACKWARD:
-        return filled(schedule, stages, microbatches, virtual_stages, extras).in_flight
+    """Micro-batches between forward and backward, per pipeline rank, as whole stages."""
     return tuple(
         min(
             float(microbatches),
-            axes.in_flight(schedule, stage, stages, microbatches, 1) + sum(extras[stage:]),
+            axes.in_flight(schedule, stage, stages, microbatches, virtual_stages)
+            + sum(extras[0 if schedule == "zero-bubble" else stage :]),
         )
         for stage in range(stages)
     )

@@ -18,7 +18,12 @@ from holmes.plan.layout import (
     Wishes,
 )
 from holmes.plan.plan import Axis
-from holmes.schedule.generate import SCHEDULES, WITH_VIRTUAL_STAGES, WITH_WARMUP
+from holmes.schedule.generate import (
+    DEFAULT_VIRTUAL_STAGES,
+    SCHEDULES,
+    WITH_VIRTUAL_STAGES,
+    WITH_WARMUP,
+)
 
 T = TypeVar("T", bound=str)
 
@@ -110,6 +115,8 @@ def _virtual_stages(wishes: Wishes, allowed: Capabilities) -> tuple[int, ...]:
         raise _beyond("parallel.virtual_stages", wish, (f"at most {allowed.virtual_stages}",))
     if wish is not None:
         return (wish,)
+    if wishes.schedule in WITH_VIRTUAL_STAGES:
+        return (DEFAULT_VIRTUAL_STAGES,)
     return tuple(range(2, min(MOST_VIRTUAL, allowed.virtual_stages) + 1)) or (1,)
 
 

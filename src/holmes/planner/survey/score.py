@@ -193,7 +193,9 @@ class _Batch:
         turns = np.tile(_flight(stages, FEWEST), (len(schedules), 1))
         if extras is not None:
             most = stages.microbatches[:, None]
-            flight, turns = np.minimum(flight + extras, most), np.minimum(turns + extras, most)
+            # Zero-bubble's input gradients run ahead by what the stages above hold more.
+            held = extras[:, :1] if schedules[0][0] == "zero-bubble" else extras
+            flight, turns = np.minimum(flight + held, most), np.minimum(turns + extras, most)
 
         def each(values: list[float]) -> Floats:
             return np.repeat(np.array(values, dtype=float), count)
@@ -215,7 +217,7 @@ class _Batch:
         stages, layers = self.stages, float(self.survey.tables.layers)
         fixed, slope = stages.memory(self.base, self.flight)
         most = np.clip(np.floor((stages.room - fixed) / slope), -1.0, layers)
-        fits = counted & (most.sum(axis=1) >= layers) & np.all(most >= stages.floor, axis=1)
+        fits = counted & (most.sum(axis=1) >= layers) & np.all(most >= self._least_blocks, axis=1)
         work = stages.free.rows(self.base)
         # Memory moves borders only where the free partition does not fit.
         short = fits & np.any(np.ceil(work.blocks - 1e-9) > most, axis=1)
@@ -223,6 +225,13 @@ class _Batch:
             work = work.put(short, stages.work(self.base[short], most[short]))
         bytes_ = np.max(fixed + slope * work.blocks, axis=1)
         return self._seconds(work), bytes_, fits
+
+    @property
+    def _least_blocks(self) -> Floats:
+        """Least transformer blocks of each rank: one a virtual stage, less the chain's ends."""
+        stages = self.stages
+        found: Floats = stages.floor + (self.virtual[:, None] - 1.0)
+        return found
 
     def _seconds(self, work: Work) -> Floats:
         """The formula of the module."""
