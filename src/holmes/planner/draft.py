@@ -16,7 +16,6 @@ from holmes.planner.groups import memberships, open_groups
 from holmes.planner.partition import Borders, even, exact, objective, proportional
 from holmes.planner.placement import RankMap, cluster_of
 from holmes.planner.request import PlanRequest
-from holmes.planner.schedules import in_flight
 from holmes.planner.settings import Settings
 from holmes.planner.warmup import Extras, warmup_of_cuts, within_memory
 from holmes.schedule.generate import WITH_WARMUP
@@ -77,7 +76,7 @@ class Draft:
         """The partition's objective: the step time if the cuts between stages were free."""
         if self.choice.virtual_stages > 1:
             return self.shape.microbatches * max(self.rank_seconds)
-        flight = flight_of(self.estimates, self.extras)
+        flight = self.estimates.in_flight(self.extras)
         return objective(self.estimates.stage_costs(flight), self.borders)
 
     @cached_property
@@ -188,7 +187,7 @@ def draft(
     extras = _first_warmup(request, estimates)
     bare = (0,) * len(extras) if request.wishes.extra_warmup is None else extras
     for tried in dict.fromkeys((extras, bare)):
-        for borders in _cuts(settings, estimates, flight_of(estimates, tried), limit):
+        for borders in _cuts(settings, estimates, estimates.in_flight(tried), limit):
             found = Draft(request, settings, estimates, borders, tried)
             if found.fits():
                 return found
@@ -197,14 +196,6 @@ def draft(
                 if found.with_warmup(lowered).fits():
                     return found.with_warmup(lowered)
     return _why_not(estimates, bare)
-
-
-def flight_of(estimates: Estimates, extras: Extras) -> tuple[float, ...]:
-    """Micro-batches between forward and backward, per pipeline rank."""
-    choice, shape = estimates.choice, estimates.shape
-    return in_flight(
-        choice.schedule, shape.layout.pp, shape.microbatches, choice.virtual_stages, extras
-    )
 
 
 def fullest(estimates: Estimates, extras: Extras) -> tuple[int, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,10 +17,16 @@ from holmes.planner.candidates import Choice, Shape
 from holmes.planner.ground import Exchange, Ground, Pattern
 from holmes.planner.partition import Borders, StageCosts
 from holmes.planner.placement import RankMap
-from holmes.planner.schedules import WHOLE_STAGE_WHOLE_BACKWARD, filled, in_flight
+from holmes.planner.schedules import (
+    WHOLE_STAGE_WHOLE_BACKWARD,
+    filled,
+    in_flight,
+    waiting_gradients,
+)
 from holmes.planner.settings import Settings
 from holmes.planner.split_cost import split_cost
 from holmes.planner.warmup import Extras
+from holmes.schedule import gpipe, zero_bubble
 from holmes.workload.workload import Workload
 
 
@@ -116,6 +121,31 @@ class Estimates:
         each, pp = self.seconds(borders), self.shape.layout.pp
         return sum(max(each[first : first + pp]) for first in range(0, len(each), pp))
 
+    def in_flight(self, extras: Extras) -> tuple[float, ...]:
+        """Micro-batches between forward and backward, per pipeline rank, as whole stages; a
+        micro-batch that waits for its weights' gradients alone counts as what it keeps."""
+        choice, shape = self.choice, self.shape
+        stages, most = shape.layout.pp, shape.microbatches
+        found = in_flight(choice.schedule, stages, most, choice.virtual_stages, extras)
+        if choice.schedule != "zero-bubble":
+            return found
+        waiting = waiting_gradients(stages, most, extras)
+        ratio = self._waiting_ratio
+        return tuple(f - w + w * ratio for f, w in zip(found, waiting, strict=True))
+
+    @cached_property
+    def _waiting_ratio(self) -> float:
+        """What a block keeps for its weights' gradients over what it keeps before its backward."""
+        workload, layout = self._held
+        chain = replace(workload, blocks=workload.blocks[1:2])
+        made = [
+            pipeline_parts(
+                chain, one, [(0, 1)], replace(layout, pp=1), "none", 1, self.choice.recompute
+            )[0].activations
+            for one in (zero_bubble(1, 1), gpipe(1, 1))
+        ]
+        return made[0] / made[1] if made[1] else 1.0
+
     def exposed(self, stage: int, start: int, stop: int) -> float:
         """Per-step seconds of a stage's gradient exchange and optimiser that nothing hides.
 
@@ -175,7 +205,7 @@ class Estimates:
             (start, stop),
             layout,
             self.choice.sharding,
-            math.ceil(in_flight),
+            in_flight,
             self.shape.batch.micro,
             self.choice.recompute,
         )
@@ -191,7 +221,7 @@ class Estimates:
         layout, choice, micro = self.shape.layout, self.choice, self.shape.batch.micro
         counts = (choice.schedule, layout.pp, self.shape.microbatches, choice.virtual_stages)
         if choice.schedule in WHOLE_STAGE_WHOLE_BACKWARD:
-            flight = in_flight(*counts, extras)
+            flight = self.in_flight(extras)
             return tuple(
                 self.memory(*blocks, flight[stage]) for stage, blocks in enumerate(borders)
             )

@@ -31,6 +31,8 @@ class Exchange:
         return operations * self.latency + bytes_ * self.per_byte
 
 
+SHARED = ("_known", "_fabrics", "_read", "slots", "patterns", "kinds", "room", "network")
+"""What every split of the same replicas reads and fills."""
 OWN = frozenset({"layout", "rings"})
 """What changes when replicas become context ranks."""
 NO_EXCHANGE = Exchange(0.0, 0.0)
@@ -92,7 +94,10 @@ class Ground:
         """Gradient exchange of each stage, all its tensor columns at the same time."""
         if self.replicas == 1:
             return (NO_EXCHANGE,) * self.layout.pp
-        return self._per_pattern(self._exchange)
+        key = ("exchanges",)
+        if key not in self._read:
+            self._read[key] = self._per_pattern(self._exchange)
+        return self._read[key]
 
     @cached_property
     def rings(self) -> tuple[Exchange, ...]:
@@ -107,8 +112,11 @@ class Ground:
 
         Bytes are what one tensor rank sends.
         """
-        stages = range(self.layout.pp - 1)
-        return tuple(self.between(stage, stage + 1) for stage in stages)
+        key = ("cuts",)
+        if key not in self._read:
+            stages = range(self.layout.pp - 1)
+            self._read[key] = tuple(self.between(stage, stage + 1) for stage in stages)
+        return self._read[key]
 
     @cached_property
     def wrap(self) -> Exchange:
@@ -126,6 +134,8 @@ class Ground:
         Only the context rings differ; what is known of the rest is kept.
         """
         other = Ground(self.cost, layout, self.rank_map, self.transport)
+        for name in SHARED:  # exist from now on, so that all splits read and fill the same
+            getattr(self, name)
         kept = {key: value for key, value in self.__dict__.items() if key not in OWN}
         other.__dict__.update(kept)
         return other
@@ -211,6 +221,11 @@ class Ground:
 
     @cached_property
     def _known(self) -> dict[tuple[object, ...], Exchange]:
+        return {}
+
+    @cached_property
+    def _read(self) -> dict[tuple[str], tuple[Exchange, ...]]:
+        """What is read off the network once for every split of the same replicas."""
         return {}
 
     @cached_property

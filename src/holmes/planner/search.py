@@ -79,7 +79,7 @@ def make_plans(request: PlanRequest) -> Plans:
         return Plans(make_plan(request))
     search = Search(request)
     best = search.winner()
-    wider = Search(replace(request, capabilities=None, note=False, largest_lists=0))
+    wider = Search(replace(request, capabilities=None, note=False, largest_lists=0), basis=search)
     unrestricted = wider.winner()
     if unrestricted.seconds >= best.seconds * (1 - TIE):
         return Plans(search.finished(best))
@@ -107,14 +107,24 @@ class Search:
     gap: float = 0.0
     exhaustive: bool = False
     """Score also what a bound on compute rules out, for lists and fronts."""
+    basis: Search | None = None
+    """A search of the same site and workload, whose costs and rank maps are read again."""
+    grounds: dict[tuple[int, int], list[Ground]] = field(default_factory=dict)
+    """What each rank map of (tp, pp) decides; replicas and context ranks share it."""
 
     def __post_init__(self) -> None:
         self.started = time.process_time()
         self.clock = time.monotonic()
         request = self.request
-        self.topology = Topology(request.site)
         self.settings: Settings = settings_of(request.wishes, request.capabilities)
-        self.cost = CostModel(self.topology, request.workload, request.calibration, request.rates)
+        if self.basis is not None:
+            self.topology, self.cost = self.basis.topology, self.basis.cost
+            self.grounds = self.basis.grounds
+        else:
+            self.topology = Topology(request.site)
+            self.cost = CostModel(
+                self.topology, request.workload, request.calibration, request.rates
+            )
         self.field = Field.of(
             self.cost, self.settings, request.global_batch, exhaustive=self.exhaustive
         )
@@ -154,28 +164,25 @@ class Search:
         """
         found = enumerate_layouts(self.request, self.settings, self.topology)
         self.rejected += found.rejected
-        known: dict[tuple[int, int], list[Ground]] = {}
         for layout, micros in self.field.by_bound(found.layouts):
             if self._late():
                 self.field.skip(layout, micros)
             elif not self.field.too_slow(layout, micros):
-                self._add(layout, micros, known)
+                self._add(layout, micros)
 
-    def _add(
-        self, layout: Layout, micros: tuple[int, ...], known: dict[tuple[int, int], list[Ground]]
-    ) -> None:
-        """Score a layout on every rank map; those of equal replicas are ``known`` already."""
+    def _add(self, layout: Layout, micros: tuple[int, ...]) -> None:
+        """Score a layout on every rank map."""
         key = (layout.tp, layout.pp)
         try:
-            if key not in known:
+            if key not in self.grounds:
                 maps = rank_maps(
                     self.topology, layout, self.settings.order, self.request.wishes.rank_map
                 )
-                known[key] = [
+                self.grounds[key] = [
                     Ground(self.cost, layout, ranks, self.settings.transport)
                     for ranks in distinct_maps(self.topology, maps)
                 ]
-            for ground in known[key]:
+            for ground in self.grounds[key]:
                 self.field.add(ground.with_layout(layout), micros)
         except ConfigError as error:
             if error.where == "site.links":

@@ -114,7 +114,7 @@ class Survey:
         shardings and sequence parallelism, with as few in flight as 1F1B has.
         """
         rows = np.arange(len(stages.micro))
-        bases, slopes = stages.memory(rows, np.ceil(_flight(stages, FEWEST)))
+        bases, slopes = stages.memory(rows, _flight(stages, FEWEST))
         base, slope = bases.min(axis=0), slopes.min(axis=0)
         room = stages.room - base
         if stages.count == 1:
@@ -127,7 +127,7 @@ class Survey:
     def bound(self, stages: Stages) -> float:
         """No choice of this layout that fits is faster: its compute, evenly divided."""
         rows = np.arange(len(stages.micro))
-        fixed, slope = stages.memory(rows, np.ceil(_flight(stages, FEWEST)))
+        fixed, slope = stages.memory(rows, _flight(stages, FEWEST))
         most = np.clip(np.floor((stages.room - fixed) / slope), -1.0, float(self.tables.layers))
         fits = most.sum(axis=1) >= self.tables.layers
         return float(np.min(np.where(fits, stages.least_seconds, np.inf)))
@@ -167,20 +167,25 @@ class Survey:
 class _Batch:
     """Rows of several schedules; ``base`` says which row of the stages each one is.
 
-    ``flight`` and ``turns`` are micro-batches in flight, for memory and for round trips
-    [row, stage]; ``share`` the part of the fill that is left, ``virtual`` the virtual
-    stages, ``trips`` whether round trips can stall, ``splits`` whether weight gradients
-    fill the bubble [row].
+    ``flight`` and ``turns`` are micro-batches in flight, for memory and for round trips,
+    ``ends`` those at the ends of the chain, ``waiting`` those that wait for their weights'
+    gradients [row, stage]; ``share`` the part of the fill that is left, ``virtual`` the
+    virtual stages, ``trips`` whether round trips can stall, ``breadth`` whether all
+    forwards come before any backward, ``splits`` whether weight gradients fill the
+    bubble [row].
     """
 
     survey: Survey
     stages: Stages
     base: NDArray[np.int64]
     flight: Floats
+    ends: Floats
+    waiting: Floats | None
     turns: Floats
     share: Floats
     virtual: Floats
     trips: NDArray[np.bool_]
+    breadth: NDArray[np.bool_]
     splits: NDArray[np.bool_]
 
     @staticmethod
@@ -191,11 +196,21 @@ class _Batch:
         count = len(stages.micro)
         flight = np.concatenate([_flight(stages, looped) for looped in schedules])
         turns = np.tile(_flight(stages, FEWEST), (len(schedules), 1))
+        waiting, splits = None, [name == "zero-bubble" for name, _ in schedules]
         if extras is not None:
             most = stages.microbatches[:, None]
             # Zero-bubble's input gradients run ahead by what the stages above hold more.
-            held = extras[:, :1] if schedules[0][0] == "zero-bubble" else extras
+            held = extras[:, :1] if all(splits) else extras
             flight, turns = np.minimum(flight + held, most), np.minimum(turns + extras, most)
+        if any(splits):
+            waiting = np.repeat(np.array(splits, dtype=float), count)[:, None] * (
+                _waiting(stages, len(schedules), extras)
+            )
+            flight = np.maximum(flight - waiting, 0.0)
+
+        # The last rank's head is on its last loop, whose backward follows at once.
+        ends, loops = flight.copy(), [name == "interleaved" for name, _ in schedules]
+        ends[np.repeat(loops, count), -1] = 1.0
 
         def each(values: list[float]) -> Floats:
             return np.repeat(np.array(values, dtype=float), count)
@@ -204,18 +219,21 @@ class _Batch:
             survey,
             stages,
             np.tile(np.arange(count), len(schedules)),
-            np.ceil(flight),
+            flight,
+            ends,
+            waiting,
             turns,
             each([filled_share(*looped) for looped in schedules]),
             each([virtual for _, virtual in schedules]),
             each([name in WITH_WARMUP for name, _ in schedules]) > 0,
-            each([name == "zero-bubble" for name, _ in schedules]) > 0,
+            each([name in ("gpipe", "looped-bfs") for name, _ in schedules]) > 0,
+            each([float(split) for split in splits]) > 0,
         )
 
     def scored(self, counted: NDArray[np.bool_]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """(seconds, bytes, fits) of every row."""
         stages, layers = self.stages, float(self.survey.tables.layers)
-        fixed, slope = stages.memory(self.base, self.flight)
+        fixed, slope = stages.memory(self.base, self.flight, self.waiting, self.ends)
         most = np.clip(np.floor((stages.room - fixed) / slope), -1.0, layers)
         fits = counted & (most.sum(axis=1) >= layers) & np.all(most >= self._least_blocks, axis=1)
         work = stages.free.rows(self.base)
@@ -247,15 +265,63 @@ class _Batch:
         period: Floats = work.slowest
         crossed: Floats | float = 0.0
         if stages.count > 1:
-            cuts = stages.cuts[base]
-            crossed = 2.0 * cuts.sum(axis=1)
-            wrapped = (self.virtual - 1) * stages.wrap[base]
-            period = np.maximum(period, np.maximum(self.virtual * cuts.max(axis=1), wrapped))
-            stalls = np.where(self.trips, self._round_trips(trips, cuts), 0.0)
+            period, crossed = self._crossing(work, period)
+            stalls = np.where(self.trips, self._round_trips(trips, stages.cuts[base]), 0.0)
             period = np.maximum(period, stalls)
         tail = self._tail(work)
         found: Floats = stages.microbatches[base] * period + fill + crossed + tail
         return found + self.survey.norms
+
+    def _crossing(self, work: Work, period: Floats) -> tuple[Floats, Floats]:
+        """(seconds a micro-batch as cuts allow, seconds a step of crossings), [row].
+
+        One direction of a cut carries one transfer at a time. Where forwards and backwards
+        take turns both directions are in use at once; else one after the other. Each loop
+        through the ranks waits for its first micro-batch to come round: interleaved on
+        every loop, breadth-first unless the others take as long.
+        """
+        stages, base, v = self.stages, self.base, self.virtual
+        cuts, wrap = stages.cuts[base], stages.wrap[base]
+        once = cuts.sum(axis=1)
+        widest = np.maximum(cuts.max(axis=1), np.where(v > 1, wrap, 0.0))
+        forward, backward = work.forward.max(axis=1), work.backward.max(axis=1)
+        turns = np.maximum(period, v * widest)
+        apart = np.maximum(forward, v * widest) + np.maximum(backward, v * widest)
+        again, round_ = (v - 1) * (once + wrap), once + wrap
+        m = stages.microbatches[base]
+        waits = [
+            np.maximum(
+                0.0, whole.sum(axis=1) / v + round_ - m * np.maximum(whole.max(axis=1) / v, widest)
+            )
+            for whole in (work.forward, work.backward)
+        ]
+        looped = (v - 1) * (waits[0] + waits[1])
+        crossed = 2.0 * once + np.where(self.breadth, looped, 2.0 * again)
+        stalls = np.where(v > 1, self._loop_stalls(work, turns), 0.0)
+        return np.where(self.breadth, np.maximum(period, apart), turns + stalls), crossed
+
+    def _loop_stalls(self, work: Work, period: Floats) -> Floats:
+        """Seconds a micro-batch for which the interleaved schedule waits on top, [row].
+
+        On its last loop rank r has 2 (p - 1 - r) + 1 units between a forward and its
+        backward; on each loop p units until a micro-batch comes round. The first p
+        micro-batches fill the pipeline.
+        """
+        stages, base, v = self.stages, self.base, self.virtual
+        cuts, p = stages.cuts[base], stages.count
+        whole = work.forward + work.backward
+        trips = np.cumsum(whole[:, ::-1], axis=1)[:, ::-1][:, :-1]
+        trips = trips + 2.0 * v[:, None] * np.cumsum(cuts[:, ::-1], axis=1)[:, ::-1]
+        units = 2.0 * (p - 1 - np.arange(p - 1)) + 1.0
+        round_ = v * (cuts.sum(axis=1) + stages.wrap[base])
+        slowest = np.max(trips / units, axis=1)
+        for way in (work.forward, work.backward):
+            slowest = np.maximum(slowest, (way.sum(axis=1) + round_) / p)
+        full = np.maximum(0.0, 1.0 - p / stages.microbatches[base])
+        filling = 2.0 * (v - 1) * (cuts.sum(axis=1) + stages.wrap[base])
+        stalls = np.maximum(0.0, slowest - period) * full - filling / stages.microbatches[base]
+        found: Floats = np.maximum(0.0, stalls)  # what the fill waits for is not waited for twice
+        return found
 
     def _round_trips(self, whole: Floats, cuts: Floats) -> Floats:
         """Seconds a micro-batch for which 1F1B waits on its round trips, [row].
@@ -273,7 +339,16 @@ class _Batch:
         """What stands after the last backward of stage 0, [row]."""
         ground, workload = self.stages.ground, self.survey.tables.cost.workload
         drained = np.cumsum(work.backward, axis=1) - work.backward
-        tail: Floats = np.max(work.exposed - self.share[:, None] * drained, axis=1)
+        exposed = work.exposed
+        early = self.breadth & (self.virtual > 1)
+        if early.any():
+            # Breadth-first, a loop's gradients are exchanged under the loops after it.
+            v = self.virtual[:, None]
+            m = self.stages.microbatches[self.base][:, None]
+            each = exposed - work.steps
+            hidden = np.maximum(each / v, each - (1 - 1 / v) * m * work.backward)
+            exposed = np.where(early[:, None], work.steps + hidden, exposed)
+        tail: Floats = np.max(exposed - self.share[:, None] * drained, axis=1)
         if workload.tied is not None and self.stages.count > 1:
             bytes_ = workload.tied_parameters * workload.gradient_bytes
             summed = ground.wrap.seconds(bytes_ / ground.layout.tp, 2)
@@ -296,6 +371,15 @@ def _flight(stages: Stages, looped: Looped) -> Floats:
         for microbatches in stages.microbatches[::step]
     ]
     return np.repeat(np.array(each, dtype=float), step, axis=0)
+
+
+def _waiting(stages: Stages, schedules: int, extras: Floats | None) -> Floats:
+    """Micro-batches that wait for zero-bubble's weight gradients, [row, stage]; see
+    :func:`holmes.planner.schedules.waiting_gradients`."""
+    ahead = np.broadcast_to(1.0 + np.arange(stages.count), (len(stages.micro), stages.count))
+    if extras is not None:
+        ahead = ahead + extras[:, :1] - extras
+    return np.tile(np.minimum(ahead, stages.microbatches[:, None]), (schedules, 1))
 
 
 def _extras(survey: Survey, stages: Stages) -> Floats:

@@ -119,16 +119,28 @@ class Stages:
         found[[0, -1]] = 0.0
         return found if self.count > 1 else np.full(1, float(self.tables.layers))
 
-    def memory(self, rows: NDArray[np.int64], flight: Floats) -> tuple[Floats, Floats]:
+    def memory(
+        self,
+        rows: NDArray[np.int64],
+        flight: Floats,
+        waiting: Floats | None = None,
+        ends: Floats | None = None,
+    ) -> tuple[Floats, Floats]:
         """Bytes of a stage without blocks and per block, [row, stage].
 
         Args:
             flight: micro-batches between forward and backward, [row, stage].
+            ends: the same of the embedding and the head, where it differs.
+            waiting: those that wait for their weights' gradients alone, [row, stage].
         """
         micro = self.micro[rows, None]
-        states, per_block, working, kept, each = (part[rows] for part in self._held)
-        base = states + micro * (working + flight * kept)
-        return base, np.maximum(per_block + micro * flight * each, 1e-9)
+        states, per_block, working, kept, each = (part[rows] for part in self._held[:5])
+        base = states + micro * (working + (flight if ends is None else ends) * kept)
+        slope = per_block + micro * flight * each
+        if waiting is not None:
+            kept, each = (part[rows] for part in self._held[5:])
+            base, slope = base + micro * waiting * kept, slope + micro * waiting * each
+        return base, np.maximum(slope, 1e-9)
 
     @cached_property
     def cuts(self) -> Floats:
@@ -223,7 +235,7 @@ class Stages:
         return np.broadcast_to(values, self.shape).reshape(-1).copy()
 
     @cached_property
-    def _held(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    def _held(self) -> tuple[Floats, ...]:
         layout = self.ground.layout
         ends = [(s == 0, s == self.count - 1) for s in range(self.count)]
         held = {
@@ -244,6 +256,8 @@ class Stages:
             rows("working", False),
             rows("kept", False),
             rows("kept_per_block", False),
+            rows("waiting", False),
+            rows("waiting_per_block", False),
         )
 
     @cached_property

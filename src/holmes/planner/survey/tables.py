@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holmes.cost.axes import Split, split_workload
-from holmes.cost.memory import split_by_tokens, stage_memory
+from holmes.cost.memory import pipeline_parts, split_by_tokens, stage_memory
 from holmes.cost.model import CostModel
 from holmes.cost.split import weight_seconds
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import Layout, Recompute, Sharding
+from holmes.schedule import zero_bubble
 from holmes.workload.workload import Block, Workload
 
 Floats = NDArray[np.float64]
@@ -48,13 +49,16 @@ class BlockTimes:
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes of a stage: ``A + B k`` by sharding, ``C, D, G`` by (recompute, sequence)."""
+    """Bytes of a stage: ``A + B k`` by sharding, ``C, D, G`` by (recompute, sequence), and
+    like D and G what a micro-batch keeps that waits for its weights' gradients."""
 
     fixed: Floats
     per_block: Floats
     working: Floats
     kept: Floats
     kept_per_block: Floats
+    waiting: Floats
+    waiting_per_block: Floats
 
 
 @dataclass
@@ -208,46 +212,40 @@ class Tables:
         self._known[key] = found
         return found
 
-    def _activations(
-        self, tp: int, cp: int, ends: tuple[bool, bool]
-    ) -> tuple[Floats, Floats, Floats]:
-        """Bytes per sample, by (recompute, sequence): working; kept; kept per block."""
+    def _activations(self, tp: int, cp: int, ends: tuple[bool, bool]) -> tuple[Floats, ...]:
+        """Bytes per sample, by (recompute, sequence): working; kept; kept per block; waiting;
+        waiting per block."""
         key = ("activations", tp, cp, ends)
         if key not in self._known:
-            shape = (len(self.recomputes), len(self.sequences))
-            working, kept, each = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+            found = np.zeros((5, len(self.recomputes), len(self.sequences)))
             for s, sequence in enumerate(self.sequences):
                 for r, recompute in enumerate(self.recomputes):
-                    idle, one, two = self._probed(tp, Split(cp, sequence), recompute, ends)
-                    working[r, s], kept[r, s], each[r, s] = idle, 2 * one - two, two - one
-            self._known[key] = (working, kept, each)
-        found: tuple[Floats, Floats, Floats] = self._known[key]
-        return found
+                    split = Split(cp, sequence)
+                    one, two = (
+                        self._probed(middles, tp, split, recompute, ends) for middles in (1, 2)
+                    )
+                    found[0, r, s] = two[0]
+                    found[1::2, r, s] = [2 * a - b for a, b in zip(one[1:], two[1:], strict=True)]
+                    found[2::2, r, s] = [b - a for a, b in zip(one[1:], two[1:], strict=True)]
+            self._known[key] = tuple(found)
+        known: tuple[Floats, ...] = self._known[key]
+        return known
 
     def _probed(
-        self, tp: int, split: Split, recompute: Recompute, ends: tuple[bool, bool]
+        self, middles: int, tp: int, split: Split, recompute: Recompute, ends: tuple[bool, bool]
     ) -> tuple[float, float, float]:
-        """Bytes per sample: without a micro-batch in flight, and what one adds with one and
-        with two middle blocks."""
-        added = []
-        for middles in (1, 2):
-            chain = split_by_tokens(self.workload(middles), split.context, split.sequence)
-            empty, idle, flown = (
-                float(
-                    stage_memory(
-                        chain,
-                        _range(chain, ends),
-                        Layout(tp, 1, 1),
-                        "none",
-                        flight,
-                        micro,
-                        recompute,
-                    )
-                )
-                for flight, micro in ((0, 0), (0, 1), (1, 1))
-            )
-            added.append((idle - empty, flown - idle))
-        return added[1][0], added[0][1], added[1][1]
+        """Bytes per sample: without a micro-batch in flight, and what one adds that waits for
+        its backward, or for its weights' gradients."""
+        chain = split_by_tokens(self.workload(middles), split.context, split.sequence)
+        blocks, layout = _range(chain, ends), Layout(tp, 1, 1)
+        empty, idle, flown = (
+            float(stage_memory(chain, blocks, layout, "none", flight, micro, recompute))
+            for flight, micro in ((0, 0), (0, 1), (1, 1))
+        )
+        split_up = pipeline_parts(chain, zero_bubble(1, 1), [blocks], layout, "none", 1, recompute)[
+            0
+        ]
+        return idle - empty, flown - idle, float(split_up.total) - idle
 
 
 def _range(chain: Workload, ends: tuple[bool, bool]) -> tuple[int, int]:
