@@ -117,14 +117,13 @@ class Search:
         self.clock = time.monotonic()
         request = self.request
         self.settings: Settings = settings_of(request.wishes, request.capabilities)
-        if self.basis is not None:
-            self.topology, self.cost = self.basis.topology, self.basis.cost
-            self.grounds = self.basis.grounds
+        if self.basis is None:
+            topology = Topology(request.site)
+            cost = CostModel(topology, request.workload, request.calibration, request.rates)
         else:
-            self.topology = Topology(request.site)
-            self.cost = CostModel(
-                self.topology, request.workload, request.calibration, request.rates
-            )
+            cost, self.grounds = self.basis.cost, self.basis.grounds
+        self.cost: CostModel = cost
+        self.topology: Topology = cost.topology
         self.field = Field.of(
             self.cost, self.settings, request.global_batch, exhaustive=self.exhaustive
         )

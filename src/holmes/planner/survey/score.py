@@ -296,16 +296,18 @@ class _Batch:
             for whole in (work.forward, work.backward)
         ]
         looped = (v - 1) * (waits[0] + waits[1])
-        crossed = 2.0 * once + np.where(self.breadth, looped, 2.0 * again)
-        stalls = np.where(v > 1, self._loop_stalls(work, turns), 0.0)
-        return np.where(self.breadth, np.maximum(period, apart), turns + stalls), crossed
+        turns = turns + np.where(v > 1, self._loop_stalls(work, turns), 0.0)
+        # What each micro-batch waits for already is not waited for again in the fill.
+        again = np.maximum(0.0, 2.0 * again - m * (turns - period))
+        crossed = 2.0 * once + np.where(self.breadth, looped, again)
+        return np.where(self.breadth, np.maximum(period, apart), turns), crossed
 
     def _loop_stalls(self, work: Work, period: Floats) -> Floats:
         """Seconds a micro-batch for which the interleaved schedule waits on top, [row].
 
-        On its last loop rank r has 2 (p - 1 - r) + 1 units between a forward and its
-        backward; on each loop p units until a micro-batch comes round. The first p
-        micro-batches fill the pipeline.
+        On its last loop rank r has n = 2 (p - 1 - r) + 1 units between a forward and its
+        backward, so of every v p units it waits for ceil(p / n) round trips; on each loop
+        p units until a micro-batch comes round. The first p micro-batches fill the pipeline.
         """
         stages, base, v = self.stages, self.base, self.virtual
         cuts, p = stages.cuts[base], stages.count
@@ -314,13 +316,14 @@ class _Batch:
         trips = trips + 2.0 * v[:, None] * np.cumsum(cuts[:, ::-1], axis=1)[:, ::-1]
         units = 2.0 * (p - 1 - np.arange(p - 1)) + 1.0
         round_ = v * (cuts.sum(axis=1) + stages.wrap[base])
-        slowest = np.max(trips / units, axis=1)
+        count = np.ceil(p / units)
+        around = np.maximum(v[:, None] * p, count * units)
+        rest = (around - count * units) * whole.max(axis=1, keepdims=True)
+        slowest = np.max((count * trips + rest) / around, axis=1)
         for way in (work.forward, work.backward):
             slowest = np.maximum(slowest, (way.sum(axis=1) + round_) / p)
         full = np.maximum(0.0, 1.0 - p / stages.microbatches[base])
-        filling = 2.0 * (v - 1) * (cuts.sum(axis=1) + stages.wrap[base])
-        stalls = np.maximum(0.0, slowest - period) * full - filling / stages.microbatches[base]
-        found: Floats = np.maximum(0.0, stalls)  # what the fill waits for is not waited for twice
+        found: Floats = np.maximum(0.0, slowest - period) * full
         return found
 
     def _round_trips(self, whole: Floats, cuts: Floats) -> Floats:
@@ -340,14 +343,17 @@ class _Batch:
         ground, workload = self.stages.ground, self.survey.tables.cost.workload
         drained = np.cumsum(work.backward, axis=1) - work.backward
         exposed = work.exposed
-        early = self.breadth & (self.virtual > 1)
-        if early.any():
-            # Breadth-first, a loop's gradients are exchanged under the loops after it.
+        looped = self.virtual > 1
+        if looped.any():
+            # A loop's gradients are exchanged under the loops after it: of all micro-batches
+            # breadth-first, else of as many as there are ranks.
             v = self.virtual[:, None]
-            m = self.stages.microbatches[self.base][:, None]
+            m = self.stages.microbatches[self.base]
+            after = np.where(self.breadth, m, np.minimum(m, self.stages.count))[:, None]
             each = exposed - work.steps
-            hidden = np.maximum(each / v, each - (1 - 1 / v) * m * work.backward)
-            exposed = np.where(early[:, None], work.steps + hidden, exposed)
+            hidden = each - (1 - 1 / v) * after * (work.forward + work.backward)
+            hidden = np.maximum(0.0 if self.stages.uneven else each / v, hidden)
+            exposed = np.where(looped[:, None], work.steps + hidden, exposed)
         tail: Floats = np.max(exposed - self.share[:, None] * drained, axis=1)
         if workload.tied is not None and self.stages.count > 1:
             bytes_ = workload.tied_parameters * workload.gradient_bytes
