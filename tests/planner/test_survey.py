@@ -30,6 +30,7 @@ from holmes.workload import Workload
 from tests.planner.workloads import chain, site
 
 SAMPLES = 20
+ROOMY = 40e9
 
 
 def asked(
@@ -73,7 +74,8 @@ def test_scores_agree_with_the_exact_draft(where: Site) -> None:
         assert isinstance(made, Draft), (str(row), made)
         seconds = search.pricing.quick_seconds(made)
         assert seconds >= row.least_seconds * (1 - 1e-9), str(row)
-        if not search.field.survey.stages(row.ground, (row.shape.batch.micro,)).uneven:
+        even = not search.field.survey.stages(row.ground, (row.shape.batch.micro,)).uneven
+        if even and row.bytes_ < ROOMY and row.choice.virtual_stages == 1:
             errors.append(abs(row.seconds / seconds - 1))
     assert left_out <= SAMPLES // 4
     if not errors:
@@ -92,10 +94,11 @@ def test_bubbles_are_those_of_the_generated_schedules(name: Any, stages: int) ->
         exhaustive=True,
     )
     checked = 0
-    for row in rows(search, 12, seed=3):
+    for row in rows(search, 40, seed=3):
+        if row.bytes_ > ROOMY or checked > 8:
+            continue  # where memory moves borders, whole blocks decide
         made = drafted(search, row)
-        if isinstance(made, str):
-            continue
+        assert isinstance(made, Draft), made
         whole = pipeline_seconds(
             schedule_for(made, made.shape.microbatches),
             pipeline_times(made, search.pricing.norms),

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from holmes.cost.axes import filled_share, gathers
 from holmes.cost.calibration import BlockTime
-from holmes.cost.memory import pipeline_parts, split_by_tokens, stage_memory
+from holmes.cost.memory import MARGIN, pipeline_parts, split_by_tokens, stage_memory
 from holmes.cost.model import CostModel
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import Layout
@@ -26,7 +26,7 @@ from holmes.planner.schedules import (
 from holmes.planner.settings import Settings
 from holmes.planner.split_cost import split_cost
 from holmes.planner.warmup import Extras
-from holmes.schedule import gpipe, zero_bubble
+from holmes.schedule import zero_bubble
 from holmes.workload.workload import Workload
 
 
@@ -86,7 +86,10 @@ class Estimates:
             backward=tuple(backward for _, backward in rows),
             microbatches=self.shape.microbatches,
             exposed=self.exposed,
-            fits=lambda stage, start, stop: self.fits(stage, start, stop, in_flight[stage]),
+            fits=lambda stage, start, stop: (
+                self.memory(start, stop, in_flight[stage]) + self._waiting_bytes(stage, start, stop)
+                <= self.room[stage]
+            ),
             fill=filled_share(self.choice.schedule, self.choice.virtual_stages),
         )
 
@@ -122,29 +125,39 @@ class Estimates:
         return sum(max(each[first : first + pp]) for first in range(0, len(each), pp))
 
     def in_flight(self, extras: Extras) -> tuple[float, ...]:
-        """Micro-batches between forward and backward, per pipeline rank, as whole stages; a
-        micro-batch that waits for its weights' gradients alone counts as what it keeps."""
+        """Micro-batches between forward and backward, per pipeline rank, as whole stages;
+        without those that wait for their weights' gradients alone."""
         choice, shape = self.choice, self.shape
         stages, most = shape.layout.pp, shape.microbatches
         found = in_flight(choice.schedule, stages, most, choice.virtual_stages, extras)
         if choice.schedule != "zero-bubble":
             return found
         waiting = waiting_gradients(stages, most, extras)
-        ratio = self._waiting_ratio
-        return tuple(f - w + w * ratio for f, w in zip(found, waiting, strict=True))
+        return tuple(max(0.0, f - w) for f, w in zip(found, waiting, strict=True))
+
+    def _waiting_bytes(self, stage: int, start: int, stop: int) -> float:
+        """Bytes that wait for the weights' gradients of a range of blocks."""
+        if self.choice.schedule != "zero-bubble":
+            return 0.0
+        waiting = waiting_gradients(self.shape.layout.pp, self.shape.microbatches, ())
+        return waiting[stage] * (self._waiting_sums[stop] - self._waiting_sums[start])
 
     @cached_property
-    def _waiting_ratio(self) -> float:
-        """What a block keeps for its weights' gradients over what it keeps before its backward."""
+    def _waiting_sums(self) -> tuple[float, ...]:
+        """Bytes that one micro-batch keeps for the weights' gradients, up to each block."""
         workload, layout = self._held
-        chain = replace(workload, blocks=workload.blocks[1:2])
-        made = [
-            pipeline_parts(
-                chain, one, [(0, 1)], replace(layout, pp=1), "none", 1, self.choice.recompute
-            )[0].activations
-            for one in (zero_bubble(1, 1), gpipe(1, 1))
-        ]
-        return made[0] / made[1] if made[1] else 1.0
+        known: dict[tuple[object, ...], float] = {}
+        sums = [0.0]
+        for block in workload.blocks:
+            key = (block.kind, block.parameters, block.output_bytes)
+            if key not in known:
+                chain, alone = replace(workload, blocks=(block,)), replace(layout, pp=1)
+                made = zero_bubble(1, 1)
+                mode, micro = self.choice.recompute, self.shape.batch.micro
+                parts = pipeline_parts(chain, made, [(0, 1)], alone, "none", micro, mode)
+                known[key] = parts[0].activations * (1 + MARGIN)
+            sums.append(sums[-1] + known[key])
+        return tuple(sums)
 
     def exposed(self, stage: int, start: int, stop: int) -> float:
         """Per-step seconds of a stage's gradient exchange and optimiser that nothing hides.
@@ -189,10 +202,6 @@ class Estimates:
     def gathers_each_time(self) -> bool:
         """Whether every micro-batch gathers its parameters, so the step does not."""
         return gathers(self.choice.sharding)[0] > 0
-
-    def fits(self, stage: int, start: int, stop: int, in_flight: float) -> bool:
-        """Whether the smallest device of a stage holds a range of blocks."""
-        return self.memory(start, stop, in_flight) <= self.room[stage]
 
     def memory(self, start: int, stop: int, in_flight: float) -> int:
         """Bytes of one rank of a stage with these blocks."""
