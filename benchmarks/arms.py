@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import record
+from holmes.cost.calibration import Calibration
 from holmes.cost.model import CostModel
 from holmes.events.span import Timeline
 from holmes.events.trace import read_trace
@@ -36,31 +37,35 @@ def with_again(jobs: Mapping[str, ResolvedJob], name: str) -> dict[str, Resolved
     return {**jobs, name + AGAIN: jobs[name]}
 
 
+def calibrate(job: ResolvedJob) -> Calibration:
+    """What a session of this job measures before it plans."""
+    with tempfile.TemporaryDirectory() as folder, _session(job, folder) as rehearsal:
+        return rehearsal.calibrate(job.job.batch.micro or 1)
+
+
 def alternate(
     jobs: Mapping[str, ResolvedJob],
     *,
     rounds: int,
     steps: int,
     inspect: Inspect | None = None,
+    calibration: Calibration | None = None,
 ) -> Figures:
     """Run every arm ``rounds`` times, alternating, in one session.
 
     Args:
         jobs: by arm; all of one site.
         steps: of one run; the median of those after the warm-up is one value of ``seconds``.
+        calibration: predict with it; by default with what this session measures.
 
     Returns:
         By arm: ``seconds`` with median and quartiles, what was predicted (also with links
         that take no time), the bound, the cut, the last run's summary, and what ``inspect``
         found.
     """
-    quiet = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
     first = next(iter(jobs.values()))
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Rehearsal(first, Path(folder) / "logs", quiet) as rehearsal,
-    ):
-        rehearsal.calibrate(first.job.batch.micro or 1)
+    with tempfile.TemporaryDirectory() as folder, _session(first, folder) as rehearsal:
+        rehearsal.calibration = calibration or rehearsal.calibrate(first.job.batch.micro or 1)
         plans = {name: rehearsal.plan(job) for name, job in jobs.items()}
         found: Figures = {name: _planned(plan, rehearsal) for name, plan in plans.items()}
         for turn in range(rounds):
@@ -91,6 +96,11 @@ def resolution(found: Figures) -> dict[str, Any]:
     """The ratio of the arm that runs against itself."""
     again = next(name for name in found if name.endswith(AGAIN))
     return gain(found, again.removesuffix(AGAIN), again)
+
+
+def _session(job: ResolvedJob, folder: str) -> Rehearsal:
+    quiet = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
+    return Rehearsal(job, Path(folder) / "logs", quiet)
 
 
 def _planned(plan: Plan, rehearsal: Rehearsal) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from holmes.simulate.summary import summarize
 from setting import one_cluster
 
 STEPS = 6
-RATES = {"infiniband": 2.0, "ethernet": 0.5}
+RATES = {"infiniband": 0.5, "ethernet": 0.25}
+"""Slow enough that carrying the bytes takes the processors little time."""
 BACKWARD_MS = {"long backward": 40, "medium backward": 16, "short backward": 4}
 ARMS = {"no overlap": "false", "overlap": "true"}
 
@@ -30,7 +31,7 @@ def job(backward_ms: int, overlap: str) -> ResolvedJob:
     times = f"forward_ms: {backward_ms / 2}, backward_ms: {backward_ms}"
     return arms.settings(
         f"site={one_cluster(RATES, 'infiniband')}",
-        "model={preset: gpt-5m, layers: 12, sequence: 64, vocabulary: 2048, tied: false}",
+        "model={preset: gpt-1m, layers: 12, sequence: 64, vocabulary: 1024, tied: false}",
         "batch={global: 8, micro: 1}",
         f"parallel={{pipeline: 1, data: 4, sharding: optimizer, overlap: {overlap}}}",
         f"rehearsal={{devices: virtual, {times}}}",

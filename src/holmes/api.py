@@ -282,15 +282,31 @@ def rehearse(jobs: Sequence[ResolvedJob], console: Console) -> dict[str, Any]:
 
 
 def train(
-    resolved: ResolvedJob, *, resume: bool, plan_file: Path | None, console: Console
+    resolved: ResolvedJob,
+    *,
+    resume: bool,
+    overwrite: bool,
+    plan_file: Path | None,
+    console: Console,
 ) -> dict[str, Any] | None:
-    """Train a job; the rehearse object, or None on ranks other than the first."""
+    """Train a job; the rehearse object, or None on ranks other than the first.
+
+    Raises:
+        ConfigError: without ``resume`` or ``overwrite``, a run of this name has committed
+            checkpoints.
+    """
     from holmes.report.page import write_report
     from holmes.train.local import train as run
     from holmes.train.progress import Bars
 
     with Bars(console) as bars:
-        result = run(resolved, resume=resume, plan_file=plan_file, progress=bars.progress)
+        result = run(
+            resolved,
+            resume=resume,
+            overwrite=overwrite,
+            plan_file=plan_file,
+            progress=bars.progress,
+        )
     if result is not None:
         write_report(Path(result["run"]), Path(result["run"]) / "report.html")
         console.print(f"run folder: {result['run']}")
@@ -412,9 +428,17 @@ def calibrate(source: Path, *, output: Path, sites: Path | None = None) -> dict[
 
 
 def launch(plan_file: Path, job: Path, *, starter: Literal["torchrun", "slurm"]) -> dict[str, Any]:
-    """The command lines and per-node environment that start a plan."""
+    """The command lines and per-node environment that start a plan.
+
+    Raises:
+        ConfigError: there is no such job, the plan is of another one, or the runtime cannot
+            run it.
+    """
+    from holmes.job.resolve import resolve_job
     from holmes.launch.scripts import slurm_script, torchrun_command, used_nodes
     from holmes.plan.codec import read_plan
+    from holmes.runtime import capabilities
+    from holmes.train.planning import check_fits, on_cpu, runnable
 
     made = read_plan(plan_file)
     if not job.is_file():
@@ -423,6 +447,9 @@ def launch(plan_file: Path, job: Path, *, starter: Literal["torchrun", "slurm"])
             where=f"--job {job}",
             next_step="give the job that the plan was made from",
         )
+    capabilities.check(made)
+    resolved = resolve_job(job)
+    check_fits(made, runnable(resolved, on_gpu=not on_cpu(resolved)), where=str(plan_file))
     command = ["holmes", "train", str(job), "--plan", str(plan_file)]
     if starter == "slurm":
         return {"starter": starter, "text": slurm_script(made, command)}

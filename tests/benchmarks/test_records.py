@@ -70,6 +70,10 @@ def test_make_runs_every_benchmark() -> None:
     listed = re.search(r"^BENCHMARKS := (.*)$", makefile, re.MULTILINE)
     assert listed is not None
     assert sorted(listed[1].split()) == NAMES
+    folder = record.RECORDS.parent
+    scripts = [path for path in folder.rglob("*.py") if "__main__" in path.read_text()]
+    alone = {str(path.relative_to(folder)) for path in scripts if path.stem not in NAMES}
+    assert {name for name in alone if f"benchmarks/{name}" not in makefile} == set()
 
 
 @pytest.mark.parametrize(("after", "verdict"), [(1.05, "measured"), (1.2, "inconclusive")])

@@ -91,8 +91,8 @@ def test_every_key_of_parallel_becomes_a_wish() -> None:
         {"rehearsal": {"devices": "virtual"}},
         {"rehearsal": {"devices": "virtual", "forward_ms": 1}},
         {"rehearsal": {"forward_ms": 1, "backward_ms": 2}},
-        {"rehearsal": {"cpu_quota": "some"}},
-        {"rehearsal": {"cpu_quota": 0}},
+        {"rehearsal": {"cores": "some"}},
+        {"rehearsal": {"cores": 0}},
         {"model": {}},
         {"model": {"layers": float("nan")}},
         {"model": {"layers": 10**16}},
@@ -111,7 +111,7 @@ def test_out_of_range(keys: dict[str, Any]) -> None:
 def test_good_rehearsals() -> None:
     virtual = {"devices": "virtual", "forward_ms": 10, "backward_ms": 20}
     assert job(rehearsal=virtual).rehearsal.backward_ms == 20
-    assert job(rehearsal={"cpu_quota": 0.4}).rehearsal.cpu_quota == 0.4
+    assert job(rehearsal={"cores": 0.4}).rehearsal.cores == 0.4
 
 
 def test_schema_describes_the_file() -> None:

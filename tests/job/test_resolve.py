@@ -105,11 +105,11 @@ def test_names_with_dots(tmp_path: Path) -> None:
 
 
 def test_rehearsal_keys_go_where_they_belong() -> None:
-    words = ["rehearsal.scale=0.01", "rehearsal.cpu_quota=0.5", "site.name=other"]
+    words = ["rehearsal.scale=0.01", "rehearsal.cores=0.5", "site.name=other"]
     resolved = resolve_job(None, words, OPTIONS)
     assert resolved.site.rehearsal is not None
     assert resolved.site.rehearsal.scale == 0.01
-    assert resolved.job.rehearsal.cpu_quota == 0.5
+    assert resolved.job.rehearsal.cores == 0.5
     assert (resolved.site.name, resolved.job.name) == ("other", "run")
 
 

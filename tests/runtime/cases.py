@@ -38,7 +38,7 @@ from holmes.runtime.pipeline.virtual import BlockSeconds
 from holmes.runtime.sharding.bucket_state import AdamWSettings
 from holmes.runtime.sharding.optimizer import Outcome, ShardedAdamW
 from tests.runtime.plans import Spec, plan_of
-from tests.runtime.reference import BETAS, LEARNING_RATE, WEIGHT_DECAY, batch_of, dtype_of
+from tests.runtime.reference import BETAS, WEIGHT_DECAY, batch_of, dtype_of, rate_of
 
 TIMEOUT_SECONDS = 20.0
 
@@ -65,7 +65,6 @@ def build(spec: Spec, groups: Groups) -> Engine[ShardedAdamW]:
     )
     settings = AdamWSettings(betas=BETAS, weight_decay=WEIGHT_DECAY, clip=spec.clip)
     engine = real_engine(plan, groups, model, settings)
-    engine.optimizer.set_learning_rate(LEARNING_RATE)
     return engine
 
 
@@ -83,6 +82,7 @@ def run_steps(
 ) -> dict[str, list[Any]]:
     losses, norms, spans = [], [], []
     for step in steps:
+        engine.optimizer.set_learning_rate(rate_of(step))
         result = engine.interpreter.step(step, lambda m, s=step: batch_of(spec, s, replica, m))
         assert result.applied
         losses.append(result.loss)

@@ -13,6 +13,13 @@ from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_s
 from tests.runtime.plans import Spec, plan_of
 
 LEARNING_RATE = 3e-3
+
+
+def rate_of(step: int) -> float:
+    """Another rate for every step, so that one used a step late shows."""
+    return LEARNING_RATE / (1 + step)
+
+
 BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.1
 
@@ -51,6 +58,8 @@ def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[floa
     order = schedule_of(plan_of(spec)).accumulation_order
     losses, norms = [], []
     for step in range(spec.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate_of(step)
         total = 0.0
         replicas: list[list[Tensor]] = []
         for replica in range(spec.dp):

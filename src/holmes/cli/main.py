@@ -31,6 +31,7 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="holmes",
     help="Plan, rehearse and train large models on clusters whose network cards differ.",
+    epilog="Anywhere on the line, --debug shows the traceback of an error.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from holmes.cli.options import JsonOption, console, emit
+from holmes.errors import UsageError
 
 
 class Name(StrEnum):
@@ -56,6 +57,12 @@ def show(
     from holmes.report.schedule_text import show_schedule
     from holmes.schedule.timeline import Durations
 
+    if weight is not None and name is not Name.ZERO_BUBBLE:
+        raise UsageError(
+            "--weight has no effect on this schedule",
+            where=f"--weight with {name}",
+            why="only zero-bubble runs the weights' part of the backward by itself",
+        )
     part = backward / 2 if weight is None else weight
     facts = api.schedule(
         name.value,

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from holmes.cli.options import (
+    GlobalBatchOption,
     JobWords,
     JsonOption,
+    MicroBatchOption,
     ModelOption,
     PlacementOption,
     PrintConfigOption,
@@ -19,6 +21,7 @@ from holmes.cli.options import (
     emit,
     resolve,
 )
+from holmes.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -31,12 +34,18 @@ def command(
     words: JobWords = None,
     site: SiteOption = None,
     model: ModelOption = None,
+    global_batch: GlobalBatchOption = None,
+    micro_batch: MicroBatchOption = None,
     placement: PlacementOption = None,
     rank_map: RankMapOption = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps to train.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run folder.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the last committed checkpoint.")
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Start anew over the checkpoints of this run name."),
     ] = False,
     plan_file: Annotated[
         Path | None, typer.Option("--plan", help="Run this plan instead of planning.")
@@ -50,6 +59,8 @@ def command(
         words,
         site=site,
         model=model,
+        global_batch=global_batch,
+        micro_batch=micro_batch,
         placement=placement,
         rank_map=rank_map,
         steps=steps,
@@ -58,6 +69,10 @@ def command(
     if print_config:
         api.show_config(job, console(), json_output=json_output)
         return
-    result = api.train(job, resume=resume, plan_file=plan_file, console=console())
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite contradict each other")
+    result = api.train(
+        job, resume=resume, overwrite=overwrite, plan_file=plan_file, console=console()
+    )
     if json_output and result is not None:
         emit(result)

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from holmes.cli.options import (
+    GlobalBatchOption,
     JobWords,
     JsonOption,
+    MicroBatchOption,
     ModelOption,
     PlacementOption,
     RankMapOption,
@@ -29,6 +31,8 @@ def command(
     words: JobWords = None,
     site: SiteOption = None,
     model: ModelOption = None,
+    global_batch: GlobalBatchOption = None,
+    micro_batch: MicroBatchOption = None,
     placement: PlacementOption = None,
     rank_map: RankMapOption = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps before comparing.")] = 20,
@@ -36,7 +40,15 @@ def command(
 ) -> None:
     from holmes import api
 
-    job = resolve(words, site=site, model=model, placement=placement, rank_map=rank_map)
+    job = resolve(
+        words,
+        site=site,
+        model=model,
+        global_batch=global_batch,
+        micro_batch=micro_batch,
+        placement=placement,
+        rank_map=rank_map,
+    )
     result = api.verify(job, steps=steps, console=console())
     if json_output:
         emit(result)

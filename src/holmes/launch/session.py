@@ -34,8 +34,6 @@ class Session:
         site: one process is started per device of it.
         rehearse: bring up emulated hosts with shaped links; otherwise all ranks
             share this machine's loopback.
-        cores_per_rank: CPU quota of a rank, or None for no quota. It keeps ranks out of
-            each other's way; what makes a device slower than another is its pace.
         log_dir: gets one log per rank.
         threads: compute threads of a rank.
     """
@@ -45,18 +43,14 @@ class Session:
         site: Site,
         *,
         rehearse: bool,
-        cores_per_rank: float | None,
         log_dir: Path,
         threads: int = 1,
     ) -> None:
         self.topology = Topology(site)
         self._rehearse = rehearse
-        self._cores = cores_per_rank
         self._log_dir = log_dir
         self._threads = threads
         self._stack = ExitStack()
-        self._limited: set[int] = set()
-        self.quota_reason = ""
 
     def __enter__(self) -> Self:
         try:
@@ -117,7 +111,6 @@ class Session:
                 nothing for longer than twice this is named as frozen.
         """
         self.pool.start()
-        self._limit_cores()
         return self.pool.run(
             call,
             args,
@@ -145,17 +138,6 @@ class Session:
             threads=self._threads,
             forker=forker,
         )
-
-    def _limit_cores(self) -> None:
-        """Give every new rank its quota; a failed quota is kept as a reason to show."""
-        if self._cores is None:
-            return
-        for pid in self.pool.pids:
-            if pid in self._limited:
-                continue
-            if not self.lab.quota(pid, self._cores):
-                self.quota_reason = self.lab.quota_reason
-            self._limited.add(pid)
 
 
 def fair_cores(ranks: int) -> float:

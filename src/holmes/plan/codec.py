@@ -29,8 +29,10 @@ def write_plan(plan: Plan, path: Path) -> None:
     Raises:
         WriteError: when the file cannot be written.
     """
+    beside = path.with_name(path.name + ".new")
     try:
-        path.write_text(json.dumps(plan_to_dict(plan), indent=1) + "\n")
+        beside.write_text(json.dumps(plan_to_dict(plan), indent=1) + "\n")
+        beside.replace(path)  # other ranks may be reading the one that is there
     except OSError as error:
         raise WriteError(f"cannot write the plan: {error.strerror}", where=str(path)) from None
 

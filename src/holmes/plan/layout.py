@@ -88,4 +88,4 @@ BUNDLES: dict[str, dict[str, object]] = {
         "extra_warmup": 0,
     },
 }
-"""`--placement NAME`: named settings of order, transport, partition and overlap."""
+"""`--placement NAME`: named settings of order, transport, partition, overlap and warm-up."""

@@ -13,8 +13,7 @@ def interleaved(stages: int, microbatches: int, virtual_stages: int) -> Schedule
     Rank r holds stages r, p + r, 2 p + r, ... Micro-batches go in groups of p through
     a rank's first stage, then through its second, and so on; backwards from the last
     stage up. The unit is one micro-batch on one stage. Rank r runs 2 (p-1-r) + (v-1) p
-    units forward before its first backward, and one more per extra warm-up forward of
-    the cuts at or after it, which hide a slow cut as in 1F1B.
+    units forward before its first backward.
 
     Args:
         stages: pipeline ranks p, at least 2.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from holmes.cost.model import CostModel
+from holmes.cost.model import CostModel, owned_elements
 from holmes.cost.network import Network
 from holmes.plan.plan import Plan, Stage
 from holmes.plan.program import LOSS_SLOTS, schedule_of, stage_shape
@@ -79,8 +79,8 @@ def _stage_times(
     tp = stage.layout.tp
     step: Time = 0.0
     if stage.stage < plan.layout.pp:  # one step for all stages of a rank
-        owned = _owned_elements(plan, stage)
         for rank in slots.values():
+            owned = owned_elements(plan, rank)
             step = max(step, cost.optimizer_seconds(owned, devices[plan.rank_map[rank]]))
     buckets = shape.buckets or (Bucket(0, stage.blocks, 0),)
     parts = []
@@ -107,13 +107,6 @@ def _stage_times(
             )
         )
     return StageTimes(tuple(parts), step)
-
-
-def _owned_elements(plan: Plan, stage: Stage) -> float:
-    """Parameters that each rank of a stage steps over, all its stages together."""
-    mine = plan.stages[stage.stage % plan.layout.pp :: plan.layout.pp]
-    held = sum(bucket.elements for one in mine for bucket in stage_shape(plan, one).buckets)
-    return held / (1 if plan.sharding == "none" else len(stage.ranks) // stage.layout.tp)
 
 
 def _exchange(plan: Plan, network: Network, shape: StageShape, op: Op, bucket: Bucket) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -9,8 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from holmes.errors import ConfigError, WriteError
-from holmes.events.trace import append_trace
+from holmes.errors import WriteError
 from holmes.hardware.topology import Topology
 from holmes.job.resolve import ResolvedJob
 from holmes.launch.environment import from_environ, launcher_of, stands_for_all
@@ -24,37 +24,56 @@ from holmes.runtime.checkpoint.read import latest_good
 from holmes.train.assignment import Assignment
 from holmes.train.planning import (
     check_fits,
-    default_calibration,
+    check_wishes,
     on_cpu,
+    refuse_virtual,
     request_of,
     runnable,
 )
 from holmes.train.rehearsal import Progress, Rehearsal, Say
-from holmes.train.run_folder import existing_run, make_run_folder, run_path, write_inputs
+from holmes.train.run_folder import (
+    existing_run,
+    make_run_folder,
+    refuse_to_lose,
+    run_path,
+    write_inputs,
+    write_prediction,
+)
 from holmes.train.summary import summarise, write_json
 
 GPU = Path("/dev/nvidia0")
 
 
 def train(
-    resolved: ResolvedJob, *, resume: bool, plan_file: Path | None, progress: Progress
+    resolved: ResolvedJob,
+    *,
+    resume: bool,
+    overwrite: bool,
+    plan_file: Path | None,
+    progress: Progress,
 ) -> dict[str, Any] | None:
     """Train a job; returns the rehearse object, on the first rank only.
 
+    Args:
+        resume: go on from the last committed checkpoint.
+        overwrite: start anew where a run of this name has committed some.
+
     Raises:
-        ConfigError: virtual devices, or a plan of another job.
+        ConfigError: virtual devices, a plan of another job, or committed checkpoints that
+            would be lost.
         DataError: there is nothing to resume, or only damaged checkpoints.
         RankDiedError: a rank ended; names it and the last committed checkpoint.
     """
-    if resolved.job.rehearsal.devices == "virtual":
-        raise ConfigError(
-            "virtual devices cannot train",
-            where="rehearsal.devices",
-            next_step="use `holmes rehearse`, or rehearsal.devices=real",
-        )
-    if launcher_of(os.environ) is not None:
-        return _one_rank(resolved, resume=resume, plan_file=plan_file, progress=progress)
+    refuse_virtual(resolved)
     run = run_path(resolved.job)
+    launched = launcher_of(os.environ) is not None
+    # A launcher that restarts its ranks runs the same command again: the run goes on.
+    again = launched and from_environ(os.environ).attempt > 0 and (run / "plan.json").exists()
+    resume = resume or again
+    if not resume and not overwrite:
+        refuse_to_lose(run)
+    if launched:
+        return _one_rank(resolved, resume=resume, plan_file=plan_file, progress=progress)
     make_run_folder(existing_run(run) if resume else run, keep=True)
     concrete = runnable(resolved, on_gpu=False)
     plan = _plan(concrete, run, resume=resume, plan_file=plan_file)
@@ -74,10 +93,8 @@ def train(
             tokens=rehearsal.tokens,
             resume_from=checkpoint,
         )
-        rehearsal.calibration = default_calibration(concrete)
-        if not resume:
-            append_trace(run / "predicted.jsonl", rehearsal.predict(plan))
-        rehearsal.execute(assignment, run.name)
+        write_prediction(run, plan)
+        rehearsal.execute(assignment, run.name, deadline_seconds=math.inf)
     summary = summarise(run, plan, devices="real", links="unshaped")
     write_json(run / "summary.json", summary)
     return summary
@@ -95,6 +112,7 @@ def _plan(resolved: ResolvedJob, run: Path, *, resume: bool, plan_file: Path | N
         return make_plan(request_of(resolved, capabilities=CAPABILITIES))
     plan = read_plan(path)
     check_fits(plan, resolved, where=str(path))
+    check_wishes(plan, resolved, where=str(path))
     return plan
 
 
@@ -127,6 +145,7 @@ def _one_rank(
     if first:
         make_run_folder(existing_run(run) if resume else run, keep=resume)
         write_inputs(run, concrete, plan)
+        write_prediction(run, plan)
     assignment = Assignment(
         job=concrete.job,
         plan=plan,

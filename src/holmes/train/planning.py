@@ -103,6 +103,60 @@ def check_fits(plan: Plan, resolved: ResolvedJob, *, where: str) -> None:
         )
 
 
+def check_wishes(plan: Plan, resolved: ResolvedJob, *, where: str) -> None:
+    """Refuse what the command line asks of the layout and the given plan has otherwise.
+
+    Raises:
+        ConfigError: naming the key; a plan that is given is not changed.
+    """
+    choice = plan.schedule
+    decided: dict[str, object] = {
+        "tensor": plan.layout.tp,
+        "pipeline": plan.layout.pp,
+        "data": plan.layout.dp,
+        "context": plan.layout.cp,
+        "sharding": plan.sharding,
+        "schedule": choice.name,
+        "virtual_stages": choice.virtual_stages,
+        "extra_warmup": choice.extra_warmup,
+        "recompute": plan.recompute,
+        "order": plan.order,
+        "transport": plan.transport,
+        "partition": plan.partition,
+        "overlap": plan.overlap,
+        "rank_map": plan.rank_map,
+    }
+    asked = {f"parallel.{key}": value for key, value in resolved.job.parallel.model_dump().items()}
+    asked["placement"] = resolved.job.placement
+    has: dict[str, object] = {f"parallel.{key}": value for key, value in decided.items()}
+    has["placement"] = plan.placement_name
+    for key, origin in resolved.origins.items():
+        typed = origin == "override" or origin.startswith("--")
+        if typed and asked.get(key) is not None and key in has and asked[key] != has[key]:
+            raise ConfigError(
+                f"`{key}` is {asked[key]}, but the plan that is used has {has[key]}",
+                where=f"{key} ({origin}); {where}",
+                why="a plan that is given, or that a run began with, is run as it is",
+                next_step="leave the key out, or make another plan with `holmes plan -o` and "
+                "give it with --plan",
+            )
+
+
+def refuse_virtual(resolved: ResolvedJob) -> None:
+    """Refuse virtual devices where parameters matter.
+
+    Raises:
+        ConfigError: the job's devices are virtual.
+    """
+    if resolved.job.rehearsal.devices == "virtual":
+        raise ConfigError(
+            "virtual devices hold no parameters, so they neither train nor verify",
+            where="rehearsal.devices",
+            next_step="use `holmes rehearse`, or rehearsal.devices=real without forward_ms "
+            "and backward_ms",
+        )
+
+
 def _places(site: Site) -> list[tuple[str, int]]:
     return [(slot.node.name, slot.local_index) for slot in Topology(site).devices]
 

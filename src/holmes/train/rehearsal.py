@@ -10,7 +10,7 @@ from typing import Any
 from holmes.cost.calibration import LAB, Calibration
 from holmes.cost.links import with_measured_links
 from holmes.cost.model import CostModel
-from holmes.errors import HolmesError
+from holmes.errors import ConfigError, HolmesError
 from holmes.events.trace import append_trace
 from holmes.hardware.topology import Topology
 from holmes.job.job import Job
@@ -71,10 +71,16 @@ class Rehearsal:
             self.tokens = token_files(job, progress.say)
         ranks = len(Topology(resolved.site).devices)
         self.cores = None if virtual or not rehearse else _cores(job, ranks)
+        if self.cores is not None and job.train.threads > 1:
+            raise ConfigError(
+                f"{job.train.threads} threads a rank cannot be paced",
+                where="train.threads",
+                why="a rehearsal holds one computing thread a rank to its share of a core",
+                next_step="leave train.threads out, or train on this machine with `holmes train`",
+            )
         self.session = Session(
             resolved.site,
             rehearse=rehearse,
-            cores_per_rank=self.cores and max(self.cores, fair_cores(ranks)),
             log_dir=log_dir,
             threads=job.train.threads,
         )
@@ -106,8 +112,6 @@ class Rehearsal:
             deadline_seconds=PROFILE_SECONDS,
             operation_seconds=PROFILE_SECONDS,
         )
-        if self.session.quota_reason:
-            self.progress.say(f"no CPU quota per rank: {self.session.quota_reason}")
         if not virtual:
             assumed = measured_calibration(self.resolved, micro, profiles, self.cores or 1.0)
         rates = self.session.rates
@@ -162,21 +166,32 @@ class Rehearsal:
         append_trace(run / "predicted.jsonl", self.predict(plan))
         self.session.pool.move_logs(run / "logs")
         assignment = self._assignment(concrete.job, plan, run, steps=steps, save=save)
-        self.execute(assignment, run.name)
+        predicted = plan.predicted.step_seconds * steps
+        self.execute(
+            assignment,
+            run.name,
+            deadline_seconds=START_ALLOWANCE_SECONDS + STEP_ALLOWANCE * predicted,
+        )
         summary = summarise(
             run, plan, devices=concrete.job.rehearsal.devices, links=self.session.links
         )
         write_json(run / "summary.json", summary)
         return summary
 
-    def execute(self, assignment: Assignment, name: str) -> list[dict[str, Any]]:
-        """Run an assignment on all ranks; results by seat."""
-        predicted = assignment.plan.predicted.step_seconds * assignment.steps
+    def execute(
+        self, assignment: Assignment, name: str, *, deadline_seconds: float
+    ) -> list[dict[str, Any]]:
+        """Run an assignment on all ranks; results by seat.
+
+        Args:
+            deadline_seconds: bound on the whole run. Infinite where no measured calibration
+                stands behind the prediction: then only a silent rank ends the run.
+        """
         try:
             return self.session.run(
                 "holmes.train.tasks:train",
                 {"assignment": assignment.to_json()},
-                deadline_seconds=START_ALLOWANCE_SECONDS + STEP_ALLOWANCE * predicted,
+                deadline_seconds=deadline_seconds,
                 operation_seconds=assignment.job.train.deadline_seconds,
                 on_progress=self.progress.on_steps(name, assignment.steps),
             )
@@ -235,8 +250,8 @@ def with_checkpoint(error: HolmesError, run: Path) -> HolmesError:
 
 def _cores(job: Job, ranks: int) -> float:
     """Share of a core that computes on the fastest device."""
-    quota = job.rehearsal.cpu_quota
-    return COMPUTE_SHARE * fair_cores(ranks) if quota == "auto" else float(quota)
+    cores = job.rehearsal.cores
+    return COMPUTE_SHARE * fair_cores(ranks) if cores == "auto" else float(cores)
 
 
 def _folder(job: Job, *, several: bool) -> Path:

@@ -6,11 +6,17 @@ import os
 import shutil
 from pathlib import Path
 
-from holmes.errors import DataError, WriteError
+from holmes.cost.calibration import calibration_from_dict
+from holmes.cost.model import CostModel
+from holmes.errors import ConfigError, DataError, WriteError
+from holmes.events.trace import append_trace
+from holmes.hardware.topology import Topology
 from holmes.job.job import Job
 from holmes.job.resolve import ResolvedJob
 from holmes.plan.codec import write_plan
 from holmes.plan.plan import Plan
+from holmes.runtime.checkpoint.folders import latest_committed
+from holmes.simulate.events import simulate
 
 FRESH = ("metrics.jsonl", "trace.jsonl", "predicted.jsonl", "evaluations.jsonl", "summary.json")
 """Files that a new run under an old name starts without; checkpoints go too."""
@@ -62,6 +68,33 @@ def write_inputs(path: Path, resolved: ResolvedJob, plan: Plan) -> None:
     except OSError as error:
         raise WriteError(f"cannot write the job: {error.strerror}", where=str(path)) from None
     write_plan(plan, path / "plan.json")
+
+
+def write_prediction(path: Path, plan: Plan) -> None:
+    """Write the predicted spans of one step, under the calibration that the plan holds.
+
+    Raises:
+        WriteError: when the file cannot be written.
+    """
+    calibration = calibration_from_dict(plan.calibration, where="plan.calibration")
+    cost = CostModel(Topology(plan.site), plan.workload, calibration)
+    (path / "predicted.jsonl").unlink(missing_ok=True)
+    append_trace(path / "predicted.jsonl", simulate(plan, cost).spans)
+
+
+def refuse_to_lose(path: Path) -> None:
+    """Refuse a new run where an older one has committed checkpoints.
+
+    Raises:
+        ConfigError: naming the newest.
+    """
+    newest = latest_committed(path)
+    if newest is not None:
+        raise ConfigError(
+            "a run of this name has committed checkpoints, which a new run would replace",
+            where=str(newest),
+            next_step="continue it with --resume, choose another --name, or give --overwrite",
+        )
 
 
 def existing_run(path: Path) -> Path:

@@ -96,4 +96,8 @@ def machine() -> dict[str, Any]:
         if line.startswith("model name"):
             name = line.split(":", 1)[1].strip()
             break
-    return {"cpu": name, "cores": os.cpu_count(), "kernel": platform.release()}
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "kernel": ".".join(platform.release().split(".")[:2]),
+    }

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from holmes.errors import DataError
 from holmes.events.metrics import StepMetrics
 from holmes.runtime.checkpoint.folders import step_of
 from holmes.runtime.checkpoint.random_state import seed_random
@@ -61,6 +62,7 @@ class Trainer:
         seed_random(self.job.train.seed, groups.rank)
         if assignment.resume_from is not None:
             self.resume(Path(assignment.resume_from))
+        self.agree_on_start()
 
     def run(self) -> TrainResult:
         """Train to the assignment's last step; evaluate and save on the way and at the end."""
@@ -160,3 +162,18 @@ class Trainer:
             return
         self.first_step, self.batches = load(folder, self.optimizer, self.batches, self.groups)
         self.recorder.log(f"resumed from {folder.name}")
+
+    def agree_on_start(self) -> None:
+        """Refuse to mix states: under a launcher every rank looks for a checkpoint itself.
+
+        Raises:
+            DataError: not all ranks found the same step.
+        """
+        latest, earliest = self.groups.maximum(self.first_step, -self.first_step)
+        if latest != -earliest:
+            raise DataError(
+                f"ranks would start at different steps, from {-earliest:.0f} to {latest:.0f}",
+                where=f"rank {self.groups.rank}, step {self.first_step}",
+                why="a checkpoint could not be read everywhere",
+                next_step="see `holmes checkpoint verify` on every node, then start again",
+            )

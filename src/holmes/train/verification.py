@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from holmes.events.metrics import read_metrics
 from holmes.job.resolve import ResolvedJob
 from holmes.plan.program import schedule_of
 from holmes.train.assignment import Assignment
-from holmes.train.planning import default_calibration
+from holmes.train.planning import default_calibration, refuse_virtual
 from holmes.train.rehearsal import Progress, Rehearsal
 
 REFERENCE_SECONDS = 1800.0
@@ -26,7 +27,11 @@ def verify(resolved: ResolvedJob, steps: int, progress: Progress) -> dict[str, A
     Returns:
         ``{max_relative_difference, bit_equal, parameters, zero_gradient_parameters,
         losses, reference_losses, layout}``.
+
+    Raises:
+        ConfigError: virtual devices.
     """
+    refuse_virtual(resolved)
     train = resolved.job.train.model_copy(update={"threads": 1})
     resolved = replace(resolved, job=resolved.job.model_copy(update={"train": train}))
     with tempfile.TemporaryDirectory(prefix="holmes-verify-") as folder:
@@ -43,7 +48,7 @@ def verify(resolved: ResolvedJob, steps: int, progress: Progress) -> dict[str, A
                 interface_override=rehearsal.session.interface_override,
                 tokens=rehearsal.tokens,
             )
-            results = rehearsal.execute(assignment, "verify")
+            results = rehearsal.execute(assignment, "verify", deadline_seconds=math.inf)
             (compared,) = rehearsal.session.pool.run(
                 "holmes.train.tasks:compare_with_reference",
                 {

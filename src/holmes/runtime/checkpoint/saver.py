@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holmes.errors import WriteError
 from holmes.runtime.checkpoint.agreement import Conversation, Members
 from holmes.runtime.checkpoint.folders import Keep
 from holmes.runtime.checkpoint.shard import Shard, Snapshot, on_host
@@ -120,7 +121,14 @@ class Saver:
         if anybody_failed:
             self._running = None
             running.join()  # the others are told in their threads; this one hears it, too
-            raise running.problem or problem or RuntimeError("a rank failed to save")
+            raise (
+                running.problem
+                or problem
+                or WriteError(
+                    "another rank failed to save",
+                    next_step="its log says why; the checkpoint may be committed nevertheless",
+                )
+            )
         if not anybody_busy:
             self._running = None
             assert running.result is not None

@@ -63,17 +63,14 @@ class BucketState:
         leaf.grad = self._bucket.gradients[start:stop]
         return leaf
 
-    def set_learning_rate(self, value: float) -> None:
-        """The learning rate of the updates that follow."""
-        for group in self._adamw.param_groups if self._adamw else ():
-            group["lr"] = value
-
     @torch.no_grad()
-    def update(self, coefficient: float) -> None:
+    def update(self, coefficient: float, learning_rate: float) -> None:
         """Scale this interval's gradients and apply one AdamW step to it."""
         self.count += 1
         if self._adamw is None:
             return
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
         if coefficient != 1.0:
             self._bucket.gradients[self.start : self.stop].mul_(coefficient)
         self._adamw.step()

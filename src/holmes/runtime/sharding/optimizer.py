@@ -74,7 +74,9 @@ class ShardedAdamW:
         self._buckets = {bucket.index: bucket for bucket in buckets}
         self._settings = settings
         self._deferred = keep_whole and members > 1
-        self._pending: dict[int, float] = {}
+        self._learning_rate = 0.0
+        # Deferred updates, (clipping coefficient, learning rate) of the step they belong to.
+        self._pending: dict[int, tuple[float, float]] = {}
         # Filled as buckets are reduced, under the backward, so that the norm is soon known.
         self._squares: dict[int, list[tuple[int, Tensor]]] = {}
         self._states = {b.index: BucketState(b, settings, whole=self._deferred) for b in buckets}
@@ -84,8 +86,7 @@ class ShardedAdamW:
 
     def set_learning_rate(self, value: float) -> None:
         """The learning rate of the steps that follow."""
-        for state in self._states.values():
-            state.set_learning_rate(value)
+        self._learning_rate = value
 
     def reduce(self, bucket: int, comm: Communicator) -> None:
         collectives.reduce_scatter(comm, self._buckets[bucket].gradients, self._scratch)
@@ -96,10 +97,10 @@ class ShardedAdamW:
         if not self._deferred:
             collectives.all_gather(comm, flat.parameters)
             return
-        coefficient = self._pending.pop(bucket, None)
+        pending = self._pending.pop(bucket, None)
         collectives.all_gather(comm, flat.gradients)
-        if coefficient is not None:
-            self._states[bucket].update(coefficient)
+        if pending is not None:
+            self._states[bucket].update(*pending)
         flat.gradients.zero_()
 
     def sum_tied(self, bucket: int, comm: Communicator) -> None:
@@ -129,12 +130,12 @@ class ShardedAdamW:
         for index, state in self._states.items():
             if self._deferred:
                 if applied:
-                    self._pending[index] = coefficient
+                    self._pending[index] = (coefficient, self._learning_rate)
                 else:
                     self._buckets[index].gradients.zero_()
                 continue
             if applied:
-                state.update(coefficient)
+                state.update(coefficient, self._learning_rate)
             self._buckets[index].gradients.zero_()
         return Outcome(norm, applied)
 
