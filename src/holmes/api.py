@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from holmes.hardware.site import Site
+    from holmes.planner.answer import Answer, Wanted
     from holmes.planner.request import PlanRequest
+    from holmes.planner.sweep import Point
     from holmes.report.causes import Comparison
     from holmes.report.schedule_facts import ScheduleFacts
     from holmes.report.study import Study
     from holmes.schedule.generate import ScheduleName
     from holmes.schedule.timeline import Durations
+
+MOST_LISTED = 20_000
+"""Instructions that `holmes plan` writes out to digest them; a larger plan has no digest."""
 
 
 def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -> None:
@@ -39,24 +44,72 @@ def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -
     console.print(table)
 
 
-def plan(resolved: ResolvedJob) -> Plan:
+def plan(
+    resolved: ResolvedJob,
+    wanted: Wanted | None = None,
+    *,
+    note: bool = False,
+    search_seconds: float | None = None,
+) -> Answer:
     """The plan the runtime can run; where it can run none, the best without its limits.
 
-    What a wider runtime would gain stands in the plan's explanation.
+    Args:
+        wanted: the objective, and how many of the next best to list.
+        note: whether the explanation says what binds and what to change first.
+        search_seconds: deadline of each search.
 
     Raises:
         ConfigError: no plan exists at all.
     """
-    from holmes.train.planning import on_cpu, request_of
+    from holmes.planner.answer import Wanted, answer
+    from holmes.train.planning import on_cpu
 
-    made = _plan(request_of(resolved, capabilities=None))
-    if resolved.job.train.precision != "auto" or on_cpu(resolved):
-        return made
-    note = (
+    found = answer(_request(resolved, note, search_seconds), wanted or Wanted())
+    if not found.runnable or resolved.job.train.precision != "auto" or on_cpu(resolved):
+        return found
+    remark = (
         "planned for mixed precision as Megatron-LM trains; this runtime trains in bf16 autocast: "
         "to run the plan, make it with train.precision=bf16"
     )
-    return replace(made, explain=(*made.explain, note))
+    return replace(found, plan=replace(found.plan, explain=(*found.plan.explain, remark)))
+
+
+def compare_today(answer: Answer, resolved: ResolvedJob, today: str) -> dict[str, Any]:
+    """The best plan beside the layout that runs today, in one sentence."""
+    from holmes.planner.today import compared
+
+    request = _request(resolved, False, None)
+    return compared(answer.best, replace(request, site=answer.best.site), today)
+
+
+def sweep(resolved: ResolvedJob, text: str) -> list[Point]:
+    """The best plan at each size of a site, for ``nodes=FIRST..LAST``."""
+    from holmes.planner.sweep import sizes, sweep
+
+    counts = sizes(text)
+    return sweep(_request(resolved, False, None), counts)
+
+
+def export_megatron(plan: Plan, resolved: ResolvedJob, folder: Path) -> list[str]:
+    """Write a plan as Megatron-LM and torchrun arguments; the paths."""
+    from holmes.models.registry import describe, family_of
+    from holmes.planner.megatron import export
+
+    config = describe(family_of(resolved.job.model)).config_from(resolved.job.model)
+    names = {"layers", "hidden", "heads", "sequence", "vocabulary"}
+    sizes = {name: int(getattr(config, name)) for name in names}
+    return export(plan, folder, {**sizes, "ffn": int(config.inner)})
+
+
+def _request(resolved: ResolvedJob, note: bool, search_seconds: float | None) -> PlanRequest:
+    from holmes.runtime.capabilities import CAPABILITIES
+    from holmes.train.planning import request_of
+
+    try:
+        request = request_of(resolved, capabilities=CAPABILITIES)
+    except ConfigError:  # a model that only a wider runtime trains; a bad one fails again
+        request = request_of(resolved, capabilities=None)
+    return replace(request, note=note, search_seconds=search_seconds, largest_lists=MOST_LISTED)
 
 
 def _plan(request: PlanRequest) -> Plan:

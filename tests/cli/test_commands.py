@@ -65,6 +65,32 @@ def test_plan_json_keeps_its_contract() -> None:
     assert {group["transport"]["fabric"] for group in plan["groups"]} == {"ethernet"}
 
 
+def test_plan_answers_more_than_the_plan(tmp_path: Path) -> None:
+    words = ("--seq", "128", "--top", "3", "--compare", "pp=2,dp=2,order=scattered", "--json")
+    done = run("plan", DEMO, *words)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["workload"]["sequence"] == 128
+    assert len(found["top"]) == 3 and found["pareto"]
+    assert "today" in found["comparison"]["sentence"]
+    folder = tmp_path / "megatron"
+    done = run("plan", DEMO, "--export", "megatron", "-o", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert {"hostfile", "megatron.args", "run.sh"} <= {path.name for path in folder.iterdir()}
+
+
+def test_a_sweep_writes_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "sweep.html"
+    words = ("--site", "selene", "--model", "gpt-1.3b", "--global-batch", "64")
+    fixed = ("parallel.tensor=8", "parallel.context=1", "parallel.sharding=optimizer")
+    sweep = ("--sweep", "nodes=1..4", "--page", str(page), "--json")
+    done = run("plan", *words, *fixed, *sweep)
+    assert done.returncode == 0, done.stderr
+    points = json.loads(done.stdout)["sweep"]
+    assert [point["nodes"] for point in points] == [1, 2, 4]
+    assert "Tokens per second" in page.read_text()
+
+
 def test_a_forced_rank_map_is_obeyed() -> None:
     done = run("plan", DEMO, "--json", "--rank-map", "0,2,3,1")
     assert json.loads(done.stdout)["rank_map"] == [0, 2, 3, 1]
@@ -85,6 +111,11 @@ def test_print_config_says_where_values_come_from() -> None:
         (("pln",), 2, "plan"),
         (("plan", DEMO, "--no-such"), 2, "no-such"),
         (("plan", "absent.yaml"), 78, "absent.yaml"),
+        (("plan", DEMO, "--page", "x.html"), 2, "--sweep"),
+        (("plan", DEMO, "--target", "3"), 2, "--objective"),
+        (("plan", DEMO, "--export", "megatron"), 2, "-o DIR"),
+        (("plan", DEMO, "--sweep", "nodes=4"), 78, "--sweep"),
+        (("plan", DEMO, "--compare", "tp"), 78, "--compare"),
         (("plan", DEMO, "trian.steps=3"), 78, "train"),
         (("plan", DEMO, "batch.global=15"), 78, "15"),
         (("plan", DEMO, "parallel.pipeline=64"), 78, "pipeline"),

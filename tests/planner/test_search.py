@@ -160,8 +160,8 @@ def test_free_search_is_no_worse_than_any_fixed_layout() -> None:
     for pipeline in (1, 2, 4):
         fixed = make_plan(request(where, model, pipeline=pipeline))
         assert free.predicted.step_seconds <= fixed.predicted.step_seconds * 1.02
-    assert free.search.enumerated > free.search.feasible > 0
-    assert free.search.pruned + free.search.feasible == free.search.enumerated
+    assert free.search.enumerated >= free.search.feasible > 0
+    assert free.search.pruned + free.search.evaluated == free.search.enumerated
     assert free.rejected
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from holmes.accuracy.case_model import workload_of
@@ -16,9 +16,10 @@ from holmes.hardware.site import Cluster, NodeGroup, Site
 from holmes.hardware.topology import Topology
 from holmes.plan.layout import Layout, Wishes
 from holmes.plan.plan import Batch, Plan
-from holmes.planner.candidates import Shape
+from holmes.planner.candidates import Choice, Shape
 from holmes.planner.draft import Draft
 from holmes.planner.estimates import Estimates
+from holmes.planner.ground import Ground
 from holmes.planner.partition import Borders, even
 from holmes.planner.placement import RankMap, rank_maps
 from holmes.planner.request import PlanRequest
@@ -117,7 +118,7 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
         overlap=overlap,
         extra_warmup=0,
     )
-    settings = replace(settings_of(wishes, None), sharding=case.sharding)
+    settings = settings_of(wishes, None)
     request = PlanRequest(
         name=f"row-{case.row}",
         site=site,
@@ -142,10 +143,10 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
     )
     cost = CostModel(topology, workload, calibration, execution=execution)
     ranks = _ranks(topology, layout, settings)
-    estimates = Estimates(cost, settings, shape, ranks, recompute)
-    draft = Draft(
-        request, settings, estimates, "1f1b", _borders(case, workload), (0,) * (case.pp - 1)
-    )
+    ground = Ground(cost, layout, ranks, settings.transport)
+    choice = Choice(recompute=recompute, sharding=case.sharding)
+    estimates = Estimates(settings, shape, ground, choice)
+    draft = Draft(request, settings, estimates, _borders(case, workload), (0,) * (case.pp - 1))
     return CasePlan(case, draft.plan, cost, tuple(assumed))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,9 @@ from holmes.cli.options import (
     resolve,
 )
 
+if TYPE_CHECKING:
+    from holmes.job.resolve import ResolvedJob
+
 
 def register(app: typer.Typer) -> None:
     app.command("plan", help="Plan a model for a site, with the reasons.")(command)
@@ -33,11 +36,46 @@ def command(
     model: ModelOption = None,
     global_batch: GlobalBatchOption = None,
     micro_batch: MicroBatchOption = None,
+    seq: Annotated[
+        int | None, typer.Option("--seq", help="Tokens of a sample (`model.sequence`).")
+    ] = None,
     placement: PlacementOption = None,
     rank_map: RankMapOption = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Every decision: order, groups, partition, losers.")
     ] = False,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, max=100, help="List the best K candidates.")
+    ] = None,
+    objective: Annotated[
+        Literal["time", "devices", "cost"],
+        typer.Option(help="Fastest, fewest devices for --target, or cheapest per token."),
+    ] = "time",
+    target: Annotated[
+        float | None,
+        typer.Option("--target", min=1e-9, help="Seconds a step may take (objective devices)."),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", help="What runs today, e.g. tp=8,pp=2,dp=6,order=launch."),
+    ] = None,
+    sweep: Annotated[
+        str | None, typer.Option("--sweep", help="Plan at several sizes: nodes=8..512.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Write the sweep's charts to this HTML file.")
+    ] = None,
+    search_seconds: Annotated[
+        float | None,
+        typer.Option("--search-seconds", min=0, help="Stop the search then; the gap is told."),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Score all candidates, also what bounds rule out.")
+    ] = False,
+    export: Annotated[
+        Literal["megatron"] | None,
+        typer.Option("--export", help="Write arguments of Megatron-LM to the folder of -o."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the plan as JSON to this file.")
     ] = None,
@@ -46,25 +84,70 @@ def command(
 ) -> None:
     from holmes import api
     from holmes.plan.codec import plan_to_dict, write_plan
+    from holmes.planner.answer import Wanted
 
+    _check(objective=objective, target=target, sweep=sweep, page=page, export=export, output=output)
     job = resolve(
         words,
         site=site,
         model=model,
         global_batch=global_batch,
         micro_batch=micro_batch,
+        seq=seq,
         placement=placement,
         rank_map=rank_map,
     )
     if print_config:
         api.show_config(job, console(), json_output=json_output)
         return
-    made = api.plan(job)
-    if output is not None:
-        write_plan(made, output)
+    if sweep is not None:
+        _sweep(job, sweep, page, json_output=json_output)
+        return
+    wanted = Wanted(top or 10, objective, target, full, explain or top is not None)
+    found = api.plan(job, wanted, note=explain, search_seconds=search_seconds)
+    extra: dict[str, Any] = {
+        "top": [offer.to_dict() for offer in found.top],
+        "pareto": [offer.to_dict() for offer in found.front],
+        "unrestricted": found.top[0].to_dict(),
+        "missing": list(found.missing),
+    }
+    if found.sized is not None:
+        extra["nodes"] = list(found.sized.nodes)
+        extra["cost_per_million_tokens"] = found.sized.dollars_per_million_tokens
+    if compare is not None:
+        extra["comparison"] = api.compare_today(found, job, compare)
+    if export is not None and output is not None:
+        extra["written"] = api.export_megatron(found.best, job, output)
+    elif output is not None:
+        write_plan(found.plan, output)
     if json_output:
-        emit(plan_to_dict(made))
+        emit({**plan_to_dict(found.plan), **extra})
         return
     from holmes.report.terminal import show_plan
+    from holmes.report.terminal_plan import show_offers
 
-    show_plan(made, explain=explain)
+    show_plan(found.plan, explain=explain)
+    show_offers(extra, top=top)
+
+
+def _check(**given: Any) -> None:
+    """Refuse options that would have no effect."""
+    if given["target"] is not None and given["objective"] != "devices":
+        raise typer.BadParameter("--target has an effect only with --objective devices")
+    if given["page"] is not None and given["sweep"] is None:
+        raise typer.BadParameter("--page has an effect only with --sweep")
+    if given["export"] is not None and given["output"] is None:
+        raise typer.BadParameter("--export needs the folder to write to: -o DIR")
+
+
+def _sweep(job: ResolvedJob, text: str, page: Path | None, *, json_output: bool) -> None:
+    from holmes import api
+    from holmes.report.sweep import show_sweep, write_sweep
+
+    points = [point.to_dict() for point in api.sweep(job, text)]
+    if page is not None:
+        write_sweep(points, f"{job.job.name}: {text}", page)
+    if json_output:
+        emit({"sweep": points})
+        return
+    show_sweep(points)

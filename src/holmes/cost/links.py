@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import nnls
 
 from holmes.cost.calibration import Calibration, LinkCalibration
 from holmes.cost.network import Network, Rates
@@ -53,6 +52,8 @@ def with_measured_links(
         np.array(_terms(network, plan.group_by_name[timing.group], timing)) / timing.seconds
         for timing in timings
     ]
+    from scipy.optimize import nnls  # only where links are fitted
+
     (step, line, per_byte), _ = nnls(np.array(rows), np.ones(len(rows)))
     fitted = LinkCalibration(
         efficiency=float(min(1.0, max(LEAST_EFFICIENCY, 1.0 / max(line, 1.0)))),

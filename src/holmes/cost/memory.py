@@ -141,7 +141,7 @@ def stage_memory(
     blocks: tuple[int, int],
     layout: Layout,
     sharding: Sharding,
-    in_flight: int,
+    in_flight: float,
     micro: int,
     recompute: Recompute,
 ) -> int:
@@ -154,14 +154,15 @@ def stage_parts(
     blocks: tuple[int, int],
     layout: Layout,
     sharding: Sharding,
-    in_flight: int,
+    in_flight: float,
     micro: int,
     recompute: Recompute,
 ) -> MemoryParts:
     """What one rank that holds the half-open range ``blocks`` needs at its peak.
 
     Args:
-        in_flight: micro-batches held between forward and backward.
+        in_flight: micro-batches held between forward and backward; a rank of several
+            stages may hold some for a part of its blocks.
         micro: samples per micro-batch.
 
     Raises:

@@ -10,6 +10,7 @@ time an operation takes when it is alone.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -141,10 +142,11 @@ class Network:
         rounds = 2 if op is Op.ALL_REDUCE else 1
         order = sorted(ranks, key=lambda rank: (self._slots[rank].node.index, rank))
         share = rounds * bytes_ * (n - 1) / n
+        on_node = Counter(self._slots[rank].node.index for rank in ranks)
         flows = []
         hops = []
         for a, b in zip(order, order[1:] + order[:1], strict=True):
-            rails = sum(self._slots[r].node.index == self._slots[a].node.index for r in ranks)
+            rails = on_node[self._slots[a].node.index]
             flows.append(self._flow(a, b, share, fabric, rails))
             hops.append(self._latency(a, b, fabric))
         link = self._group_link(ranks, fabric)

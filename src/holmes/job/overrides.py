@@ -19,6 +19,7 @@ SHORTHAND: dict[str, tuple[str, ...]] = {
     "model": ("model",),
     "global_batch": ("batch", "global"),
     "micro_batch": ("batch", "micro"),
+    "seq": ("model", "sequence"),
     "placement": ("placement",),
     "rank_map": ("parallel", "rank_map"),
     "steps": ("train", "steps"),

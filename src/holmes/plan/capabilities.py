@@ -16,6 +16,7 @@ class Capabilities:
         axes: axes that may have a degree above one.
         virtual_stages: the most stages that one rank may hold.
         experts: whether layers may be mixtures of experts.
+        sequence_parallel: whether tensor ranks can divide norms and activations too.
     """
 
     axes: frozenset[Axis]
@@ -24,6 +25,7 @@ class Capabilities:
     recompute: frozenset[Recompute]
     virtual_stages: int = 1
     experts: bool = False
+    sequence_parallel: bool = False
 
 
 def refusals(plan: Plan, capabilities: Capabilities) -> list[str]:
@@ -47,6 +49,8 @@ def refusals(plan: Plan, capabilities: Capabilities) -> list[str]:
         found.append(f"the schedule {plan.schedule.name}")
     if plan.schedule.virtual_stages > capabilities.virtual_stages:
         found.append(f"{plan.schedule.virtual_stages} virtual stages per rank")
+    if plan.sequence_parallel and not capabilities.sequence_parallel:
+        found.append("sequence parallelism")
     if plan.sharding not in capabilities.shardings:
         found.append(f"sharding: {plan.sharding}")
     if plan.recompute not in capabilities.recompute:

@@ -70,7 +70,8 @@ def bytes_text(bytes_: float) -> str:
 def layout_text(plan: Plan) -> str:
     """`tp 1 x pp 2 x dp 2`."""
     layout = plan.layout
-    return f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}"
+    text = f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}"
+    return text if layout.cp == 1 else f"{text} x cp {layout.cp}"
 
 
 def _headline(plan: Plan) -> Iterable[str]:

@@ -109,13 +109,36 @@ class Predicted:
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """How the plan was found."""
+    """How the plan was found.
+
+    Attributes:
+        enumerated: different candidates, those equal by symmetry counted once.
+        pruned: ruled out by a memory bound or a rule before any score.
+        evaluated: scored, time and memory both.
+        feasible: of those, how many fit in memory.
+        priced: predictions of finalists by the closed form or the event simulator.
+        gap: by how much at most an unpriced candidate could be faster, as a fraction.
+    """
 
     enumerated: int = 0
     pruned: int = 0
     evaluated: int = 0
     feasible: int = 0
     cpu_seconds: float = 0.0
+    priced: int = 0
+    gap: float = 0.0
+
+    def __add__(self, other: SearchSummary) -> SearchSummary:
+        """Two searches for one answer; the gap is that of the first."""
+        return SearchSummary(
+            self.enumerated + other.enumerated,
+            self.pruned + other.pruned,
+            self.evaluated + other.evaluated,
+            self.feasible + other.feasible,
+            round(self.cpu_seconds + other.cpu_seconds, 4),
+            self.priced + other.priced,
+            self.gap,
+        )
 
 
 @dataclass(frozen=True)
@@ -160,6 +183,7 @@ class Plan:
     explain: tuple[str, ...] = ()
     placement_name: str = "planned"
     calibration: dict[str, Any] = field(default_factory=dict)
+    sequence_parallel: bool = False
     schema_version: int = SCHEMA_VERSION
 
     @cached_property

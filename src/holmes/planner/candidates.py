@@ -7,14 +7,20 @@ from dataclasses import dataclass, field
 
 from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
-from holmes.plan.layout import Layout, Wishes
+from holmes.plan.layout import Layout, Recompute, ScheduleName, Sharding
 from holmes.plan.plan import Batch, Rejected
 from holmes.planner.partition import check_stage_count
 from holmes.planner.request import PlanRequest
+from holmes.planner.schedules import schedules_of
 from holmes.planner.settings import Settings
+from holmes.schedule.generate import generate
 
 LARGEST_MICRO = 16
 """Micro-batches tried when their size is free: powers of two up to here."""
+
+
+LEAST_TOKENS = 512
+"""Tokens of a sample that a context rank holds at least, unless its degree is fixed."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +36,39 @@ class Shape:
         return self.batch.global_ // (self.batch.micro * self.layout.dp)
 
     def __str__(self) -> str:
-        layout = self.layout
-        return f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}, micro {self.batch.micro}"
+        return f"{name_of(self.layout)}, micro {self.batch.micro}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is decided beside the shape. ``sequence``: tensor ranks divide activations too."""
+
+    recompute: Recompute = "none"
+    sharding: Sharding = "optimizer"
+    schedule: ScheduleName = "1f1b"
+    virtual_stages: int = 1
+    sequence: bool = False
+
+    def __str__(self) -> str:
+        text: str = self.schedule
+        if self.virtual_stages > 1:
+            text += f" x {self.virtual_stages}"
+        if self.recompute != "none":
+            text += f", recompute {self.recompute}"
+        if self.sequence:
+            text += ", sequence parallel"
+        return text if self.sharding == "optimizer" else f"{text}, sharding {self.sharding}"
 
 
 @dataclass
 class Enumeration:
-    """Shapes to price, and what was ruled out on the way."""
+    """Layouts with the micro-batch sizes of each, and what was ruled out on the way."""
 
-    shapes: list[Shape] = field(default_factory=list)
+    layouts: list[tuple[Layout, tuple[int, ...]]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
 
 
-def enumerate_shapes(request: PlanRequest, settings: Settings, topology: Topology) -> Enumeration:
+def enumerate_layouts(request: PlanRequest, settings: Settings, topology: Topology) -> Enumeration:
     """Every layout of all devices of the site with every micro-batch size.
 
     Raises:
@@ -50,31 +76,39 @@ def enumerate_shapes(request: PlanRequest, settings: Settings, topology: Topolog
     """
     found = Enumeration()
     refusals: list[ConfigError] = []
-    for layout in _layouts(request.wishes, settings, topology):
+    for layout in _layouts(request, settings, topology):
         try:
-            _check_layout(request, layout, topology, settings.virtual_stages)
-            micros = list(_micro_batches(request, layout))
+            _check_layout(request, layout, topology)
+            micros = _scheduled(request, settings, layout)
         except ConfigError as error:
             refusals.append(error)
             reason = error.what if error.why is None else f"{error.what}: {error.why}"
-            found.rejected.append(Rejected(_name(layout), reason))
+            found.rejected.append(Rejected(name_of(layout), reason))
             continue
-        found.shapes += [Shape(layout, Batch(request.global_batch, micro)) for micro in micros]
-    if not found.shapes:
+        found.layouts.append((layout, micros))
+    if not found.layouts:
         raise refusals[0]
     return found
 
 
-def _layouts(wishes: Wishes, settings: Settings, topology: Topology) -> list[Layout]:
+def name_of(layout: Layout) -> str:
+    """`tp 1 x pp 2 x dp 2`, with the context degree where there is one."""
+    text = f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}"
+    return text if layout.cp == 1 else f"{text} x cp {layout.cp}"
+
+
+def _layouts(request: PlanRequest, settings: Settings, topology: Topology) -> list[Layout]:
+    wishes, sequence = request.wishes, request.workload.sequence
     devices = len(topology.devices)
     found = [
-        Layout(tp=tp, pp=pp, dp=devices // (tp * pp))
-        for tp in _degrees(wishes.tensor, devices, settings.tensor_allowed)
-        for pp in _degrees(wishes.pipeline, devices, settings.pipeline_allowed)
-        if devices % (tp * pp) == 0
+        Layout(tp=tp, pp=pp, dp=devices // (tp * pp * cp), cp=cp)
+        for cp in _context(wishes.context, devices, sequence, "context" in settings.axes)
+        for tp in _degrees(wishes.tensor, devices, "tensor" in settings.axes)
+        for pp in _degrees(wishes.pipeline, devices, "pipeline" in settings.axes)
+        if devices % (tp * pp * cp) == 0
     ]
     found = [layout for layout in found if wishes.data in (None, layout.dp)]
-    if not settings.data_allowed:
+    if "data" not in settings.axes:
         found = [layout for layout in found if layout.dp == 1]
     if found:
         return found
@@ -84,6 +118,7 @@ def _layouts(wishes: Wishes, settings: Settings, topology: Topology) -> list[Lay
             ("tensor", wishes.tensor),
             ("pipeline", wishes.pipeline),
             ("data", wishes.data),
+            ("context", wishes.context),
         )
         if degree is not None
     }
@@ -95,7 +130,7 @@ def _layouts(wishes: Wishes, settings: Settings, topology: Topology) -> list[Lay
         f"the layout {text} does not use the {devices} devices of site {topology.site.name!r}",
         where="parallel." + ", parallel.".join(given),
         why=f"its degrees multiply to {product}, "
-        + ("which is not" if len(given) == 3 else "which does not divide")
+        + ("which is not" if len(given) >= 3 else "which does not divide")
         + f" {devices}; no device may be left idle",
         next_step=f"choose degrees whose product is {devices}, or change the site's nodes",
     )
@@ -109,9 +144,14 @@ def _degrees(wish: int | None, devices: int, allowed: bool) -> list[int]:
     return [degree for degree in range(1, devices + 1) if devices % degree == 0]
 
 
-def _check_layout(
-    request: PlanRequest, layout: Layout, topology: Topology, virtual_stages: int
-) -> None:
+def _context(wish: int | None, devices: int, sequence: int, allowed: bool) -> list[int]:
+    """Context degrees that leave every rank enough tokens to fill its kernels."""
+    degrees = _degrees(wish, devices, allowed)
+    most = max(1, sequence // LEAST_TOKENS)
+    return degrees if wish is not None else [degree for degree in degrees if degree <= most]
+
+
+def _check_layout(request: PlanRequest, layout: Layout, topology: Topology) -> None:
     """Refuse what no partition or placement can save.
 
     Raises:
@@ -133,7 +173,35 @@ def _check_layout(
             why="tensor collectives run inside every block, so they stay inside a node",
             next_step=f"use at most {largest}",
         )
-    check_stage_count(len(workload.blocks), layout.pp * virtual_stages)
+    if workload.sequence % layout.cp:
+        raise ConfigError(
+            f"a sequence of {workload.sequence} tokens does not divide over "
+            f"{layout.cp} context ranks",
+            where="parallel.context",
+            why="each context rank holds the same number of tokens",
+            next_step=f"use a divisor of {workload.sequence}",
+        )
+    check_stage_count(len(workload.blocks), layout.pp)
+
+
+def _scheduled(request: PlanRequest, settings: Settings, layout: Layout) -> tuple[int, ...]:
+    """Micro-batch sizes with which some schedule can run.
+
+    Raises:
+        ConfigError: when the batch does not divide, or no schedule can have these counts.
+    """
+    blocks, micros = len(request.workload.blocks), tuple(_micro_batches(request, layout))
+    counts = [request.global_batch // (micro * layout.dp) for micro in micros]
+    usable = tuple(
+        micro
+        for micro, count in zip(micros, counts, strict=True)
+        if schedules_of(settings, layout.pp, count, blocks)
+    )
+    if not usable:
+        virtual = settings.virtual_stages[0]
+        check_stage_count(blocks, layout.pp * virtual)
+        generate(settings.schedules[0], layout.pp, counts[0], virtual)
+    return usable
 
 
 def _micro_batches(request: PlanRequest, layout: Layout) -> Iterable[int]:
@@ -160,7 +228,3 @@ def _micro_batches(request: PlanRequest, layout: Layout) -> Iterable[int]:
     share = total // dp
     sizes = [2**k for k in range(LARGEST_MICRO.bit_length()) if 2**k <= LARGEST_MICRO]
     return [size for size in sizes if share % size == 0]
-
-
-def _name(layout: Layout) -> str:
-    return f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}"

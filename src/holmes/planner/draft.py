@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import accumulate, pairwise
 
-from holmes.cost.memory import pipeline_parts
-from holmes.plan.layout import Recompute, ScheduleName
+from holmes.plan.layout import Layout, Recompute, ScheduleName
 from holmes.plan.plan import Plan, Predicted, ScheduleChoice, Stage
 from holmes.planner.buckets import buckets_of
-from holmes.planner.candidates import Shape
+from holmes.planner.candidates import Choice, Shape
 from holmes.planner.estimates import Estimates
 from holmes.planner.groups import memberships, open_groups
 from holmes.planner.partition import Borders, even, exact, objective, proportional
@@ -18,11 +18,8 @@ from holmes.planner.placement import RankMap, cluster_of
 from holmes.planner.request import PlanRequest
 from holmes.planner.settings import Settings
 from holmes.planner.warmup import Extras, warmup_of_cuts, within_memory
-from holmes.schedule.generate import WITH_WARMUP, generate
-from holmes.schedule.instruction import Schedule
+from holmes.schedule.generate import WITH_WARMUP
 
-ONE_STAGE_WHOLE_BACKWARD = frozenset({"gpipe", "1f1b"})
-"""Schedules whose bound on micro-batches in flight needs no list of actions."""
 LEAST_SECONDS = 1e-9
 """Stands for the time of a stage that the calibration says takes none."""
 UNPREDICTED = Predicted(0.0, 0.0, 0.0, 0.0, 0.0, {})
@@ -30,12 +27,11 @@ UNPREDICTED = Predicted(0.0, 0.0, 0.0, 0.0, 0.0, {})
 
 @dataclass(frozen=True)
 class Draft:
-    """One complete answer but for its price."""
+    """One complete answer but for its price. ``borders`` are of virtual stages."""
 
     request: PlanRequest
     settings: Settings
     estimates: Estimates
-    schedule: ScheduleName
     borders: Borders
     extras: Extras
 
@@ -44,92 +40,74 @@ class Draft:
         return self.estimates.shape
 
     @property
+    def choice(self) -> Choice:
+        return self.estimates.choice
+
+    @property
     def rank_map(self) -> RankMap:
         return self.estimates.rank_map
 
     @property
     def recompute(self) -> Recompute:
-        return self.estimates.recompute
+        return self.choice.recompute
+
+    @property
+    def schedule(self) -> ScheduleName:
+        return self.choice.schedule
 
     def __str__(self) -> str:
         clusters = " > ".join(cluster_of(slots) for slots in self.estimates.slots)
-        text = f"{self.shape}, {self.schedule}"
-        if self.recompute != "none":
-            text += f", recompute {self.recompute}"
+        text = f"{self.shape}, {self.choice}"
         return text + (f", stages on {clusters}" if len(self.estimates.slots) <= 8 else "")
 
     @cached_property
     def stage_seconds(self) -> tuple[float, ...]:
-        """Forward and backward of one micro-batch on each stage."""
-        costs = self.estimates.stage_costs((0,) * len(self.borders), self.virtual_stages)
-        return tuple(costs.seconds(s, *blocks) for s, blocks in enumerate(self.borders))
+        """Forward and backward of one micro-batch on each virtual stage."""
+        return self.estimates.seconds(self.borders)
 
-    @property
-    def virtual_stages(self) -> int:
-        """Stages per pipeline rank."""
-        return len(self.borders) // self.shape.layout.pp
+    @cached_property
+    def rank_seconds(self) -> tuple[float, ...]:
+        """Forward and backward of one micro-batch on all stages of each pipeline rank."""
+        pp = self.shape.layout.pp
+        return tuple(sum(self.stage_seconds[rank::pp]) for rank in range(pp))
 
     @cached_property
     def least_seconds(self) -> float:
         """The partition's objective: the step time if the cuts between stages were free."""
-        if self.virtual_stages > 1:
-            pp = self.shape.layout.pp
-            ranks = [sum(self.stage_seconds[rank::pp]) for rank in range(pp)]
-            return self.shape.microbatches * max(ranks)
-        flight = in_flight(self.schedule, self.shape, self.extras)
+        if self.choice.virtual_stages > 1:
+            return self.shape.microbatches * max(self.rank_seconds)
+        flight = self.estimates.in_flight(self.extras)
         return objective(self.estimates.stage_costs(flight), self.borders)
 
-    def fits(self) -> bool:
-        """Whether every stage fits its devices with its micro-batches in flight."""
-        if self.schedule not in ONE_STAGE_WHOLE_BACKWARD:
-            return all(
-                need <= room
-                for need, room in zip(self._rank_memory, self.estimates.room, strict=True)
-            )
-        flight = in_flight(self.schedule, self.shape, self.extras)
-        return all(
-            self.estimates.fits(stage, *blocks, flight[stage])
-            for stage, blocks in enumerate(self.borders)
-        )
+    @cached_property
+    def memory(self) -> tuple[int, ...]:
+        """Bytes of a rank of each pipeline stage."""
+        return self.estimates.rank_memory(self.borders, self.extras)
 
-    @property
-    def _rank_memory(self) -> list[int]:
-        """Bytes of each pipeline rank, counted along the schedule."""
-        layout, workload = self.shape.layout, self.request.workload
-        made = _generated(
-            self.schedule, layout.pp, self.shape.microbatches, self.virtual_stages, self.extras
-        )
-        micro, sharding = self.shape.batch.micro, self.settings.sharding
-        parts = pipeline_parts(
-            workload, made, self.borders, layout, sharding, micro, self.recompute
-        )
-        return [one.total for one in parts]
+    def fits(self) -> bool:
+        """Whether every rank fits its device with its micro-batches in flight."""
+        room = self.estimates.room
+        return all(bytes_ <= room[stage] for stage, bytes_ in enumerate(self.memory))
 
     @cached_property
     def plan(self) -> Plan:
         """The plan of this draft, not yet priced; groups carry no bytes, the digest is empty."""
-        request, settings, layout = self.request, self.settings, self.shape.layout
-        topology = self.estimates.cost.topology
-        whole = layout.pp == 1
-        stages: list[Stage] = []
-        for index, blocks in enumerate(self.borders):
-            rank = index % layout.pp
-            found_buckets = buckets_of(
-                request.workload, blocks, whole_model=whole, bucket_mb=request.wishes.bucket_mb
-            )
-            before = sum(len(stage.buckets) for stage in stages[rank :: layout.pp])
-            stages.append(
-                Stage(
-                    stage=index,
-                    blocks=blocks,
-                    layout=layout,
-                    ranks=tuple(
-                        layout.rank(rank, d, t) for d in range(layout.dp) for t in range(layout.tp)
-                    ),
-                    cluster=cluster_of(self.estimates.slots[rank]),
-                    buckets=tuple(replace(b, index=before + b.index) for b in found_buckets),
-                )
-            )
+        return self._plan(self.shape.layout)
+
+    @cached_property
+    def priced(self) -> Plan:
+        """The plan as the simulator takes it: context ranks as replicas of a shorter sample.
+        Often the plan itself."""
+        layout = self.shape.layout
+        if layout.cp == 1 and not self.choice.sequence:
+            return self.plan
+        plan = self._plan(Layout(layout.tp, layout.pp, layout.dp * layout.cp))
+        return replace(plan, workload=self.estimates.cost.workload)
+
+    def _plan(self, layout: Layout) -> Plan:
+        request, settings = self.request, self.settings
+        topology = self.estimates.ground.cost.topology
+        stages = self._stages(layout)
         found = memberships(layout, stages)
         return Plan(
             name=request.name,
@@ -137,15 +115,15 @@ class Draft:
             workload=request.workload,
             batch=self.shape.batch,
             layout=layout,
-            sharding=settings.sharding,
+            sharding=self.choice.sharding,
             recompute=self.recompute,
             rank_map=self.rank_map,
-            stages=tuple(stages),
+            stages=stages,
             groups=open_groups(found, self.rank_map, topology, settings.transport),
             schedule=ScheduleChoice(
                 name=self.schedule,
                 microbatches=self.shape.microbatches,
-                virtual_stages=self.virtual_stages,
+                virtual_stages=self.choice.virtual_stages,
                 extra_warmup=max(self.extras, default=0),
                 digest="",
                 extra_warmup_per_cut=self.extras,
@@ -157,7 +135,33 @@ class Draft:
             predicted=UNPREDICTED,
             placement_name=request.placement_name,
             calibration=request.calibration.to_dict(),
+            sequence_parallel=self.choice.sequence,
         )
+
+    def _stages(self, layout: Layout) -> tuple[Stage, ...]:
+        """All virtual stages; the buckets of a rank are numbered through."""
+        request, width = self.request, layout.tp * layout.dp * layout.cp
+        stages: list[Stage] = []
+        for index, blocks in enumerate(self.borders):
+            rank = index % layout.pp
+            found = buckets_of(
+                request.workload,
+                blocks,
+                whole_model=layout.pp == 1,
+                bucket_mb=request.wishes.bucket_mb,
+            )
+            before = sum(len(stage.buckets) for stage in stages[rank :: layout.pp])
+            stages.append(
+                Stage(
+                    stage=index,
+                    blocks=blocks,
+                    layout=layout,
+                    ranks=tuple(range(rank * width, (rank + 1) * width)),
+                    cluster=cluster_of(self.estimates.slots[rank]),
+                    buckets=tuple(replace(b, index=before + b.index) for b in found),
+                )
+            )
+        return tuple(stages)
 
     def with_cut(self, borders: Borders) -> Draft:
         """This draft with other borders."""
@@ -169,11 +173,7 @@ class Draft:
 
 
 def draft(
-    request: PlanRequest,
-    settings: Settings,
-    estimates: Estimates,
-    schedule: ScheduleName,
-    limit: float = math.inf,
+    request: PlanRequest, settings: Settings, estimates: Estimates, limit: float = math.inf
 ) -> Draft | str:
     """Partition and warm-up by the closed rules, or the reason why there is none.
 
@@ -184,49 +184,32 @@ def draft(
         ConfigError: the partition rule cannot cut this model into these stages, or the
             schedule cannot have these counts.
     """
-    shape = estimates.shape
-    virtual = settings.virtual_stages
-    if schedule not in ONE_STAGE_WHOLE_BACKWARD:
-        _generated(schedule, shape.layout.pp, shape.microbatches, virtual, 0)
-    extras = _first_warmup(request, estimates, schedule)
+    extras = _first_warmup(request, estimates)
     bare = (0,) * len(extras) if request.wishes.extra_warmup is None else extras
     for tried in dict.fromkeys((extras, bare)):
-        flight = in_flight(schedule, shape, tried, virtual)
-        borders = _cut(settings, estimates, flight, limit)
-        if borders is None:
-            continue
-        found = Draft(request, settings, estimates, schedule, borders, tried)
-        if found.fits():
-            return found
-        if request.wishes.extra_warmup is None:
-            lowered = within_memory(tried, lambda e, d=found: d.with_warmup(e).fits())  # type: ignore[misc]
-            if found.with_warmup(lowered).fits():
-                return found.with_warmup(lowered)
-    return _why_not(estimates, in_flight(schedule, shape, bare, virtual), virtual)
+        for borders in _cuts(settings, estimates, estimates.in_flight(tried), limit):
+            found = Draft(request, settings, estimates, borders, tried)
+            if found.fits():
+                return found
+            if request.wishes.extra_warmup is None:
+                lowered = within_memory(tried, lambda e, d=found: d.with_warmup(e).fits())  # type: ignore[misc]
+                if found.with_warmup(lowered).fits():
+                    return found.with_warmup(lowered)
+    return _why_not(estimates, bare)
 
 
-def in_flight(
-    schedule: ScheduleName, shape: Shape, extras: Extras, virtual_stages: int = 1
-) -> tuple[int, ...]:
-    """Micro-batches between forward and backward, per stage, as the schedule bounds them."""
-    stages, microbatches = shape.layout.pp, shape.microbatches
-    if schedule not in ONE_STAGE_WHOLE_BACKWARD:
-        return _generated(schedule, stages, microbatches, virtual_stages, extras).in_flight
-    if schedule == "gpipe":
-        return (microbatches,) * stages
-    return tuple(min(microbatches, stages - stage + sum(extras[stage:])) for stage in range(stages))
+def fullest(estimates: Estimates, extras: Extras) -> tuple[int, float]:
+    """(pipeline rank, bytes) that overflow the most with equal counts of blocks."""
+    stages = estimates.shape.layout.pp * estimates.virtual
+    cuts = equal(len(estimates.cost.workload.blocks), stages)
+    needs = estimates.rank_memory(cuts, extras)
+    rank = max(range(len(needs)), key=lambda r: needs[r] - estimates.room[r])
+    return rank, needs[rank]
 
 
-@lru_cache(maxsize=64)
-def _generated(
-    schedule: ScheduleName, stages: int, microbatches: int, virtual: int, extras: Extras | int
-) -> Schedule:
-    return generate(schedule, stages, microbatches, virtual, extras)
-
-
-def _first_warmup(request: PlanRequest, estimates: Estimates, schedule: ScheduleName) -> Extras:
+def _first_warmup(request: PlanRequest, estimates: Estimates) -> Extras:
     cuts = estimates.shape.layout.pp - 1
-    if schedule not in WITH_WARMUP:
+    if estimates.choice.schedule not in WITH_WARMUP:
         return (0,) * cuts
     if request.wishes.extra_warmup is not None:
         return (request.wishes.extra_warmup,) * cuts
@@ -234,20 +217,24 @@ def _first_warmup(request: PlanRequest, estimates: Estimates, schedule: Schedule
     return warmup_of_cuts(estimates.cut_seconds, typical, estimates.shape.microbatches)
 
 
-def _cut(
-    settings: Settings, estimates: Estimates, flight: tuple[int, ...], limit: float
-) -> Borders | None:
-    blocks = estimates.cost.workload.blocks
-    virtual = settings.virtual_stages
-    stages = estimates.shape.layout.pp * virtual
+def _cuts(
+    settings: Settings, estimates: Estimates, flight: tuple[float, ...], limit: float
+) -> list[Borders]:
+    """The borders by the partition rule, the best first."""
+    blocks, virtual = estimates.cost.workload.blocks, estimates.virtual
+    stages = estimates.shape.layout.pp
     if settings.partition == "even":
-        return even(blocks, stages)
-    costs = estimates.stage_costs(flight, virtual)
-    if virtual > 1:
-        limit = math.inf  # seconds of the stages do not bound the step: ranks hold several
+        return [even(blocks, stages * virtual)]
+    costs = estimates.stage_costs(flight)
     if settings.partition == "exact":
-        return exact(costs, limit)
-    share = max(1, len(blocks) // stages)
+        found = exact(costs, limit)
+        if virtual == 1:
+            return [] if found is None else [found]
+        tried = [] if found is None else [dealt(found, virtual)]
+        fine = exact(estimates.looped_costs(flight))
+        tried += [] if fine is None else [fine]
+        return sorted([*tried, equal(len(blocks), stages * virtual)], key=estimates.pace)
+    share = max(1, len(blocks) // (stages * virtual))
     # S_i is the speed at which stage i does an equal share of the step, its exchange included.
     speeds = [
         1.0
@@ -258,22 +245,43 @@ def _cut(
         )
         for stage in range(stages)
     ]
-    return proportional(blocks, speeds)
+    return [proportional(blocks, speeds * virtual)]
 
 
-def _why_not(estimates: Estimates, flight: tuple[int, ...], virtual: int) -> str:
+def equal(blocks: int, stages: int) -> Borders:
+    """Equal counts of blocks, of whatever kind."""
+    return tuple((blocks * s // stages, blocks * (s + 1) // stages) for s in range(stages))
+
+
+def dealt(borders: Borders, virtual: int) -> Borders:
+    """The borders of virtual stages: each rank's count of blocks dealt over its stages.
+
+    Virtual stage c p + s is stage c of rank s. The chain is laid through stage
+    after stage, so a rank keeps its count but not its blocks, and with it the sum that
+    sets the pace; every stage gets at least one block, which may move a few between ranks.
+    """
+    if virtual == 1:
+        return borders
+    counts = [stop - start for start, stop in borders]
+    sizes = [
+        count * (chunk + 1) // virtual - count * chunk // virtual
+        for chunk in reversed(range(virtual))
+        for count in counts
+    ]
+    for index, size in enumerate(sizes):
+        if size < 1:
+            sizes[index] = 1
+            sizes[sizes.index(max(sizes))] -= 1
+    return tuple(pairwise(accumulate(sizes, initial=0)))
+
+
+def _why_not(estimates: Estimates, extras: Extras) -> str:
     """Name the memory that is short for equal counts of blocks, or else that it is slow."""
-    blocks = estimates.cost.workload.blocks
-    stages = estimates.shape.layout.pp * virtual
-    cuts = [(len(blocks) * s // stages, len(blocks) * (s + 1) // stages) for s in range(stages)]
-    short, stage = max(
-        (estimates.memory(*cut, flight[s]) - estimates.room[s % len(estimates.room)], s)
-        for s, cut in enumerate(cuts)
-    )
-    room = estimates.room[stage % len(estimates.room)]
-    if short <= 0:
+    rank, needs = fullest(estimates, extras)
+    room = estimates.room[rank]
+    if needs <= room:
         return "slower than the best plan even with free cuts between the stages"
     return (
-        f"does not fit in memory: stage {stage} needs about {(short + room) / 1e9:.1f} GB "
+        f"does not fit in memory: stage {rank} needs about {needs / 1e9:.1f} GB "
         f"of {room / 1e9:.1f} GB per device"
     )

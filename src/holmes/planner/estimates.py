@@ -2,115 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from holmes.cost.memory import stage_memory
+from holmes.cost.axes import filled_share, gathers
+from holmes.cost.calibration import BlockTime
+from holmes.cost.memory import MARGIN, pipeline_parts, split_by_tokens, stage_memory
 from holmes.cost.model import CostModel
-from holmes.cost.network import Network
-from holmes.hardware.site import Fabric
 from holmes.hardware.topology import DeviceSlot
-from holmes.plan.layout import Recompute, TransportRule
+from holmes.plan.layout import Layout
 from holmes.planner.buckets import BUCKETS_PER_STAGE
-from holmes.planner.candidates import Shape
-from holmes.planner.partition import StageCosts
-from holmes.planner.placement import RankMap, stage_slots
+from holmes.planner.candidates import Choice, Shape
+from holmes.planner.ground import Exchange, Ground, Pattern
+from holmes.planner.partition import Borders, StageCosts
+from holmes.planner.placement import RankMap
+from holmes.planner.schedules import (
+    WHOLE_STAGE_WHOLE_BACKWARD,
+    filled,
+    in_flight,
+    waiting_gradients,
+)
 from holmes.planner.settings import Settings
-from holmes.planner.transport import choose_transport
-from holmes.schedule.instruction import Op
-
-PROBE_BYTES = 1e8
-"""Size at which the rate of a collective is read off the cost model."""
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """Seconds of a reduce-scatter or all-gather of a stage: latency + bytes x per_byte."""
-
-    latency: float
-    per_byte: float
-
-    def seconds(self, bytes_: float, operations: int) -> float:
-        """Seconds of ``bytes_`` in all, in this many operations one after the other."""
-        return operations * self.latency + bytes_ * self.per_byte
+from holmes.planner.split_cost import split_cost
+from holmes.planner.warmup import Extras
+from holmes.schedule import zero_bubble
+from holmes.workload.workload import Workload
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """Costs of one (shape, rank map, recomputation)."""
+    """Costs of one (shape, rank map, choice)."""
 
-    cost: CostModel
     settings: Settings
     shape: Shape
-    rank_map: RankMap
-    recompute: Recompute
+    ground: Ground
+    choice: Choice
 
     @cached_property
+    def cost(self) -> CostModel:
+        """Prices of the workload as one context rank sees it."""
+        return split_cost(self.ground, self.choice.sequence, self.choice.sharding)
+
+    @property
+    def rank_map(self) -> RankMap:
+        return self.ground.rank_map
+
+    @property
     def slots(self) -> tuple[list[DeviceSlot], ...]:
         """The devices of each stage."""
-        layout = self.shape.layout
-        return tuple(
-            stage_slots(self.cost.topology, layout, self.rank_map, stage)
-            for stage in range(layout.pp)
-        )
+        return self.ground.slots
 
-    @cached_property
-    def network(self) -> Network:
-        return self.cost.network(self.rank_map)
-
-    @cached_property
+    @property
     def exchanges(self) -> tuple[Exchange, ...]:
         """Gradient exchange of each stage, all its tensor columns at the same time."""
-        layout = self.shape.layout
-        if layout.dp == 1:
-            return (Exchange(0.0, 0.0),) * layout.pp
-        found = []
-        for stage in range(layout.pp):
-            fabric = self._fabric(self.slots[stage])
-            first = stage * layout.tp * layout.dp
-            columns = [
-                tuple(range(first + tensor, first + layout.tp * layout.dp, layout.tp))
-                for tensor in range(layout.tp)
-            ]
-            share = PROBE_BYTES / layout.tp
-            traffics = [
-                self.network.collective(Op.REDUCE_SCATTER, ranks, share, fabric)
-                for ranks in columns
-            ]
-            whole = self.network.together(traffics)
-            found.append(Exchange(whole.latency, (whole.seconds - whole.latency) / PROBE_BYTES))
-        return tuple(found)
+        return self.ground.exchanges
+
+    @property
+    def room(self) -> tuple[float, ...]:
+        """Bytes of the smallest device of each stage; infinite where nobody knows."""
+        return self.ground.room
 
     @cached_property
     def cut_seconds(self) -> tuple[float, ...]:
         """One-way transfer of one micro-batch over each cut, all replicas at the same time."""
-        layout = self.shape.layout
-        size = layout.tp * layout.dp
-        # All boundaries of a chain have the size of the embedding's output.
-        boundary = self.cost.workload.blocks[0].output_bytes * self.shape.batch.micro / layout.tp
-        found = []
-        for cut in range(layout.pp - 1):
-            traffics = []
-            for position in range(size):
-                a, b = cut * size + position, (cut + 1) * size + position
-                ends = [self.slots[cut][position], self.slots[cut + 1][position]]
-                traffics.append(self.network.transfer(a, b, boundary, self._fabric(ends)))
-            found.append(self.network.together(traffics).seconds)
-        return tuple(found)
+        return tuple(cut.seconds(self.boundary, 1) for cut in self.ground.cuts)
 
-    def stage_costs(self, in_flight: Sequence[int], virtual_stages: int = 1) -> StageCosts:
+    @property
+    def boundary(self) -> float:
+        """Bytes that one rank sends over a cut for one micro-batch.
+
+        All boundaries of a chain have the size of the embedding's output.
+        """
+        blocks = self.cost.workload.blocks
+        return blocks[0].output_bytes * self.shape.batch.micro / self.shape.layout.tp
+
+    def stage_costs(self, in_flight: Sequence[float]) -> StageCosts:
         """The view of the partition search, with this many micro-batches in flight per
-        (virtual) stage. Several stages on a rank share its time, so the slowest counts
-        for each of its micro-batches and stages."""
-        rows, pp = self._rows, self.shape.layout.pp
+        pipeline rank; a rank's virtual stages count as one."""
+        rows = self.rows
         return StageCosts(
-            forward=tuple(forward for forward, _ in rows) * virtual_stages,
-            backward=tuple(backward for _, backward in rows) * virtual_stages,
-            microbatches=self.shape.microbatches * virtual_stages,
-            exposed=lambda stage, start, stop: self.exposed(stage % pp, start, stop),
-            fits=lambda stage, start, stop: self.fits(stage % pp, start, stop, in_flight[stage]),
+            forward=tuple(forward for forward, _ in rows),
+            backward=tuple(backward for _, backward in rows),
+            microbatches=self.shape.microbatches,
+            exposed=self.exposed,
+            fits=lambda stage, start, stop: (
+                self.memory(start, stop, in_flight[stage]) + self._waiting_bytes(stage, start, stop)
+                <= self.room[stage]
+            ),
+            fill=filled_share(self.choice.schedule, self.choice.virtual_stages),
         )
+
+    def looped_costs(self, in_flight: Sequence[float]) -> StageCosts:
+        """The same with a column for each virtual stage: all of them as slow as the slowest."""
+        one, pp, virtual = self.stage_costs(in_flight), self.shape.layout.pp, self.virtual
+        return replace(
+            one,
+            forward=one.forward * virtual,
+            backward=one.backward * virtual,
+            microbatches=one.microbatches * virtual,
+            exposed=lambda stage, start, stop: self.exposed(stage % pp, start, stop),
+            fits=lambda stage, start, stop: one.fits(stage % pp, start, stop),
+        )
+
+    @property
+    def virtual(self) -> int:
+        """Virtual stages per pipeline rank."""
+        return self.choice.virtual_stages
+
+    def seconds(self, borders: Borders) -> tuple[float, ...]:
+        """Forward and backward of one micro-batch on each virtual stage."""
+        rows, pp = self.rows, self.shape.layout.pp
+        return tuple(
+            sum(sum(row[start:stop]) for row in rows[stage % pp])
+            for stage, (start, stop) in enumerate(borders)
+        )
+
+    def pace(self, borders: Borders) -> float:
+        """Seconds of a micro-batch, forward and backward, that the slowest rank of each
+        loop through the ranks sets."""
+        each, pp = self.seconds(borders), self.shape.layout.pp
+        return sum(max(each[first : first + pp]) for first in range(0, len(each), pp))
+
+    def in_flight(self, extras: Extras) -> tuple[float, ...]:
+        """Micro-batches between forward and backward, per pipeline rank, as whole stages;
+        without those that wait for their weights' gradients alone."""
+        choice, shape = self.choice, self.shape
+        stages, most = shape.layout.pp, shape.microbatches
+        found = in_flight(choice.schedule, stages, most, choice.virtual_stages, extras)
+        if choice.schedule != "zero-bubble":
+            return found
+        waiting = waiting_gradients(stages, most, extras)
+        return tuple(max(0.0, f - w) for f, w in zip(found, waiting, strict=True))
+
+    def _waiting_bytes(self, stage: int, start: int, stop: int) -> float:
+        """Bytes that wait for the weights' gradients of a range of blocks."""
+        if self.choice.schedule != "zero-bubble":
+            return 0.0
+        waiting = waiting_gradients(self.shape.layout.pp, self.shape.microbatches, ())
+        return waiting[stage] * (self._waiting_sums[stop] - self._waiting_sums[start])
+
+    @cached_property
+    def _waiting_sums(self) -> tuple[float, ...]:
+        """Bytes that one micro-batch keeps for the weights' gradients, up to each block."""
+        workload, layout = self._held
+        known: dict[tuple[object, ...], float] = {}
+        sums = [0.0]
+        for block in workload.blocks:
+            key = (block.kind, block.parameters, block.output_bytes)
+            if key not in known:
+                chain, alone = replace(workload, blocks=(block,)), replace(layout, pp=1)
+                made = zero_bubble(1, 1)
+                mode, micro = self.choice.recompute, self.shape.batch.micro
+                parts = pipeline_parts(chain, made, [(0, 1)], alone, "none", micro, mode)
+                known[key] = parts[0].activations * (1 + MARGIN)
+            sums.append(sums[-1] + known[key])
+        return tuple(sums)
 
     def exposed(self, stage: int, start: int, stop: int) -> float:
         """Per-step seconds of a stage's gradient exchange and optimiser that nothing hides.
@@ -125,66 +172,92 @@ class Estimates:
 
     def _exposed_seconds(self, stage: int, start: int, stop: int) -> float:
         workload = self.cost.workload
-        layout = self.shape.layout
         elements = self._parameters[stop] - self._parameters[start]
-        owned = elements / layout.tp
-        if self.settings.sharding != "none":
-            owned /= layout.dp
-        step = max(self.cost.optimizer_seconds(owned, slot) for slot in self._kinds[stage])
-        if layout.dp == 1:
+        step = self.step_seconds(stage, elements)
+        if self.ground.replicas == 1:
             return step
         buckets = min(BUCKETS_PER_STAGE, stop - start)
         exchange = self.exchanges[stage]
         reduce = exchange.seconds(elements * workload.gradient_bytes, buckets)
         gather = exchange.seconds(elements * workload.parameter_bytes, buckets)
+        if self.gathers_each_time:
+            gather = 0.0  # every micro-batch pays for its own
         if not self.settings.overlap:
             return step + reduce + gather
-        forward, backward = self._rows[stage]
+        forward, backward = self.rows[stage]
         hidden = (buckets - 1) / buckets
         exposed: float = step
         for seconds, row in ((gather, forward), (reduce, backward)):
             exposed += max(seconds - hidden * float(sum(row[start:stop])), seconds / buckets)
         return exposed
 
-    def fits(self, stage: int, start: int, stop: int, in_flight: int) -> bool:
-        """Whether the smallest device of a stage holds a range of blocks."""
-        return self.memory(start, stop, in_flight) <= self.room[stage]
+    def step_seconds(self, stage: int, elements: float) -> float:
+        """Seconds of the optimiser of a stage that holds ``elements`` parameters."""
+        owned = elements / self.shape.layout.tp
+        if self.choice.sharding != "none":
+            owned /= self.ground.replicas
+        return max(self.cost.optimizer_seconds(owned, slot) for slot in self.ground.kinds[stage])
 
-    def memory(self, start: int, stop: int, in_flight: int) -> int:
+    @property
+    def gathers_each_time(self) -> bool:
+        """Whether every micro-batch gathers its parameters, so the step does not."""
+        return gathers(self.choice.sharding)[0] > 0
+
+    def memory(self, start: int, stop: int, in_flight: float) -> int:
         """Bytes of one rank of a stage with these blocks."""
         key = (start == 0, stop == len(self.cost.workload.blocks), stop - start, in_flight)
         if self._uniform and key in self._memory:
             return self._memory[key]
+        workload, layout = self._held
         found = stage_memory(
-            self.cost.workload,
+            workload,
             (start, stop),
-            self.shape.layout,
-            self.settings.sharding,
+            layout,
+            self.choice.sharding,
             in_flight,
             self.shape.batch.micro,
-            self.recompute,
+            self.choice.recompute,
         )
         self._memory[key] = found
         return found
 
-    @cached_property
-    def room(self) -> tuple[float, ...]:
-        """Bytes of the smallest device of each stage; infinite where nobody knows."""
-        return tuple(
-            min(device_bytes(self.cost, slot) for slot in self._kinds[stage])
-            for stage in range(self.shape.layout.pp)
+    def rank_memory(self, borders: Borders, extras: Extras) -> tuple[int, ...]:
+        """Bytes of a rank of each pipeline stage, with all its virtual stages.
+
+        Args:
+            borders: blocks of every virtual stage.
+        """
+        layout, choice, micro = self.shape.layout, self.choice, self.shape.batch.micro
+        counts = (choice.schedule, layout.pp, self.shape.microbatches, choice.virtual_stages)
+        if choice.schedule in WHOLE_STAGE_WHOLE_BACKWARD:
+            flight = self.in_flight(extras)
+            return tuple(
+                self.memory(*blocks, flight[stage]) for stage, blocks in enumerate(borders)
+            )
+        workload, held = self._held
+        made = filled(*counts, extras)
+        parts = pipeline_parts(
+            workload, made, borders, held, choice.sharding, micro, choice.recompute
         )
+        return tuple(one.total for one in parts)
 
     @cached_property
     def least_seconds(self) -> float:
         """No partition of this shape is faster: its compute, perfectly divided."""
-        rows = self._rows
+        rows = self.rows
         blocks = range(len(self.cost.workload.blocks))
         whole = sum(min(forward[i] + backward[i] for forward, backward in rows) for i in blocks)
         return self.shape.microbatches * whole / self.shape.layout.pp
 
     @cached_property
-    def _memory(self) -> dict[tuple[bool, bool, int, int], int]:
+    def _held(self) -> tuple[Workload, Layout]:
+        """What memory sees: context ranks are replicas; a divided sequence divides all."""
+        layout, whole = self.shape.layout, self.ground.cost.workload
+        held = Layout(layout.tp, layout.pp, self.ground.replicas)
+        return split_by_tokens(whole, layout.cp, self.choice.sequence), held
+
+    @cached_property
+    def _memory(self) -> dict[tuple[bool, bool, int, float], int]:
         return {}
 
     @cached_property
@@ -192,7 +265,13 @@ class Estimates:
         """Whether all blocks between the first and the last are equal but for their names."""
         middle = self.cost.workload.blocks[1:-1]
         return (
-            len({(b.parameters, b.output_bytes, *b.activation_bytes.values()) for b in middle}) < 2
+            len(
+                {
+                    (b.parameters, b.output_bytes, b.working_bytes, *b.activation_bytes.values())
+                    for b in middle
+                }
+            )
+            < 2
         )
 
     @cached_property
@@ -203,54 +282,54 @@ class Estimates:
         return tuple(sums)
 
     @cached_property
-    def _fabrics(self) -> dict[tuple[int, ...], Fabric | None]:
-        return {}
-
-    @cached_property
     def _exposed(self) -> dict[tuple[int, int, int], float]:
         return {}
 
     @cached_property
-    def _kinds(self) -> tuple[tuple[DeviceSlot, ...], ...]:
-        """Per stage, one slot of each different node entry."""
-        return tuple(
-            tuple({id(slot.node.group): slot for slot in slots}.values()) for slots in self.slots
-        )
+    def rows(self) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]:
+        """Per stage, forward and backward of every block on its slowest device."""
+        known: dict[Pattern, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+        for pattern, slots in zip(self.ground.patterns, self.ground.kinds, strict=True):
+            if pattern not in known:
+                known[pattern] = self._row(slots)
+        return tuple(known[pattern] for pattern in self.ground.patterns)
 
     @cached_property
-    def _rows(self) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]:
-        """Per stage, forward and backward of every block on its slowest device."""
-        known: dict[tuple[int, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {}
+    def weights(self) -> tuple[tuple[float, ...], ...]:
+        """Per stage, the weights' gradients of every block on its slowest device, seconds."""
+        known: dict[Pattern, tuple[float, ...]] = {}
+        for pattern, slots in zip(self.ground.patterns, self.ground.kinds, strict=True):
+            if pattern not in known:
+                known[pattern] = self._weight_row(slots)
+        return tuple(known[pattern] for pattern in self.ground.patterns)
+
+    def _weight_row(self, slots: Sequence[DeviceSlot]) -> tuple[float, ...]:
+        micro, tp = self.shape.batch.micro, self.shape.layout.tp
+        known: dict[tuple[object, ...], float] = {}
         found = []
-        for slots in self._kinds:
-            key = tuple(id(slot.node.group) for slot in slots)
+        for index, block in enumerate(self.cost.workload.blocks):
+            key = (block.kind, id(block.inner), block.parameters)
             if key not in known:
-                known[key] = self._row(slots)
+                blocks = (index, index + 1)
+                known[key] = max(
+                    self.cost.weight_seconds(blocks, slot, micro, tp) for slot in slots
+                )
             found.append(known[key])
         return tuple(found)
 
     def _row(self, slots: Sequence[DeviceSlot]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         micro, tp = self.shape.batch.micro, self.shape.layout.tp
-        times = [
-            [self.cost.block_time(index, slot, micro, tp, self.recompute) for slot in slots]
-            for index in range(len(self.cost.workload.blocks))
-        ]
+        known: dict[tuple[object, ...], list[BlockTime]] = {}
+        times = []
+        for index, block in enumerate(self.cost.workload.blocks):
+            key = (block.kind, id(block.inner), block.parameters)
+            if key not in known:
+                recompute = self.choice.recompute
+                known[key] = [
+                    self.cost.block_time(index, slot, micro, tp, recompute) for slot in slots
+                ]
+            times.append(known[key])
         return (
             tuple(max(time.forward for time in each) for each in times),
             tuple(max(time.backward for time in each) for each in times),
         )
-
-    def _fabric(self, slots: Iterable[DeviceSlot]) -> Fabric | None:
-        nodes = {slot.node.index: slot.node for slot in slots}
-        key = tuple(nodes)
-        if key not in self._fabrics:
-            rule: TransportRule = self.settings.transport
-            chosen = choose_transport(tuple(nodes.values()), self.cost.topology, rule)
-            self._fabrics[key] = chosen.fabric
-        return self._fabrics[key]
-
-
-def device_bytes(cost: CostModel, slot: DeviceSlot) -> float:
-    """Memory of a device in bytes; infinite when the catalogue does not know it."""
-    gigabytes = cost.device(slot).memory_gb
-    return float("inf") if gigabytes is None else float(gigabytes) * 1e9

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from holmes.cost.memory import memory_bytes
 from holmes.plan.explain import Notes, explain, seconds_text
 from holmes.plan.plan import Plan, Predicted, Rejected, SearchSummary
 from holmes.plan.program import program_of
 from holmes.planner.draft import Draft
 from holmes.planner.groups import bytes_by_nic, with_bytes
-from holmes.planner.pricing import Pricing
+from holmes.planner.note import change_lines, time_lines
+from holmes.planner.pricing import Pricing, instructions_of
+from holmes.planner.traffic import with_closed_bytes
 
 
 def finish(
@@ -22,16 +23,26 @@ def finish(
 ) -> Plan:
     """The complete plan of a draft."""
     bare = draft.plan
-    program = program_of(bare, check=False)
-    plan = replace(
-        bare,
-        groups=with_bytes(bare.groups, program, bare),
-        schedule=replace(bare.schedule, digest=program.digest),
-        search=summary,
-        rejected=rejected,
-    )
+    plan = replace(bare, search=summary, rejected=rejected)
+    if listed(draft):
+        program = program_of(bare, check=False)
+        schedule = replace(bare.schedule, digest=program.digest)
+        plan = replace(plan, groups=with_bytes(bare.groups, program, bare), schedule=schedule)
+    else:
+        plan = replace(plan, groups=with_closed_bytes(bare.groups, bare))
     plan = replace(plan, predicted=_predicted(plan, draft, pricing))
-    return replace(plan, explain=explain(plan, _notes(draft, missing)))
+    headline, predicted, *rest = explain(plan, _notes(draft, missing))
+    note = time_lines(draft, plan.predicted.step_seconds)
+    changes = change_lines(draft, pricing) if draft.request.note else ()
+    return replace(plan, explain=(headline, predicted, *note, *changes, *rest))
+
+
+def listed(draft: Draft) -> bool:
+    """Whether the instruction lists are written out, for their digest.
+
+    Lists of thousands of devices take minutes and are not needed before a run.
+    """
+    return draft.shape.layout.cp == 1 and instructions_of(draft) <= draft.request.largest_lists
 
 
 def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
@@ -40,6 +51,7 @@ def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
     slots = pricing.cost.topology.devices
     interval = calibration.interval_on(pricing.cost.device(slot).name for slot in slots)
     samples = plan.batch.global_ / seconds
+    ranks = [stage.ranks for stage in plan.stages[: plan.layout.pp]]
     tflops = plan.workload.flops_per_sample() * samples / plan.world_size / 1e12
     return Predicted(
         step_seconds=seconds,
@@ -47,7 +59,9 @@ def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
         high=seconds * (1 + interval),
         tflops_per_device=tflops,
         samples_per_second=samples,
-        memory_bytes=memory_bytes(plan),
+        memory_bytes={
+            rank: bytes_ for stage, bytes_ in enumerate(draft.memory) for rank in ranks[stage]
+        },
         bytes_per_step=bytes_by_nic(plan.groups, plan, pricing.cost.topology),
         bubble_fraction=_idle(draft, seconds),
         source=f"calibration {calibration.name}",
@@ -61,14 +75,13 @@ def _idle(draft: Draft, seconds: float) -> float:
 
 
 def _notes(draft: Draft, missing: tuple[str, ...]) -> Notes:
-    estimates = draft.estimates
+    estimates, stages = draft.estimates, draft.shape.layout.pp
     return Notes(
         stage_seconds=draft.stage_seconds,
         exposed_seconds=tuple(
-            estimates.exposed(stage % draft.shape.layout.pp, *blocks)
-            for stage, blocks in enumerate(draft.borders)
+            estimates.exposed(stage % stages, *blocks) for stage, blocks in enumerate(draft.borders)
         )
-        if draft.shape.layout.dp > 1
+        if estimates.ground.replicas > 1
         else (),
         cut_seconds=estimates.cut_seconds,
         partition=_partition_reason(draft),

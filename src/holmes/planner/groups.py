@@ -34,7 +34,13 @@ def memberships(layout: Layout, stages: Sequence[Stage]) -> tuple[Membership, ..
             Membership(f"tensor.{first}", "tensor", tuple(range(first, first + tp)))
             for first in range(0, layout.devices, tp)
         ]
-    if layout.dp > 1:
+    if layout.cp > 1:
+        for first in range(0, layout.devices, tp * layout.cp):
+            for tensor in range(tp):
+                ranks = tuple(range(first + tensor, first + tp * layout.cp, tp))
+                found.append(Membership(f"context.{ranks[0]}", "context", ranks))
+    if layout.dp * layout.cp > 1:
+        # The virtual stages of a device share its data groups.
         for stage in stages[: layout.pp]:
             for tensor in range(tp):
                 name = f"data.s{stage.stage}" + (f".t{tensor}" if tp > 1 else "")
@@ -97,7 +103,7 @@ def with_bytes(groups: Sequence[Group], program: Program, plan: Plan) -> tuple[G
                 sent[ins.group] += rounds * (size[ins.group] - 1) * ins.bytes
     for group in groups:
         if group.axis == "tensor":
-            sent[group.name] = _tensor_bytes(group, plan)
+            sent[group.name] = tensor_bytes(group, plan)
     return tuple(replace(group, bytes_per_step=sent[group.name]) for group in groups)
 
 
@@ -114,7 +120,7 @@ def bytes_by_nic(groups: Sequence[Group], plan: Plan, topology: Topology) -> dic
         places = [node.index for node in nodes_of(group.ranks, plan.rank_map, topology)]
         members = len(places)
         if group.axis == "data":
-            pairs = sum(a != b for a in places for b in places)
+            pairs = members**2 - sum(count**2 for count in Counter(places).values())
             share = pairs / (members * (members - 1))
         else:
             share = sum(places[i - 1] != places[i] for i in range(members)) / members
@@ -127,7 +133,7 @@ def nodes_of(ranks: Sequence[int], rank_map: Sequence[int], topology: Topology) 
     return [topology.devices[rank_map[rank]].node for rank in ranks]
 
 
-def _tensor_bytes(group: Group, plan: Plan) -> int:
+def tensor_bytes(group: Group, plan: Plan) -> int:
     """All-reduces inside the blocks of one tensor group over a step; a recomputed
     block runs its forward ones twice."""
     stages = [stage for stage in plan.stages if group.ranks[0] in stage.ranks]
@@ -138,5 +144,6 @@ def _tensor_bytes(group: Group, plan: Plan) -> int:
             if isinstance(part, Collective) and part.axis == "tensor":
                 times = forwards if part.direction == "forward" else 1
                 rounds = 2 if part.op == "all_reduce" else 1
-                per_sample += times * rounds * (len(group.ranks) - 1) * part.bytes_
+                moved = part.bytes_ / plan.layout.cp
+                per_sample += times * rounds * (len(group.ranks) - 1) * moved
     return round(per_sample * plan.batch.micro * plan.schedule.microbatches)

@@ -3,12 +3,13 @@
 ``exact`` minimises, over all ways to cut the chain, the step time of a
 pipeline that never waits for its cuts::
 
-    sum_s t_s  +  (m - 1) max_s t_s  +  max_s (e_s - sum_{k<s} b_k, 0)
+    F sum_s t_s  +  (m - F) max_s t_s  +  max_s (e_s - F sum_{k<s} b_k, 0)
 
-with t_s = f_s + b_s the forward and backward seconds of a micro-batch on stage
-s, and e_s the per-step seconds of stage s that nothing hides (its gradient
-exchange on its own NIC). Stage s ends its last backward sum_{k<s} b_k before
-stage 0 does, which is the time it has for e_s.
+with F the part of 1F1B's fill that the schedule keeps (1, or 1/v when it
+interleaves v virtual stages), t_s = f_s + b_s the forward and backward seconds
+of a micro-batch on stage s, and e_s the per-step seconds of stage s that nothing
+hides (its gradient exchange on its own NIC). Stage s ends its last backward
+F sum_{k<s} b_k before stage 0 does, which is the time it has for e_s.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class StageCosts:
     Attributes:
         forward, backward: seconds of one micro-batch, ``[stage][block]``.
         microbatches: m, per step and replica.
+        fill: F, the part of the fill that the schedule keeps.
         exposed: (stage, start, stop) -> per-step seconds that nothing hides.
         fits: (stage, start, stop) -> whether the stage's memory holds the range;
             a range that does not fit stays too large when it grows.
@@ -44,6 +46,7 @@ class StageCosts:
     microbatches: int
     exposed: Callable[[int, int, int], float]
     fits: Callable[[int, int, int], bool]
+    fill: float = 1.0
 
     @property
     def stages(self) -> int:
@@ -83,9 +86,9 @@ def objective(costs: StageCosts, borders: Borders) -> float:
         seconds = costs.seconds(stage, start, stop)
         total += seconds
         slowest = max(slowest, seconds)
-        tail = max(tail, costs.exposed(stage, start, stop) - drained)
+        tail = max(tail, costs.exposed(stage, start, stop) - costs.fill * drained)
         drained += costs.backward_seconds(stage, start, stop)
-    return total + (costs.microbatches - 1) * slowest + tail
+    return costs.fill * total + (costs.microbatches - costs.fill) * slowest + tail
 
 
 def even(blocks: Sequence[Block], stages: int) -> Borders:
@@ -148,7 +151,9 @@ def exact(costs: StageCosts, limit: float = math.inf) -> Borders | None:
             stops = range(start + 1, last_stop + 1) if stage < stages - 1 else (blocks,)
             for stop in stops:
                 seconds = costs.seconds(stage, start, stop)
-                if (costs.microbatches - 1) * seconds + least > best * (1 + 1e-9):
+                if (costs.microbatches - costs.fill) * seconds + costs.fill * least > best * (
+                    1 + 1e-9
+                ):
                     break
                 if not costs.fits(stage, start, stop):
                     break
@@ -159,14 +164,14 @@ def exact(costs: StageCosts, limit: float = math.inf) -> Borders | None:
                     costs.exposed(stage, start, stop),
                 )
                 for partial in front:
-                    grown = partial.grown(added)
-                    if grown.bound(costs.microbatches) <= best * (1 + 1e-9):
+                    grown = partial.grown(added, costs.fill)
+                    if grown.bound(costs) <= best * (1 + 1e-9):
                         _insert(following.setdefault(stop, []), grown)
         fronts = following
     complete = fronts.get(blocks, [])
     if not complete:
         return None
-    chosen = min(complete, key=lambda partial: partial.bound(costs.microbatches))
+    chosen = min(complete, key=lambda partial: partial.bound(costs))
     return _borders(list(chosen.stops[:-1]), blocks)
 
 
@@ -205,13 +210,14 @@ class _Partial:
     slowest: float = 0.0
     tail: float = 0.0
 
-    def bound(self, microbatches: int) -> float:
+    def bound(self, costs: StageCosts) -> float:
         """The objective so far, which adding stages can only raise."""
-        return self.total + (microbatches - 1) * self.slowest + self.tail
+        fill = costs.fill
+        return fill * self.total + (costs.microbatches - fill) * self.slowest + self.tail
 
-    def grown(self, added: _Added) -> _Partial:
+    def grown(self, added: _Added, fill: float) -> _Partial:
         """This cut with one more stage."""
-        drained = self.total - self.forward
+        drained = fill * (self.total - self.forward)
         return _Partial(
             stops=(*self.stops, added.stop),
             forward=self.forward + added.forward,
@@ -268,7 +274,8 @@ def _coverable(costs: StageCosts, least: float, best: float) -> bool:
         last = costs.blocks - (costs.stages - stage - 1)
         while (
             stop < last
-            and (costs.microbatches - 1) * costs.seconds(stage, start, stop + 1) + least
+            and (costs.microbatches - costs.fill) * costs.seconds(stage, start, stop + 1)
+            + costs.fill * least
             <= best * (1 + 1e-9)
             and costs.fits(stage, start, stop + 1)
         ):

@@ -49,6 +49,50 @@ def rank_maps(
     return inside
 
 
+def distinct_maps(topology: Topology, maps: Sequence[RankMap]) -> tuple[RankMap, ...]:
+    """One rank map of each class that differs only in the names of equal clusters."""
+    if len(maps) < 2:
+        return tuple(maps)
+    alike = _alike(topology)
+    if len(set(alike.values())) == len(alike):
+        return tuple(maps)
+    groups = {id(node.group): node.group for node in topology.nodes}
+    kinds = {key: repr(group.device) for key, group in groups.items()}
+    found: dict[tuple[object, ...], RankMap] = {}
+    for ranks in maps:
+        slots = [topology.devices[index] for index in ranks]
+        seen: dict[str, int] = {}
+        nodes: dict[int, int] = {}
+        key = tuple(
+            (
+                alike[slot.node.cluster],
+                seen.setdefault(slot.node.cluster, len(seen)),
+                nodes.setdefault(slot.node.index, len(nodes)),
+                kinds[id(slot.node.group)],
+            )
+            for slot in slots
+        )
+        found.setdefault(key, ranks)
+    return tuple(found.values())
+
+
+def _alike(topology: Topology) -> dict[str, str]:
+    """For each cluster a text that equal clusters share: what is in it, what leads out of it."""
+    site = topology.site
+    within = {c.name: repr(c.model_copy(update={"name": "x"})) for c in site.clusters}
+    found = {}
+    for cluster in site.clusters:
+        out = sorted(
+            f"{link.kind} {link.gbit_s} {link.latency_us} {within[other]}"
+            for link in site.links
+            if cluster.name in link.between
+            for other in link.between
+            if other != cluster.name
+        )
+        found[cluster.name] = within[cluster.name] + "|".join(out)
+    return found
+
+
 def by_cluster(topology: Topology, layout: Layout) -> tuple[RankMap, ...]:
     """Rank maps that keep as many stages as possible inside one cluster.
 
@@ -86,7 +130,7 @@ def tensor_inside_nodes(topology: Topology, layout: Layout, ranks: RankMap) -> b
 
 def stage_slots(topology: Topology, layout: Layout, ranks: RankMap, stage: int) -> list[DeviceSlot]:
     """The devices of a stage, in rank order."""
-    size = layout.tp * layout.dp
+    size = layout.tp * layout.dp * layout.cp
     return [topology.devices[device] for device in ranks[stage * size : (stage + 1) * size]]
 
 
@@ -120,27 +164,37 @@ def check_rank_map(ranks: RankMap, devices: int) -> None:
 def _units(topology: Topology, tp: int, cluster: str) -> list[Unit]:
     """The units of a cluster in site order; devices that fill no unit are left out."""
     units: list[Unit] = []
+    firsts = _devices_of_nodes(topology)
     for node in topology.nodes:
         if node.cluster != cluster:
             continue
-        mine = [slot.index for slot in topology.devices if slot.node is node]
+        mine = firsts[node.index]
         units += [tuple(mine[i : i + tp]) for i in range(0, len(mine) - tp + 1, tp)]
     return units
 
 
+def _devices_of_nodes(topology: Topology) -> list[list[int]]:
+    """Device indices of each node."""
+    found: list[list[int]] = [[] for _ in topology.nodes]
+    for slot in topology.devices:
+        found[slot.node.index].append(slot.index)
+    return found
+
+
 def _fill(clusters: Sequence[list[Unit]], layout: Layout) -> RankMap | None:
     """Stages in pipeline order for one order of the clusters, or None if units are short."""
+    replicas = layout.dp * layout.cp
     stages: list[list[Unit]] = []
     pool: list[Unit] = []
     for units in clusters:
-        spare = len(units) % layout.dp
+        spare = len(units) % replicas
         # Units that complete a pooled stage come from the near end of the cluster.
         left, whole = (units[:spare], units[spare:]) if pool else _split_tail(units, spare)
         pool += left
-        while len(pool) >= layout.dp:
-            stages.append(pool[: layout.dp])
-            pool = pool[layout.dp :]
-        stages += [whole[i : i + layout.dp] for i in range(0, len(whole), layout.dp)]
+        while len(pool) >= replicas:
+            stages.append(pool[:replicas])
+            pool = pool[replicas:]
+        stages += [whole[i : i + replicas] for i in range(0, len(whole), replicas)]
     if len(stages) < layout.pp:
         return None
     return tuple(chain.from_iterable(chain.from_iterable(stages[: layout.pp])))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from holmes.planner.draft import Draft
 from holmes.planner.partition import Borders, objective
-from holmes.planner.pricing import Pricing
+from holmes.planner.pricing import Pricing, simulable
 from holmes.planner.warmup import settle
 from holmes.schedule.generate import WITH_WARMUP
 
@@ -44,6 +44,8 @@ def _refine_borders(draft: Draft, pricing: Pricing) -> Draft:
         return draft
     if len(draft.borders) == 2:
         return _better(draft, _every_near_cut(draft), pricing)
+    if len(set(draft.estimates.ground.patterns)) == 1 and not simulable(draft):
+        return draft  # equal stages without events to see: the exact cut stands
     for _ in range(ROUNDS):
         moved = _better(draft, neighbours(draft.borders), pricing)
         if moved is draft:

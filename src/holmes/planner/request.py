@@ -22,6 +22,9 @@ class PlanRequest:
         capabilities: what the runtime can do; None means unrestricted.
         rates: link rates that override the site's, as :class:`holmes.cost.model.CostModel`
             takes them (a rehearsal's shaped rates).
+        search_seconds: wall seconds after which the search stops looking for better.
+        note: whether the explanation says what binds and what to change.
+        largest_lists: instructions up to which the lists are written out for their digest.
         placement_name: the named bundle the wishes came from, for the reader.
     """
 
@@ -35,6 +38,9 @@ class PlanRequest:
     capabilities: Capabilities | None = None
     rates: Rates | None = None
     placement_name: str = "planned"
+    search_seconds: float | None = None
+    note: bool = False
+    largest_lists: int = 400_000
 
     def unrestricted(self) -> PlanRequest:
         """The same request without the runtime's limits."""

@@ -1,40 +1,48 @@
 """Site + workload + wishes -> Plan.
 
-Every layout, placement, micro-batch size, recomputation and schedule is drafted
-with the closed rules (partition, warm-up) and priced by the closed form; the
-best few are priced by the event simulator, and the winner is refined by it.
+Every layout, micro-batch, placement and choice is scored at once
+(:mod:`holmes.planner.survey`); the best scores are drafted with their exact
+partition and warm-up and priced by the closed form until no score left can win;
+the best few are priced by the event simulator, and the winner is refined by it.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from holmes.cost.model import CostModel
 from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
-from holmes.plan.layout import ScheduleName
+from holmes.plan.layout import Layout
 from holmes.plan.plan import Plan, Rejected, SearchSummary
-from holmes.planner.candidates import Shape, enumerate_shapes
+from holmes.planner.candidates import enumerate_layouts, name_of
 from holmes.planner.draft import Draft, draft
 from holmes.planner.estimates import Estimates
+from holmes.planner.field import DOUBT, Field, Row
 from holmes.planner.finish import finish
+from holmes.planner.ground import Ground
 from holmes.planner.missing import missing_for
-from holmes.planner.placement import rank_maps
-from holmes.planner.pricing import Pricing
+from holmes.planner.placement import distinct_maps, rank_maps
+from holmes.planner.pricing import Pricing, work_of
 from holmes.planner.refine import refine, refine_warmup
 from holmes.planner.request import PlanRequest
 from holmes.planner.settings import Settings, settings_of
+from holmes.planner.shortage import nothing_fits
 
 FINALISTS = 2
 """Drafts of each schedule that the event simulator compares."""
 TIE = 0.005
 """Predictions nearer than this fraction are a tie, which the earlier draft wins."""
-DOUBT = 0.05
-"""How far the partition's objective may lie above what the simulator would say."""
-MOST_PRICED = 48
-"""Drafts priced by the closed form, in order of their objective."""
+SLACK = 1.01
+"""A partition is first sought within this factor of its score."""
+MOST_PRICED = 12
+"""Drafts priced by the closed form, in order of their score."""
+MOST_WORK = 150_000
+"""Actions of pipelines walked through for prices; deep pipelines spend them fast."""
+LARGEST_REFINED = 15_000
+"""Actions of a price beyond which the closed rules' warm-up and cut stand."""
 MOST_REJECTED = 10
 
 
@@ -58,7 +66,7 @@ def make_plan(request: PlanRequest) -> Plan:
         ConfigError: when no plan exists: the wishes contradict the site, the
             batch or the model, or nothing fits in memory.
     """
-    return _Search(request).run()
+    return Search(request).run()
 
 
 def make_plans(request: PlanRequest) -> Plans:
@@ -69,9 +77,9 @@ def make_plans(request: PlanRequest) -> Plans:
     """
     if request.capabilities is None:
         return Plans(make_plan(request))
-    search = _Search(request)
+    search = Search(request)
     best = search.winner()
-    wider = _Search(request.unrestricted())
+    wider = Search(replace(request, capabilities=None, note=False, largest_lists=0), basis=search)
     unrestricted = wider.winner()
     if unrestricted.seconds >= best.seconds * (1 - TIE):
         return Plans(search.finished(best))
@@ -89,31 +97,37 @@ class Scored:
 
 
 @dataclass
-class _Counts:
-    enumerated: int = 0
-    pruned: int = 0
-    feasible: int = 0
-
-
-@dataclass
-class _Search:
+class Search:
     """One search; its lists grow as it runs."""
 
     request: PlanRequest
-    counts: _Counts = field(default_factory=_Counts)
     rejected: list[Rejected] = field(default_factory=list)
     scored: list[Scored] = field(default_factory=list)
     losers: list[Scored] = field(default_factory=list)
-    waiting: list[Draft] = field(default_factory=list)
-    best: float = math.inf
+    gap: float = 0.0
+    exhaustive: bool = False
+    """Score also what a bound on compute rules out, for lists and fronts."""
+    basis: Search | None = None
+    """A search of the same site and workload, whose costs and rank maps are read again."""
+    grounds: dict[tuple[int, int], list[Ground]] = field(default_factory=dict)
+    """What each rank map of (tp, pp) decides; replicas and context ranks share it."""
 
     def __post_init__(self) -> None:
         self.started = time.process_time()
+        self.clock = time.monotonic()
         request = self.request
-        self.topology = Topology(request.site)
         self.settings: Settings = settings_of(request.wishes, request.capabilities)
-        self.cost = CostModel(self.topology, request.workload, request.calibration, request.rates)
-        self.pricing = Pricing(self.cost)
+        if self.basis is None:
+            topology = Topology(request.site)
+            cost = CostModel(topology, request.workload, request.calibration, request.rates)
+        else:
+            cost, self.grounds = self.basis.cost, self.basis.grounds
+        self.cost: CostModel = cost
+        self.topology: Topology = cost.topology
+        self.field = Field.of(
+            self.cost, self.settings, request.global_batch, exhaustive=self.exhaustive
+        )
+        self.pricing = Pricing(self.cost, self.field.survey.norms)
 
     def run(self) -> Plan:
         return self.finished(self.winner())
@@ -124,128 +138,137 @@ class _Search:
         Raises:
             ConfigError: when nothing fits.
         """
-        self._survey()
+        self.survey()
+        self._price_best()
         if not self.scored:
-            raise self._nothing_fits()
+            raise nothing_fits(self.request, self.settings, self.field, self.rejected)
         ranking = sorted(self.scored, key=lambda scored: scored.seconds)
         finalists = [self._finalist(scored.draft) for scored in self._finalists(ranking)]
         least = min(scored.seconds for scored in finalists)
-        # The first schedule holds the fewest activations: it wins near ties.
-        chosen = next(scored for scored in finalists if scored.seconds <= least * (1 + TIE))
-        refined = refine(chosen.draft, self.pricing)
+        near = [scored for scored in finalists if scored.seconds <= least * (1 + TIE)]
+        chosen = min(near, key=self._plainness)
+        leave = self._late() or work_of(chosen.draft) > LARGEST_REFINED
+        refined = chosen.draft if leave else refine(chosen.draft, self.pricing)
         best = Scored(refined, self.pricing.seconds(refined))
         self.losers = [scored for scored in finalists if scored is not chosen]
-        known = {str(scored.draft) for scored in finalists}
+        known = {str(scored.draft) for scored in (*finalists, best)}
         self.losers += [scored for scored in ranking if str(scored.draft) not in known]
         return best
 
+    def survey(self) -> None:
+        """Score everything that the memory bound does not rule out.
+
+        Raises:
+            ConfigError: when the wishes leave no layout.
+        """
+        found = enumerate_layouts(self.request, self.settings, self.topology)
+        self.rejected += found.rejected
+        for layout, micros in self.field.by_bound(found.layouts):
+            if self._late():
+                self.field.skip(layout, micros)
+            elif not self.field.too_slow(layout, micros):
+                self._add(layout, micros)
+
+    def _add(self, layout: Layout, micros: tuple[int, ...]) -> None:
+        """Score a layout on every rank map."""
+        key = (layout.tp, layout.pp)
+        try:
+            if key not in self.grounds:
+                maps = rank_maps(
+                    self.topology, layout, self.settings.order, self.request.wishes.rank_map
+                )
+                self.grounds[key] = [
+                    Ground(self.cost, layout, ranks, self.settings.transport)
+                    for ranks in distinct_maps(self.topology, maps)
+                ]
+            for ground in self.grounds[key]:
+                self.field.add(ground.with_layout(layout), micros)
+        except ConfigError as error:
+            if error.where == "site.links":
+                raise
+            self.rejected.append(Rejected(name_of(layout), error.what))
+
+    def _price_best(self) -> None:
+        """Draft and price the best scores until the next cannot win."""
+        best, work = math.inf, 0
+        for priced, row in enumerate(self.field.ordered()):
+            if row.least_seconds > best:
+                break
+            spent = priced >= MOST_PRICED or work > MOST_WORK
+            if self.scored and (spent or self._late()):
+                self.gap = max(0.0, 1.0 - row.least_seconds / best)
+                break
+            made = self._drafted(row, best * (1 + DOUBT))
+            if isinstance(made, Draft):
+                self.scored.append(Scored(made, self.pricing.quick_seconds(made)))
+                work += work_of(made)
+                best = min(best, self.scored[-1].seconds)
+            else:
+                self.rejected.append(Rejected(f"{row.shape}, {row.choice}", made))
+        self.gap = max(self.gap, 1.0 - self.field.skipped / best) if self.scored else 0.0
+
+    def _drafted(self, row: Row, limit: float) -> Draft | str:
+        estimates = Estimates(self.settings, row.shape, row.ground, row.choice)
+        near = row.seconds * SLACK
+        if row.choice.schedule == "zero-bubble":
+            near = limit = math.inf  # the objective counts the bubble that this schedule fills
+        try:
+            # The score holds the cuts too, so the partition's objective is seldom above it.
+            made = draft(self.request, self.settings, estimates, min(limit, near))
+            if isinstance(made, str) and near < limit:
+                made = draft(self.request, self.settings, estimates, limit)
+            return made
+        except ConfigError as error:
+            return error.what
+
+    def _late(self) -> bool:
+        """Whether the search's own deadline has passed; one plan is always priced."""
+        deadline = self.request.search_seconds
+        return (
+            deadline is not None and bool(self.scored) and time.monotonic() - self.clock > deadline
+        )
+
     def _finalists(self, ranking: list[Scored]) -> list[Scored]:
         """The best few of each schedule, in order of preference of the schedules."""
+        near = ranking[0].seconds * (1 + DOUBT)
         return [
             scored
             for schedule in self.settings.schedules
-            for scored in [one for one in ranking if one.draft.schedule == schedule][:FINALISTS]
+            for scored in [
+                one for one in ranking if one.draft.schedule == schedule and one.seconds <= near
+            ][:FINALISTS]
         ]
+
+    def _plainness(self, scored: Scored) -> tuple[int, ...]:
+        """Near ties go to the schedule that holds the fewest activations, then to fewer axes."""
+        draft = scored.draft
+        choice, layout = draft.choice, draft.shape.layout
+        return (
+            self.settings.schedules.index(choice.schedule),
+            layout.cp,
+            choice.virtual_stages,
+            self.settings.shardings.index(choice.sharding),
+        )
 
     def _finalist(self, draft: Draft) -> Scored:
         """A draft with its warm-up settled, priced by the simulator."""
-        settled = refine_warmup(draft, self.pricing)
+        leave = self._late() or work_of(draft) > LARGEST_REFINED
+        settled = draft if leave else refine_warmup(draft, self.pricing)
         return Scored(settled, self.pricing.seconds(settled))
 
     def finished(self, best: Scored, missing: tuple[str, ...] = ()) -> Plan:
         """The complete plan of the winner."""
+        counts = self.field.counts
         summary = SearchSummary(
-            enumerated=self.counts.enumerated,
-            pruned=self.counts.pruned,
-            evaluated=self.pricing.evaluated,
-            feasible=self.counts.feasible,
+            enumerated=counts.enumerated,
+            pruned=counts.pruned,
+            evaluated=counts.evaluated,
+            feasible=counts.feasible,
             cpu_seconds=round(time.process_time() - self.started, 4),
+            priced=self.pricing.evaluated,
+            gap=round(self.gap, 4),
         )
         return finish(best.draft, self.pricing, summary, self._rejected(best), missing)
-
-    def _survey(self) -> None:
-        """Draft and price everything that a lower bound does not rule out."""
-        found = enumerate_shapes(self.request, self.settings, self.topology)
-        for loser in found.rejected:
-            self._rule_out(loser.layout, loser.reason)
-        todo: list[list[Estimates]] = []
-        for shape in found.shapes:
-            try:
-                maps = rank_maps(
-                    self.topology, shape.layout, self.settings.order, self.request.wishes.rank_map
-                )
-            except ConfigError as error:
-                self._rule_out(str(shape), error.what)
-                continue
-            for ranks in maps:
-                modes = [
-                    Estimates(self.cost, self.settings, shape, ranks, recompute)
-                    for recompute in self.settings.recomputes
-                ]
-                todo.append(modes)
-        for modes in sorted(todo, key=lambda modes: modes[0].least_seconds):
-            for schedule in self._schedules(modes[0].shape):
-                self._consider(modes, schedule)
-        self._price_waiting()
-
-    def _schedules(self, shape: Shape) -> tuple[ScheduleName, ...]:
-        """The schedules worth a draft: with one stage or one micro-batch all are the same."""
-        alike = shape.layout.pp == 1 or shape.microbatches == 1
-        return self.settings.schedules[:1] if alike else self.settings.schedules
-
-    def _consider(self, modes: list[Estimates], schedule: ScheduleName) -> None:
-        """Draft a shape under one schedule, with the lightest recomputation that fits."""
-        name = f"{modes[0].shape}, {schedule}"
-        if modes[0].least_seconds > self.best:
-            ratio = modes[0].least_seconds / self.best
-            self._rule_out(name, f"its compute alone takes {ratio:.2f} times the best plan")
-            return
-        reason = ""
-        for estimates in modes:
-            limit = self.best * (1 + DOUBT)
-            try:
-                made = draft(self.request, self.settings, estimates, schedule, limit)
-            except ConfigError as error:
-                reason = error.what
-                break
-            if isinstance(made, str):
-                reason = made
-                continue
-            self.counts.enumerated += 1
-            self.counts.feasible += 1
-            if self.waiting and made.least_seconds >= self.waiting[0].least_seconds:
-                self.waiting.append(made)
-            else:
-                # A new favourite: its price bounds what is worth drafting.
-                self.waiting.insert(0, made)
-                self._price(made)
-            return
-        self._rule_out(name, reason)
-
-    def _price(self, made: Draft) -> None:
-        self.scored.append(Scored(made, self.pricing.quick_seconds(made)))
-        self.best = min(self.best, self.scored[-1].seconds)
-
-    def _price_waiting(self) -> None:
-        """Price what was drafted, most promising first, until the rest cannot win."""
-        done = {id(scored.draft) for scored in self.scored}
-        for made in sorted(self.waiting, key=lambda made: made.least_seconds):
-            if id(made) in done:
-                continue
-            if made.least_seconds > self.best * (1 + DOUBT):
-                ratio = made.least_seconds / self.best
-                reason = f"even with free cuts {ratio:.2f} times the best plan"
-            elif len(self.scored) >= MOST_PRICED:
-                reason = f"{MOST_PRICED} more promising ones were priced"
-            else:
-                self._price(made)
-                continue
-            self.rejected.append(Rejected(str(made), reason))
-
-    def _rule_out(self, what: str, why: str) -> None:
-        self.counts.enumerated += 1
-        self.counts.pruned += 1
-        self.rejected.append(Rejected(what, why))
 
     def _rejected(self, best: Scored) -> tuple[Rejected, ...]:
         """The nearest losers first, then what was ruled out."""
@@ -258,15 +281,6 @@ class _Search:
             for scored in self.losers[: MOST_REJECTED // 2 + MOST_REJECTED % 2]
         ]
         room = MOST_REJECTED - len(priced)
-        ruled_out = list({(r.layout, r.reason): r for r in self.rejected}.values())
+        out = [*self.field.rejected, *self.rejected]
+        ruled_out = list({(r.layout, r.reason): r for r in out}.values())
         return (*priced, *ruled_out[:room])
-
-    def _nothing_fits(self) -> ConfigError:
-        reasons = list(dict.fromkeys(f"{r.layout}: {r.reason}" for r in self.rejected))
-        return ConfigError(
-            f"no plan of {self.request.workload.name} fits site {self.request.site.name!r}",
-            where="parallel, batch.micro",
-            why="; ".join(reasons[:3]),
-            next_step="use more or larger devices, a smaller batch.micro, parallel.recompute=full, "
-            "or leave more of `parallel` to the planner",
-        )

@@ -17,6 +17,7 @@ from holmes.plan.layout import (
     TransportRule,
     Wishes,
 )
+from holmes.plan.plan import Axis
 from holmes.schedule.generate import (
     DEFAULT_VIRTUAL_STAGES,
     SCHEDULES,
@@ -26,9 +27,9 @@ from holmes.schedule.generate import (
 
 T = TypeVar("T", bound=str)
 
-SEARCHED: tuple[ScheduleName, ...] = ("1f1b", "gpipe")
-"""Schedules that are tried when none is asked for."""
-SHARDINGS: tuple[Sharding, ...] = ("optimizer", "none")
+SHARDINGS: tuple[Sharding, ...] = ("optimizer", "none", "gradients", "parameters")
+MOST_VIRTUAL = 8
+"""Virtual stages per device beyond which none is tried unasked."""
 UNLIMITED = 1_000_000
 RECOMPUTES: tuple[Recompute, ...] = get_args(Recompute)
 
@@ -41,13 +42,13 @@ class Settings:
     transport: TransportRule
     partition: PartitionRule
     overlap: bool
-    sharding: Sharding
+    shardings: tuple[Sharding, ...]
     schedules: tuple[ScheduleName, ...]
-    virtual_stages: int
     recomputes: tuple[Recompute, ...]
-    tensor_allowed: bool
-    pipeline_allowed: bool
-    data_allowed: bool
+    sequences: tuple[bool, ...]
+    virtual_stages: tuple[int, ...]
+    axes: frozenset[Axis]
+    extra_warmup: int | None = None
 
 
 def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
@@ -59,45 +60,49 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
     _check_axes(wishes)
     _check_extra(wishes)
     allowed = capabilities or Capabilities(
-        axes=frozenset({"tensor", "pipeline", "data"}),
+        axes=frozenset({"tensor", "pipeline", "data", "context"}),
         schedules=frozenset(SCHEDULES),
         shardings=frozenset(SHARDINGS),
         recompute=frozenset(RECOMPUTES),
         virtual_stages=UNLIMITED,
+        sequence_parallel=True,
     )
     for axis, degree in (
         ("tensor", wishes.tensor),
         ("pipeline", wishes.pipeline),
         ("data", wishes.data),
+        ("context", wishes.context),
     ):
         if degree is not None and degree > 1 and axis not in allowed.axes:
             raise _beyond(f"parallel.{axis}", degree, (1,))
+    schedules = _schedules(wishes, allowed)
     return Settings(
         order=wishes.order or "cluster",
         transport=wishes.transport or "per-group",
         partition=wishes.partition or "exact",
         overlap=True if wishes.overlap is None else wishes.overlap,
-        sharding=_choices("sharding", wishes.sharding, SHARDINGS, allowed.shardings)[0],
-        schedules=_schedules(wishes, allowed),
-        virtual_stages=_virtual_stages(wishes, allowed),
+        shardings=_choices("sharding", wishes.sharding, SHARDINGS, allowed.shardings),
+        schedules=schedules,
         recomputes=_choices("recompute", wishes.recompute, RECOMPUTES, allowed.recompute),
-        tensor_allowed="tensor" in allowed.axes,
-        pipeline_allowed="pipeline" in allowed.axes,
-        data_allowed="data" in allowed.axes,
+        sequences=(True, False) if allowed.sequence_parallel else (False,),
+        virtual_stages=_virtual_stages(wishes, allowed),
+        axes=allowed.axes,
+        extra_warmup=wishes.extra_warmup,
     )
 
 
 def _schedules(wishes: Wishes, allowed: Capabilities) -> tuple[ScheduleName, ...]:
-    """The schedules to try; several stages per rank mean one that can have them."""
+    """The schedules to try; a wish for several stages per rank means one that can have them."""
     found = _choices("schedule", wishes.schedule, SCHEDULES, allowed.schedules)
-    if wishes.schedule is not None:
-        return found
-    if (wishes.virtual_stages or 1) > 1:
-        return tuple(name for name in found if name in WITH_VIRTUAL_STAGES)
-    return tuple(name for name in found if name in SEARCHED)
+    if wishes.schedule is not None or wishes.virtual_stages is None:
+        most = allowed.virtual_stages
+        return tuple(name for name in found if most > 1 or name not in WITH_VIRTUAL_STAGES)
+    several = wishes.virtual_stages > 1
+    return tuple(name for name in found if (name in WITH_VIRTUAL_STAGES) == several)
 
 
-def _virtual_stages(wishes: Wishes, allowed: Capabilities) -> int:
+def _virtual_stages(wishes: Wishes, allowed: Capabilities) -> tuple[int, ...]:
+    """Virtual stages per rank to try with a schedule that has them; (1,) without one."""
     wish = wishes.virtual_stages
     fixed = wishes.schedule is not None and wishes.schedule not in WITH_VIRTUAL_STAGES
     if fixed and wish not in (None, 1):
@@ -108,7 +113,11 @@ def _virtual_stages(wishes: Wishes, allowed: Capabilities) -> int:
         )
     if wish is not None and wish > allowed.virtual_stages:
         raise _beyond("parallel.virtual_stages", wish, (f"at most {allowed.virtual_stages}",))
-    return wish or (DEFAULT_VIRTUAL_STAGES if wishes.schedule in WITH_VIRTUAL_STAGES else 1)
+    if wish is not None:
+        return (wish,)
+    if wishes.schedule in WITH_VIRTUAL_STAGES:
+        return (DEFAULT_VIRTUAL_STAGES,)
+    return tuple(range(2, min(MOST_VIRTUAL, allowed.virtual_stages) + 1)) or (1,)
 
 
 def _choices(
@@ -148,7 +157,7 @@ def _check_axes(wishes: Wishes) -> None:
                 where=f"parallel.{key}",
                 why="a degree is at least 1",
             )
-        if key in ("context", "expert") and degree not in (None, 1):
+        if key == "expert" and degree not in (None, 1):
             raise _beyond(f"parallel.{key}", degree, (1,))
 
 

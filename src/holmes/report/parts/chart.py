@@ -59,8 +59,12 @@ def line_chart(
     *,
     from_zero: bool,
     label: str,
+    across: str = "step",
 ) -> Html:
-    """Draw lines over steps; ``show`` writes a y value. At least one finite point is needed."""
+    """Draw lines over steps (or what ``across`` names); ``show`` writes a y value.
+
+    At least one finite point is needed.
+    """
     values = [y for line in lines for _, y in line.points] + [level.value for level in levels]
     steps = [x for line in lines for x, _ in line.points]
     low = 0.0 if from_zero else min(values)
@@ -75,6 +79,7 @@ def line_chart(
         return LEFT + across, HEIGHT - BOTTOM - up
 
     parts = _axes(ticks(low, high), ticks(left, right, 6), place, show)
+    parts.append(tag("text", across, x=WIDTH - RIGHT, y=HEIGHT - 2, class_="tick end"))
     for level in levels:
         y = place(left, level.value)[1]
         tip = f"{level.name}: {show(level.value)}"
@@ -90,7 +95,7 @@ def line_chart(
             )
         )
     for line in lines:
-        parts += _line(line, place, show)
+        parts += _line(line, place, show, across)
     return tag(
         "svg",
         *parts,
@@ -118,11 +123,10 @@ def _axes(
             parts.append(
                 tag("text", f"{int(value)}", x=x, y=HEIGHT - BOTTOM + 18, class_="tick mid")
             )
-    parts.append(tag("text", "step", x=WIDTH - RIGHT, y=HEIGHT - 2, class_="tick end"))
     return parts
 
 
-def _line(line: Line, place: Place, show: Callable[[float], str]) -> list[Html]:
+def _line(line: Line, place: Place, show: Callable[[float], str], across: str) -> list[Html]:
     where = [place(x, y) for x, y in line.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in where)
     dots = [
@@ -132,7 +136,7 @@ def _line(line: Line, place: Place, show: Callable[[float], str]) -> list[Html]:
             cy=y,
             r=7.0,
             class_="hit",
-            data_tip=f"{line.name}, step {s:g}\n{show(v)}",
+            data_tip=f"{line.name}, {across} {s:g}\n{show(v)}",
         )
         for (x, y), (s, v) in zip(where, line.points, strict=True)
     ]

@@ -1,0 +1,153 @@
+"""What context parallelism, sequence parallelism, sharding and schedules change in a cost.
+
+Pure functions beside the base cost model, each with its source. A block that is
+split over context or sequence is again a block: :func:`split_workload` gives the
+model as one context rank sees it, and every other formula works on that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from holmes.cost.memory import split_by_tokens
+from holmes.plan.layout import ScheduleName, Sharding
+from holmes.workload.workload import Block, Collective, Segment, Workload
+
+KEYS_AND_VALUES = 2
+"""Boundary-sized tensors that a ring of context ranks passes on: keys and values."""
+BACKWARD_ROUNDS = 2
+"""The backward of ring attention passes keys and values again, and their gradients."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a sample is split besides tensor parallelism.
+
+    Attributes:
+        context: ranks that share the tokens of one sample.
+        sequence: whether norms, dropouts and kept activations divide over the
+            tensor ranks too (Korthikanti et al. 2022, section 4.2.2).
+    """
+
+    context: int = 1
+    sequence: bool = False
+
+
+def split_workload(workload: Workload, split: Split) -> Workload:
+    """The model as one context rank sees it.
+
+    Work, activations and boundaries divide by the context degree: with balanced
+    halves of a causal sequence every rank does 1/cp of the attention (Liu et al.
+    2023, Ring Attention). Sequence parallelism is the cost model's own.
+    """
+    if split.context == 1:
+        return workload
+    inner: dict[int, tuple[Segment | Collective, ...]] = {}
+    for block in workload.blocks:
+        if id(block.inner) not in inner:  # equal blocks share their program, and still do after
+            inner[id(block.inner)] = _split_inner(block, split)
+    shorter = split_by_tokens(workload, split.context, False)
+    blocks = tuple(
+        replace(short, inner=inner[id(block.inner)])
+        for block, short in zip(workload.blocks, shorter.blocks, strict=True)
+    )
+    return replace(workload, blocks=blocks)
+
+
+def _split_inner(block: Block, split: Split) -> tuple[Segment | Collective, ...]:
+    cp = split.context
+    return tuple(
+        replace(part, bytes_=part.bytes_ / cp)
+        if isinstance(part, Collective)
+        else _split_segment(part, cp)
+        for part in block.inner
+    )
+
+
+def _split_segment(part: Segment, cp: int) -> Segment:
+    """A segment as one of ``cp`` context ranks computes it."""
+    core = part.attention
+    if core is not None:
+        core = replace(core, queries=-(-core.queries // cp))
+    return replace(
+        part,
+        flops=part.flops / cp,
+        bytes_=part.bytes_ / cp,
+        products=tuple(product.on_rank(cp=cp) for product in part.products),
+        attention=core,
+        backward_bytes=None if part.backward_bytes is None else part.backward_bytes / cp,
+    )
+
+
+def ring_bytes(block: Block, tp: int) -> float:
+    """Bytes of keys and values of one sample that pass a context ring, per tensor rank.
+
+    Of the *whole* block. Keys and values are taken as wide as the residual
+    stream, so grouped-query models are over-counted. None outside transformer blocks.
+    """
+    if block.kind != "transformer":
+        return 0.0
+    return KEYS_AND_VALUES * block.output_bytes / tp
+
+
+def exposed_ring(ring: float, attention: float) -> float:
+    """Seconds of a context ring that the attention it feeds does not hide, one forward.
+
+    Ring attention computes on one chunk while the next arrives (Liu et al. 2023).
+    """
+    return max(0.0, ring - attention)
+
+
+def filled_share(schedule: ScheduleName, virtual_stages: int) -> float:
+    """The part of 1F1B's fill and drain that a schedule keeps, before weight gradients.
+
+    Interleaving over v chunks keeps 1/v (Narayanan et al. 2021, section 2.2); the
+    breadth-first loop as well (Lamy-Poirier 2022).
+    """
+    return 1.0 / virtual_stages if schedule in ("interleaved", "looped-bfs") else 1.0
+
+
+def unfilled_seconds(forward: Any, backward: Any, weight: Any) -> Any:
+    """What each stage after the first adds to zero-bubble's fill and drain: the largest of
+    f, i and f + i - w, with b = i + w (Qi et al. 2023, table 1); floats or arrays, seconds.
+    """
+    rest = backward - weight
+    return np.maximum(np.maximum(forward, rest), forward + rest - weight)
+
+
+def in_flight(
+    schedule: ScheduleName, stage: int, stages: int, microbatches: int, virtual_stages: int
+) -> float:
+    """Micro-batches that a device stage holds between forward and backward, as whole stages.
+
+    1F1B: p - s. Interleaved: (v - 1) p + 2 (p - s - 1) + 1 chunks of 1/v
+    (Narayanan et al. 2021, figure 4). Zero-bubble H1 holds on every stage what 1F1B
+    holds on the first, s of them only for their weight gradients (Qi et al. 2023,
+    section 2.3). GPipe and the breadth-first loop hold all. The generated schedules
+    hold as many; a test compares them.
+    """
+    if schedule in ("gpipe", "looped-bfs"):
+        return float(microbatches)
+    if schedule == "interleaved":
+        chunks = (virtual_stages - 1) * stages + 2 * (stages - stage - 1) + 1
+        return min(float(microbatches), chunks / virtual_stages)
+    if schedule == "zero-bubble":
+        return float(min(microbatches, stages))
+    return float(min(microbatches, stages - stage))
+
+
+def gathers(sharding: Sharding) -> tuple[int, int]:
+    """(all-gathers in a forward, collectives in a backward) of every micro-batch.
+
+    Sharded parameters are gathered for forward and again for backward, and
+    gradients reduced after each backward (Rajbhandari et al. 2020, ZeRO, section 7.2.2);
+    sharded gradients alone are reduced after each backward.
+    """
+    if sharding == "parameters":
+        return 1, 2
+    if sharding == "gradients":
+        return 0, 1
+    return 0, 0

@@ -1,0 +1,196 @@
+"""Where the seconds of a step go, as parts that add up to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from holmes.cost.axes import filled_share, unfilled_seconds
+from holmes.cost.model import CostModel
+from holmes.planner.candidates import Choice
+from holmes.planner.draft import Draft
+from holmes.planner.estimates import Estimates
+from holmes.planner.split_cost import SplitCost
+from holmes.schedule.generate import WITH_WARMUP
+from holmes.workload.workload import Collective, Workload
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Parts of a step, seconds; :meth:`parts` names them for a reader.
+
+    Attributes:
+        compute: products and element-wise work of the mean device, once.
+        recompute: forwards that are done again.
+        tensor: collectives inside blocks over the tensor ranks.
+        context: rings and per-micro-batch gathers that their blocks do not hide.
+        imbalance: what the slowest stage takes beyond the mean.
+        bubble: fill and drain of the pipeline.
+        cuts: transfers between stages that the warm-up does not hide.
+        exchange: gradient exchange and parameter gathers that nothing hides.
+        optimizer: the optimiser step.
+        shared: the sum of the weight that the first and the last stage share.
+        other: norms, and what the closed form cannot tell apart.
+    """
+
+    compute: float
+    recompute: float
+    tensor: float
+    context: float
+    imbalance: float
+    bubble: float
+    cuts: float
+    exchange: float
+    optimizer: float
+    shared: float
+    other: float
+
+    def parts(self) -> Mapping[str, float]:
+        """Seconds by name, in the order of the step."""
+        return {
+            "compute": self.compute,
+            "recomputation": self.recompute,
+            "tensor collectives": self.tensor,
+            "context and sharding collectives": self.context,
+            "uneven stages": self.imbalance,
+            "pipeline bubble": self.bubble,
+            "transfers between stages": self.cuts,
+            "gradient exchange": self.exchange,
+            "optimiser": self.optimizer,
+            "shared embedding": self.shared,
+            "norms and the rest": self.other,
+        }
+
+
+def breakdown(draft: Draft, seconds: float) -> Breakdown:
+    """The parts of a draft whose step takes ``seconds``."""
+    estimates, microbatches = draft.estimates, draft.shape.microbatches
+    whole = draft.rank_seconds
+    mean, slowest = sum(whole) / len(whole), max(whole)
+    choice = draft.choice
+    once = _mean(draft, replace(choice, recompute="none"))
+    bare = _mean(draft, replace(choice, recompute="none"), tensor=False)
+    plain = _mean(
+        draft, replace(choice, recompute="none", sharding="optimizer"), tensor=False, ring=False
+    )
+    period = max(slowest, max(estimates.cut_seconds, default=0.0), _round_trip(draft))
+    optimizer, exchange = _steps(draft)
+    known = {
+        "compute": microbatches * plain,
+        "recompute": microbatches * (mean - once),
+        "tensor": microbatches * (once - bare),
+        "context": microbatches * (bare - plain),
+        "imbalance": microbatches * (slowest - mean),
+        "bubble": _bubble(draft),
+        "cuts": microbatches * (period - slowest) + 2 * sum(estimates.cut_seconds),
+        "exchange": exchange,
+        "optimizer": optimizer,
+        "shared": _shared(draft),
+    }
+    rest = seconds - sum(known.values())
+    if rest < 0:
+        # The fill hides transfers, exchange and bubble from one another: take it off them.
+        hidden = ("bubble", "cuts", "exchange", "shared")
+        total = sum(known[name] for name in hidden)
+        for name in hidden:
+            known[name] += rest * known[name] / total if total else 0.0
+        rest = seconds - sum(known.values())
+    return Breakdown(other=rest, **known)
+
+
+def _shared(draft: Draft) -> float:
+    workload, layout = draft.estimates.cost.workload, draft.shape.layout
+    if workload.tied is None or layout.pp == 1:
+        return 0.0
+    bytes_ = workload.tied_parameters * workload.gradient_bytes / layout.tp
+    return draft.estimates.ground.wrap.seconds(bytes_, 2)
+
+
+def _mean(draft: Draft, choice: Choice, *, tensor: bool = True, ring: bool = True) -> float:
+    """Forward and backward of a micro-batch, mean over the stages, under another choice."""
+    old = draft.estimates
+    ground = old.ground
+    if not tensor:
+        workload = _without_tensor(ground.cost.workload)
+        ground = replace(ground, cost=replace(ground.cost, workload=workload))
+    other = Estimates(old.settings, old.shape, ground, choice)
+    if not ring and isinstance(other.cost, SplitCost):
+        other = WithoutRings(old.settings, old.shape, ground, choice)
+    return sum(other.seconds(draft.borders)) / draft.shape.layout.pp
+
+
+def _steps(draft: Draft) -> tuple[float, float]:
+    """(optimiser, exposed gradient exchange) of the pipeline rank where each is longest."""
+    estimates, pp = draft.estimates, draft.shape.layout.pp
+    steps, exposed = [0.0] * pp, [0.0] * pp
+    for stage, blocks in enumerate(draft.borders):
+        elements = _elements(estimates.cost.workload, blocks)
+        steps[stage % pp] += estimates.step_seconds(stage % pp, elements)
+        exposed[stage % pp] += estimates.exposed(stage % pp, *blocks)
+    optimizer = max(steps)
+    return optimizer, max(0.0, max(exposed) - optimizer)
+
+
+def _bubble(draft: Draft) -> float:
+    """Fill and drain: what the other ranks take, less what the schedule saves of it."""
+    whole, choice = draft.rank_seconds, draft.choice
+    if choice.schedule != "zero-bubble":
+        share = filled_share(choice.schedule, choice.virtual_stages)
+        return share * (sum(whole) - max(whole))
+    costs = draft.estimates.stage_costs((0,) * len(draft.borders))
+    found = 0.0
+    for stage, (start, stop) in list(enumerate(draft.borders))[1:]:
+        forward, backward = (
+            costs.forward_seconds(stage, start, stop),
+            costs.backward_seconds(stage, start, stop),
+        )
+        weight = sum(draft.estimates.weights[stage][start:stop])
+        found += unfilled_seconds(forward, backward, weight)
+    return found
+
+
+def _round_trip(draft: Draft) -> float:
+    """Seconds a micro-batch for which 1F1B waits on its round trips; see the survey."""
+    stages, microbatches = draft.shape.layout.pp, draft.shape.microbatches
+    if draft.schedule not in WITH_WARMUP:
+        return 0.0
+    worst, trip = 0.0, 0.0
+    for stage in reversed(range(stages)):
+        trip += draft.stage_seconds[stage]
+        if stage < stages - 1:
+            trip += 2 * draft.estimates.cut_seconds[stage]
+        flight = stages - stage + sum(draft.extras[stage:])
+        if flight < microbatches:
+            worst = max(worst, trip / flight)
+    return worst
+
+
+@dataclass(frozen=True)
+class WithoutRings(Estimates):
+    """Estimates whose context rings and repeated gathers take no time."""
+
+    @cached_property
+    def cost(self) -> CostModel:
+        priced = super().cost
+        assert isinstance(priced, SplitCost)
+        return replace(priced, rings={}, exchanges={})
+
+
+def _without_tensor(workload: Workload) -> Workload:
+    blocks = tuple(
+        replace(
+            block,
+            inner=tuple(
+                part
+                for part in block.inner
+                if not (isinstance(part, Collective) and part.axis == "tensor")
+            ),
+        )
+        for block in workload.blocks
+    )
+    return replace(workload, blocks=blocks)
+
+
+def _elements(workload: Workload, blocks: tuple[int, int]) -> float:
+    return float(sum(block.parameters for block in workload.blocks[slice(*blocks)]))

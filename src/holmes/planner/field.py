@@ -1,0 +1,202 @@
+"""The candidates of one search: their scores, how many there were, and which come first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from holmes.cost.model import CostModel
+from holmes.plan.layout import Layout
+from holmes.plan.plan import Batch, Rejected
+from holmes.planner.candidates import Choice, Shape, name_of
+from holmes.planner.ground import Ground
+from holmes.planner.placement import cluster_of
+from holmes.planner.settings import Settings
+from holmes.planner.survey.score import Scores, Survey
+from holmes.planner.survey.tables import Tables
+from holmes.schedule.instruction import Op
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DOUBT = 0.02
+"""How far a score may lie above the closed form of its best partition; a test measures it."""
+LOOPED_DOUBT = 0.05
+"""The same for schedules that are priced as 1F1B less what they gain."""
+UNEVEN_DOUBT = 0.2
+"""The same where one stage's gradient exchange is much slower than another's."""
+NORM_BYTES = 8
+"""Squared norms travel in double precision, one per parameter tensor."""
+
+
+Candidate = tuple[Layout, tuple[int, ...]]
+"""A layout and its micro-batch sizes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate and its score.
+
+    ``seconds`` of a step, ``bytes_`` of the fullest rank. ``least_seconds`` is what no
+    price of it is believed to be below.
+    """
+
+    ground: Ground
+    shape: Shape
+    choice: Choice
+    seconds: float
+    bytes_: float
+    least_seconds: float
+
+    def __str__(self) -> str:
+        clusters = [cluster_of(slots) for slots in self.ground.slots]
+        runs = " > ".join(dict.fromkeys(clusters))
+        return f"{self.shape}, {self.choice}, stages on {runs}"
+
+
+@dataclass
+class Counts:
+    """Candidates, equal ones counted once."""
+
+    pruned: int = 0
+    evaluated: int = 0
+    feasible: int = 0
+
+    @property
+    def enumerated(self) -> int:
+        return self.pruned + self.evaluated
+
+
+@dataclass
+class Field:
+    """Scores of all layouts, as they are added."""
+
+    survey: Survey
+    scores: list[Scores] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    rejected: list[Rejected] = field(default_factory=list)
+    shortest: list[tuple[float, Ground, tuple[int, ...]]] = field(default_factory=list)
+    """(bytes short, ground, micro-batches) of layouts that the memory bound ruled out."""
+    best: float = math.inf
+    """The best score so far, seconds."""
+    skipped: float = math.inf
+    """Least seconds of what the search's deadline left unscored."""
+    exhaustive: bool = False
+    """Score also what a bound on compute rules out, for lists and fronts."""
+
+    @staticmethod
+    def of(
+        cost: CostModel, settings: Settings, global_batch: int, *, exhaustive: bool = False
+    ) -> Field:
+        """An empty field."""
+        tables = Tables(cost, settings.recomputes, settings.sequences, settings.shardings)
+        return Field(Survey(tables, settings, global_batch, _norms(cost)), exhaustive=exhaustive)
+
+    def add(self, ground: Ground, micros: tuple[int, ...]) -> None:
+        """Score a layout on a rank map, unless no choice of it can fit or be the best."""
+        stages = self.survey.stages(ground, micros)
+        short = self.survey.shortage(stages)
+        if short > 0:
+            self.shortest.append((short, ground, micros))
+            self._prune(
+                ground.layout,
+                micros,
+                f"does not fit in memory: short of {short / 1e9:.1f} GB even with the lightest "
+                "micro-batch, recomputation and sharding",
+            )
+            return
+        if not self.exhaustive and self._too_slow(self.survey.bound(stages), ground.layout, micros):
+            return
+        scores = self.survey.scores(stages)
+        self.counts.evaluated += int(scores.counted.sum())
+        self.counts.feasible += int(scores.fits.sum())
+        self.scores.append(scores)
+        if scores.fits.any():
+            self.best = min(self.best, float(scores.seconds[scores.fits].min()))
+
+    def by_bound(self, layouts: Sequence[Candidate]) -> list[Candidate]:
+        """Layouts, the least compute first."""
+        return sorted(layouts, key=lambda one: self.survey.least_seconds(*one))
+
+    def skip(self, layout: Layout, micros: tuple[int, ...]) -> None:
+        """Leave a layout unscored, because the search's deadline has passed."""
+        self.skipped = min(self.skipped, self.survey.least_seconds(layout, micros))
+        self._prune(layout, micros, "not looked at: the search's deadline had passed")
+
+    def too_slow(self, layout: Layout, micros: tuple[int, ...]) -> bool:
+        """Whether the compute of a layout alone takes longer than the best score; counts it."""
+        return self._too_slow(self.survey.least_seconds(layout, micros), layout, micros)
+
+    def _too_slow(self, least: float, layout: Layout, micros: tuple[int, ...]) -> bool:
+        if self.exhaustive or least <= self.best * (1 + DOUBT):
+            return False
+        ratio = least / self.best
+        reason = f"its compute alone takes {ratio:.2f} times the best plan"
+        self._prune(layout, micros, reason)
+        return True
+
+    def _prune(self, layout: Layout, micros: tuple[int, ...], reason: str) -> None:
+        self.counts.pruned += self.survey.choices(layout, micros)
+        self.rejected.append(Rejected(name_of(layout), reason))
+
+    def flat(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """(seconds, bytes, (scores, position)) of every candidate that fits."""
+        seconds, bytes_, places = [], [], []
+        for index, scores in enumerate(self.scores):
+            inside = np.flatnonzero(scores.fits)
+            seconds.append(scores.seconds[inside])
+            bytes_.append(scores.bytes_[inside])
+            places.append(np.stack([np.full(len(inside), index), inside], axis=-1))
+        if not seconds:
+            return np.zeros(0), np.zeros(0), np.zeros((0, 2), dtype=np.int64)
+        return np.concatenate(seconds), np.concatenate(bytes_), np.concatenate(places)
+
+    def ordered(self) -> Iterator[Row]:
+        """Candidates that fit, the most promising first; of equal ones the smaller in memory."""
+        seconds, bytes_, places = self.flat()
+        if not len(seconds):
+            return
+        doubts = [_doubts(scores) for scores in self.scores]
+        each = np.concatenate([d[s.fits] for d, s in zip(doubts, self.scores, strict=True)])
+        least = seconds / (1 + each)
+        for index in np.lexsort((bytes_, least)):
+            yield self.row(places[index])
+
+    def row(self, place: NDArray[np.int64]) -> Row:
+        """The candidate at (scores, position)."""
+        scores = self.scores[int(place[0])]
+        at = int(place[1])
+        micro, choice = scores.choice(at)
+        return Row(
+            scores.ground,
+            Shape(scores.ground.layout, Batch(self.survey.global_batch, micro)),
+            choice,
+            float(scores.seconds[at]),
+            float(scores.bytes_[at]),
+            float(scores.seconds[at] / (1 + _doubts(scores)[at])),
+        )
+
+
+def _doubts(scores: Scores) -> NDArray[np.float64]:
+    """How far each score may lie above its price, [row]."""
+    plain = UNEVEN_DOUBT if scores.stages.uneven else DOUBT
+    looped = max(plain, LOOPED_DOUBT)
+    each = [plain if name in ("1f1b", "gpipe") else looped for name, _ in scores.schedules]
+    return np.repeat(each, len(scores.stages.micro))
+
+
+def _norms(cost: CostModel) -> float:
+    """Seconds of the all-reduce of squared norms over all devices, whatever the layout."""
+    topology = cost.topology
+    paths = topology.paths(topology.nodes)
+    count = len(topology.devices)
+    if count == 1 or (len(topology.nodes) > 1 and not paths):
+        return 0.0
+    fabric = paths[0].fabric if len(topology.nodes) > 1 else None
+    bytes_ = NORM_BYTES * sum(block.tensors for block in cost.workload.blocks)
+    network = cost.network(tuple(range(count)))
+    return network.collective(Op.ALL_REDUCE, range(count), bytes_, fabric).seconds

@@ -1,0 +1,129 @@
+"""The cost model of one choice: base block times plus what its axes add per micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from holmes.cost.axes import (
+    BACKWARD_ROUNDS,
+    Split,
+    exposed_ring,
+    gathers,
+    ring_bytes,
+    split_workload,
+)
+from holmes.cost.calibration import BlockTime
+from holmes.cost.model import CostModel
+from holmes.cost.split import weight_seconds
+from holmes.hardware.topology import DeviceSlot
+from holmes.plan.layout import Recompute, Sharding
+from holmes.planner.ground import Exchange, Ground
+
+
+@dataclass(frozen=True)
+class SplitCost(CostModel):
+    """Costs of a workload as one context rank sees it.
+
+    Attributes:
+        context: the context degree; the workload is already divided by it.
+        sequence: whether tensor ranks divide norms and activations too.
+        sharding: what is gathered or reduced at every micro-batch.
+        rings, exchanges: per node, the context ring and the data exchange of its stage.
+    """
+
+    context: int = 1
+    sequence: bool = False
+    sharding: Sharding = "optimizer"
+    rings: Mapping[int, Exchange] = field(default_factory=dict)
+    exchanges: Mapping[int, Exchange] = field(default_factory=dict)
+
+    @cached_property
+    def _whole(self) -> dict[tuple[object, ...], BlockTime]:
+        return {}
+
+    def block_time(
+        self,
+        block_index: int,
+        slot: DeviceSlot,
+        micro: int,
+        tp: int = 1,
+        recompute: Recompute = "none",
+        *,
+        sequence_parallel: bool | None = None,
+    ) -> BlockTime:
+        """Seconds of one block for one micro-batch, its ring and its gathers included."""
+        key = (block_index, slot.node.index, micro, tp, recompute)
+        if key not in self._whole:
+            self._whole[key] = self._added(block_index, slot, micro, tp, recompute)
+        return self._whole[key]
+
+    def weight_seconds(
+        self, blocks: tuple[int, int], slot: DeviceSlot, micro: int, tp: int = 1
+    ) -> float:
+        """Seconds of the weights' gradients: no ring and no gather is for them."""
+        return sum(
+            weight_seconds(self.workload.blocks[i], self._plain(i, slot, micro, tp, "none"))
+            for i in range(*blocks)
+        )
+
+    def _plain(
+        self, index: int, slot: DeviceSlot, micro: int, tp: int, recompute: Recompute
+    ) -> BlockTime:
+        return super().block_time(
+            index, slot, micro, tp, recompute, sequence_parallel=self.sequence
+        )
+
+    def _added(
+        self, index: int, slot: DeviceSlot, micro: int, tp: int, recompute: Recompute
+    ) -> BlockTime:
+        time = self._plain(index, slot, micro, tp, recompute)
+        forward, backward = time.forward, time.backward
+        block = self.workload.blocks[index]
+        ring_of = self.rings.get(slot.node.index)
+        if ring_of is not None and block.kind == "transformer":
+            ring = ring_of.seconds(ring_bytes(block, tp) * self.context * micro, 1)
+            plain = self._plain(index, slot, micro, tp, "none")
+            selective = self._plain(index, slot, micro, tp, "selective")
+            attention = selective.backward - plain.backward
+            exposed = exposed_ring(ring, attention)
+            forward += exposed
+            backward += BACKWARD_ROUNDS * exposed + (0.0 if recompute == "none" else exposed)
+        times = gathers(self.sharding)
+        exchange = self.exchanges.get(slot.node.index)
+        if exchange is not None and any(times):
+            size = block.parameters
+            gather = exchange.seconds(size * self.workload.parameter_bytes, 1)
+            reduce = exchange.seconds(size * self.workload.gradient_bytes, 1)
+            forward = max(forward, times[0] * gather)
+            backward = max(backward, (times[1] - 1) * gather + reduce)
+        return BlockTime(forward, backward)
+
+
+def split_cost(ground: Ground, sequence: bool, sharding: Sharding) -> CostModel:
+    """The cost model of a layout with this much split; the base one where nothing is."""
+    base, context = ground.cost, ground.layout.cp
+    each = {"rings": ground.rings, "exchanges": ground.exchanges}
+    wanted = {"rings": context > 1, "exchanges": any(gathers(sharding)) and ground.replicas > 1}
+    if not sequence and not any(wanted.values()):
+        return base
+    by_node: dict[str, dict[int, Exchange]] = {"rings": {}, "exchanges": {}}
+    for name, exchanges in each.items():
+        for slots, exchange in zip(ground.slots, exchanges, strict=True):
+            for slot in slots if wanted[name] else ():
+                known = by_node[name].get(slot.node.index, exchange)
+                slower = max(known, exchange, key=lambda one: one.per_byte)
+                by_node[name][slot.node.index] = slower
+    return SplitCost(
+        topology=base.topology,
+        workload=split_workload(base.workload, Split(context, sequence)),
+        calibration=base.calibration,
+        rates=base.rates,
+        execution=base.execution,
+        context=context,
+        sequence=sequence,
+        sharding=sharding,
+        rings=by_node["rings"],
+        exchanges=by_node["exchanges"],
+    )

@@ -1,0 +1,1 @@
+"""Every layout scored at once over arrays: time and memory of each."""

@@ -1,0 +1,416 @@
+"""Seconds and bytes of every choice of one layout on one rank map, as arrays.
+
+A step takes::
+
+    m P + fill + 2 sum_c d_c + max_s (e_s - drained_s)
+
+with P the largest of the slowest stage, the slowest cut and the longest round
+trip per micro-batch in flight, the fill as the
+schedule leaves it, d_c the transfer over a cut, and e_s what nothing hides of a
+stage's gradient exchange and optimiser. It is the partition's objective
+(:mod:`holmes.planner.partition`) with cuts, for the best uneven partition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holmes.cost.axes import filled_share, unfilled_seconds
+from holmes.cost.axes import in_flight as flight_of
+from holmes.plan.layout import Layout
+from holmes.planner.candidates import Choice
+from holmes.planner.ground import Ground
+from holmes.planner.schedules import Looped, schedules_of
+from holmes.planner.settings import Settings
+from holmes.planner.survey.stages import Stages, Work
+from holmes.planner.survey.tables import Floats, Tables
+from holmes.planner.warmup import MOST, WORTH
+from holmes.schedule.generate import WITH_WARMUP
+
+FEWEST: Looped = ("1f1b", 1)
+"""No schedule holds fewer micro-batches."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All choices of one layout on one rank map.
+
+    Rows are those of :class:`Stages`, once for each schedule in turn.
+
+    Attributes:
+        seconds, bytes_: of each choice; bytes of the fullest rank.
+        fits: whether some partition fits in memory.
+        counted: False where another choice is the same by symmetry, or none at all.
+    """
+
+    stages: Stages
+    schedules: tuple[Looped, ...]
+    seconds: Floats
+    bytes_: Floats
+    fits: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+
+    @property
+    def ground(self) -> Ground:
+        return self.stages.ground
+
+    def choice(self, row: int) -> tuple[int, Choice]:
+        """(micro-batch, choice) of a row."""
+        tables = self.stages.tables
+        which, base = divmod(row, len(self.stages.micro))
+        m, r, s, z = (int(i) for i in np.unravel_index(base, self.stages.shape))
+        schedule, virtual = self.schedules[which]
+        return self.stages.micros[m], Choice(
+            recompute=tables.recomputes[r],
+            sharding=tables.shardings[z],
+            schedule=schedule,
+            virtual_stages=virtual,
+            sequence=tables.sequences[s],
+        )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The survey of one request. ``norms``: seconds of the all-reduce of squared norms."""
+
+    tables: Tables
+    settings: Settings
+    global_batch: int
+    norms: float = 0.0
+
+    def choices(self, layout: Layout, micros: tuple[int, ...]) -> int:
+        """How many different choices a layout has; see :func:`_distinct`."""
+        per_schedule = len(self.tables.recomputes)
+        per_schedule *= len(self.settings.sequences) if layout.tp > 1 else 1
+        per_schedule *= len(self.tables.shardings) if layout.dp * layout.cp > 1 else 1
+        return sum(len(self._schedules(layout, micro)) * per_schedule for micro in micros)
+
+    def least_seconds(self, layout: Layout, micros: tuple[int, ...]) -> float:
+        """No choice of a layout is faster: its blocks on the fastest devices, evenly divided."""
+        tables = self.tables
+        each = [tables.block_times([slot], layout.tp, layout.cp, micros) for slot in tables.kinds]
+        whole = np.min([times.forward + times.backward for times in each], axis=0)
+        ends = np.min(
+            [
+                times.first_forward
+                + times.first_backward
+                + times.last_forward
+                + times.last_backward
+                for times in each
+            ],
+            axis=0,
+        )
+        microbatches = self.global_batch // (np.array(micros) * layout.dp)
+        step = microbatches[:, None, None] * (tables.layers * whole + ends) / layout.pp
+        return float(step.min())
+
+    def shortage(self, stages: Stages) -> float:
+        """Bytes that the lightest choice lacks on all stages together; 0 when it may fit.
+
+        The lightest: the least of every term over micro-batches, recomputations,
+        shardings and sequence parallelism, with as few in flight as 1F1B has.
+        """
+        rows = np.arange(len(stages.micro))
+        bases, slopes = stages.memory(rows, _flight(stages, FEWEST))
+        base, slope = bases.min(axis=0), slopes.min(axis=0)
+        room = stages.room - base
+        if stages.count == 1:
+            return max(0.0, float(stages.floor[0] * slope[0] - room[0]))
+        least = float(np.sum(np.maximum(stages.floor * slope - room, 0.0)))
+        most = np.clip(np.floor(room / slope), 0.0, float(self.tables.layers))
+        lacking = self.tables.layers - float(most.sum())
+        return max(least, lacking * float(slope.max()), 0.0)
+
+    def bound(self, stages: Stages) -> float:
+        """No choice of this layout that fits is faster: its compute, evenly divided."""
+        rows = np.arange(len(stages.micro))
+        fixed, slope = stages.memory(rows, _flight(stages, FEWEST))
+        most = np.clip(np.floor((stages.room - fixed) / slope), -1.0, float(self.tables.layers))
+        fits = most.sum(axis=1) >= self.tables.layers
+        return float(np.min(np.where(fits, stages.least_seconds, np.inf)))
+
+    def scores(self, stages: Stages) -> Scores:
+        """Time and memory of every choice."""
+        ground, micros = stages.ground, stages.micros
+        each_micro = [self._schedules(ground.layout, micro) for micro in micros]
+        schedules = tuple(dict.fromkeys(name for names in each_micro for name in names))
+        use = np.array([[name in names for names in each_micro] for name in schedules])
+        counted = np.repeat(use, len(stages.micro) // len(micros), axis=1) & _distinct(stages)
+        batch = _Batch.of(self, stages, schedules)
+        seconds, bytes_, fits = batch.scored(counted.reshape(-1))
+        warm = [looped for looped in schedules if looped[0] in WITH_WARMUP]
+        extras = _extras(self, stages) if warm and stages.count > 1 else np.zeros(0)
+        for looped in warm if extras.any() else ():
+            at = schedules.index(looped) * len(stages.micro)
+            rows = slice(at, at + len(stages.micro))
+            other = _Batch.of(self, stages, (looped,), extras).scored(counted.reshape(-1)[rows])
+            better = other[2] & (~fits[rows] | (other[0] < seconds[rows]))
+            seconds[rows] = np.where(better, other[0], seconds[rows])
+            bytes_[rows] = np.where(better, other[1], bytes_[rows])
+            fits[rows] |= other[2]
+        return Scores(stages, schedules, seconds, bytes_, fits, counted.reshape(-1))
+
+    def stages(self, ground: Ground, micros: tuple[int, ...]) -> Stages:
+        """The arrays of a layout on a rank map."""
+        return Stages(self.tables, ground, micros, self.global_batch, self.settings.overlap)
+
+    def _schedules(self, layout: Layout, micro: int) -> list[Looped]:
+        microbatches = self.global_batch // (micro * layout.dp)
+        blocks = self.tables.layers + 2
+        return schedules_of(self.settings, layout.pp, microbatches, blocks)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of several schedules; ``base`` says which row of the stages each one is.
+
+    ``flight`` and ``turns`` are micro-batches in flight, for memory and for round trips,
+    ``ends`` those at the ends of the chain, ``waiting`` those that wait for their weights'
+    gradients [row, stage]; ``share`` the part of the fill that is left, ``virtual`` the
+    virtual stages, ``trips`` whether round trips can stall, ``breadth`` whether all
+    forwards come before any backward, ``splits`` whether weight gradients fill the
+    bubble [row].
+    """
+
+    survey: Survey
+    stages: Stages
+    base: NDArray[np.int64]
+    flight: Floats
+    ends: Floats
+    waiting: Floats | None
+    turns: Floats
+    share: Floats
+    virtual: Floats
+    trips: NDArray[np.bool_]
+    breadth: NDArray[np.bool_]
+    splits: NDArray[np.bool_]
+
+    @staticmethod
+    def of(
+        survey: Survey, stages: Stages, schedules: tuple[Looped, ...], extras: Floats | None = None
+    ) -> _Batch:
+        """All rows of these schedules, with extra warm-up where there is."""
+        count = len(stages.micro)
+        flight = np.concatenate([_flight(stages, looped) for looped in schedules])
+        turns = np.tile(_flight(stages, FEWEST), (len(schedules), 1))
+        waiting, splits = None, [name == "zero-bubble" for name, _ in schedules]
+        if extras is not None:
+            most = stages.microbatches[:, None]
+            # Zero-bubble's input gradients run ahead by what the stages above hold more.
+            held = extras[:, :1] if all(splits) else extras
+            flight, turns = np.minimum(flight + held, most), np.minimum(turns + extras, most)
+        if any(splits):
+            waiting = np.repeat(np.array(splits, dtype=float), count)[:, None] * (
+                _waiting(stages, len(schedules), extras)
+            )
+            flight = np.maximum(flight - waiting, 0.0)
+
+        # The last rank's head is on its last loop, whose backward follows at once.
+        ends, loops = flight.copy(), [name == "interleaved" for name, _ in schedules]
+        ends[np.repeat(loops, count), -1] = 1.0
+
+        def each(values: list[float]) -> Floats:
+            return np.repeat(np.array(values, dtype=float), count)
+
+        return _Batch(
+            survey,
+            stages,
+            np.tile(np.arange(count), len(schedules)),
+            flight,
+            ends,
+            waiting,
+            turns,
+            each([filled_share(*looped) for looped in schedules]),
+            each([virtual for _, virtual in schedules]),
+            each([name in WITH_WARMUP for name, _ in schedules]) > 0,
+            each([name in ("gpipe", "looped-bfs") for name, _ in schedules]) > 0,
+            each([float(split) for split in splits]) > 0,
+        )
+
+    def scored(self, counted: NDArray[np.bool_]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """(seconds, bytes, fits) of every row."""
+        stages, layers = self.stages, float(self.survey.tables.layers)
+        fixed, slope = stages.memory(self.base, self.flight, self.waiting, self.ends)
+        most = np.clip(np.floor((stages.room - fixed) / slope), -1.0, layers)
+        fits = counted & (most.sum(axis=1) >= layers) & np.all(most >= self._least_blocks, axis=1)
+        work = stages.free.rows(self.base)
+        # Memory moves borders only where the free partition does not fit.
+        short = fits & np.any(np.ceil(work.blocks - 1e-9) > most, axis=1)
+        if short.any():
+            work = work.put(short, stages.work(self.base[short], most[short]))
+        bytes_ = np.max(fixed + slope * work.blocks, axis=1)
+        return self._seconds(work), bytes_, fits
+
+    @property
+    def _least_blocks(self) -> Floats:
+        """Least transformer blocks of each rank: one a virtual stage, less the chain's ends."""
+        stages = self.stages
+        found: Floats = stages.floor + (self.virtual[:, None] - 1.0)
+        return found
+
+    def _seconds(self, work: Work) -> Floats:
+        """The formula of the module."""
+        stages, base = self.stages, self.base
+        whole = work.forward + work.backward
+        fill = self.share * (whole.sum(axis=1) - work.slowest)
+        trips = whole
+        if self.splits.any():
+            weights = np.where(self.splits[:, None], stages.weights(base, work.blocks), 0.0)
+            left = unfilled_seconds(work.forward, work.backward, weights)[:, 1:].sum(axis=1)
+            fill = np.where(self.splits, left, fill)
+            trips = whole - weights
+        period: Floats = work.slowest
+        crossed: Floats | float = 0.0
+        if stages.count > 1:
+            period, crossed = self._crossing(work, period)
+            stalls = np.where(self.trips, self._round_trips(trips, stages.cuts[base]), 0.0)
+            period = np.maximum(period, stalls)
+        tail = self._tail(work)
+        found: Floats = stages.microbatches[base] * period + fill + crossed + tail
+        return found + self.survey.norms
+
+    def _crossing(self, work: Work, period: Floats) -> tuple[Floats, Floats]:
+        """(seconds a micro-batch as cuts allow, seconds a step of crossings), [row].
+
+        One direction of a cut carries one transfer at a time. Where forwards and backwards
+        take turns both directions are in use at once; else one after the other. Each loop
+        through the ranks waits for its first micro-batch to come round: interleaved on
+        every loop, breadth-first unless the others take as long.
+        """
+        stages, base, v = self.stages, self.base, self.virtual
+        cuts, wrap = stages.cuts[base], stages.wrap[base]
+        once = cuts.sum(axis=1)
+        widest = np.maximum(cuts.max(axis=1), np.where(v > 1, wrap, 0.0))
+        forward, backward = work.forward.max(axis=1), work.backward.max(axis=1)
+        turns = np.maximum(period, v * widest)
+        apart = np.maximum(forward, v * widest) + np.maximum(backward, v * widest)
+        again, round_ = (v - 1) * (once + wrap), once + wrap
+        m = stages.microbatches[base]
+        waits = [
+            np.maximum(
+                0.0, whole.sum(axis=1) / v + round_ - m * np.maximum(whole.max(axis=1) / v, widest)
+            )
+            for whole in (work.forward, work.backward)
+        ]
+        looped = (v - 1) * (waits[0] + waits[1])
+        turns = turns + np.where(v > 1, self._loop_stalls(work, turns), 0.0)
+        # What each micro-batch waits for already is not waited for again in the fill.
+        again = np.maximum(0.0, 2.0 * again - m * (turns - period))
+        crossed = 2.0 * once + np.where(self.breadth, looped, again)
+        return np.where(self.breadth, np.maximum(period, apart), turns), crossed
+
+    def _loop_stalls(self, work: Work, period: Floats) -> Floats:
+        """Seconds a micro-batch for which the interleaved schedule waits on top, [row].
+
+        On its last loop rank r has n = 2 (p - 1 - r) + 1 units between a forward and its
+        backward, so of every v p units it waits for ceil(p / n) round trips; on each loop
+        p units until a micro-batch comes round. The first p micro-batches fill the pipeline.
+        """
+        stages, base, v = self.stages, self.base, self.virtual
+        cuts, p = stages.cuts[base], stages.count
+        whole = work.forward + work.backward
+        trips = np.cumsum(whole[:, ::-1], axis=1)[:, ::-1][:, :-1]
+        trips = trips + 2.0 * v[:, None] * np.cumsum(cuts[:, ::-1], axis=1)[:, ::-1]
+        units = 2.0 * (p - 1 - np.arange(p - 1)) + 1.0
+        round_ = v * (cuts.sum(axis=1) + stages.wrap[base])
+        count = np.ceil(p / units)
+        around = np.maximum(v[:, None] * p, count * units)
+        rest = (around - count * units) * whole.max(axis=1, keepdims=True)
+        slowest = np.max((count * trips + rest) / around, axis=1)
+        for way in (work.forward, work.backward):
+            slowest = np.maximum(slowest, (way.sum(axis=1) + round_) / p)
+        full = np.maximum(0.0, 1.0 - p / stages.microbatches[base])
+        found: Floats = np.maximum(0.0, slowest - period) * full
+        return found
+
+    def _round_trips(self, whole: Floats, cuts: Floats) -> Floats:
+        """Seconds a micro-batch for which 1F1B waits on its round trips, [row].
+
+        A stage with n micro-batches in flight starts the next when the first of them has
+        been down to the last stage and back.
+        """
+        trips = np.cumsum(whole[:, ::-1], axis=1)[:, ::-1].copy()
+        trips[:, :-1] += 2.0 * np.cumsum(cuts[:, ::-1], axis=1)[:, ::-1]
+        waiting = self.turns < self.stages.microbatches[self.base, None]
+        found: Floats = np.max(np.where(waiting, trips / self.turns, 0.0), axis=1)
+        return found
+
+    def _tail(self, work: Work) -> Floats:
+        """What stands after the last backward of stage 0, [row]."""
+        ground, workload = self.stages.ground, self.survey.tables.cost.workload
+        drained = np.cumsum(work.backward, axis=1) - work.backward
+        exposed = work.exposed
+        looped = self.virtual > 1
+        if looped.any():
+            # A loop's gradients are exchanged under the loops after it: of all micro-batches
+            # breadth-first, else of as many as there are ranks.
+            v = self.virtual[:, None]
+            m = self.stages.microbatches[self.base]
+            after = np.where(self.breadth, m, np.minimum(m, self.stages.count))[:, None]
+            each = exposed - work.steps
+            hidden = each - (1 - 1 / v) * after * (work.forward + work.backward)
+            hidden = np.maximum(0.0 if self.stages.uneven else each / v, hidden)
+            exposed = np.where(looped[:, None], work.steps + hidden, exposed)
+        tail: Floats = np.max(exposed - self.share[:, None] * drained, axis=1)
+        if workload.tied is not None and self.stages.count > 1:
+            bytes_ = workload.tied_parameters * workload.gradient_bytes
+            summed = ground.wrap.seconds(bytes_ / ground.layout.tp, 2)
+            if ground.replicas > 1:
+                ends = ground.exchanges[0], ground.exchanges[-1]
+                summed += max(end.seconds(bytes_, 1) for end in ends)
+            tail = np.maximum(tail, summed + work.steps.max(axis=1))
+        return np.maximum(tail, 0.0)
+
+
+def _flight(stages: Stages, looped: Looped) -> Floats:
+    """Micro-batches between forward and backward without extra warm-up, [row, stage]."""
+    schedule, virtual = looped
+    step = len(stages.micro) // len(stages.micros)
+    each = [
+        [
+            flight_of(schedule, stage, stages.count, int(microbatches), virtual)
+            for stage in range(stages.count)
+        ]
+        for microbatches in stages.microbatches[::step]
+    ]
+    return np.repeat(np.array(each, dtype=float), step, axis=0)
+
+
+def _waiting(stages: Stages, schedules: int, extras: Floats | None) -> Floats:
+    """Micro-batches that wait for zero-bubble's weight gradients, [row, stage]; see
+    :func:`holmes.planner.schedules.waiting_gradients`."""
+    ahead = np.broadcast_to(1.0 + np.arange(stages.count), (len(stages.micro), stages.count))
+    if extras is not None:
+        ahead = ahead + extras[:, :1] - extras
+    return np.tile(np.minimum(ahead, stages.microbatches[:, None]), (schedules, 1))
+
+
+def _extras(survey: Survey, stages: Stages) -> Floats:
+    """Extra micro-batches in flight by the rule of :mod:`holmes.planner.warmup`, [row, stage]."""
+    fixed = survey.settings.extra_warmup
+    work = stages.free
+    if fixed is not None:
+        each = np.full((len(stages.micro), stages.count - 1), float(fixed))
+    else:
+        typical = (work.forward + work.backward).mean(axis=1, keepdims=True)
+        round_trip = 2.0 * stages.cuts
+        each = np.ceil(round_trip / typical)
+        most = np.clip(stages.microbatches - 1, 0, MOST)[:, None]
+        each = np.where(round_trip < WORTH * typical, 0.0, np.minimum(each, most))
+    below = np.cumsum(each[:, ::-1], axis=1)[:, ::-1]
+    return np.concatenate([below, np.zeros((len(below), 1))], axis=1)
+
+
+def _distinct(stages: Stages) -> NDArray[np.bool_]:
+    """False where a choice changes nothing: sequence parallelism without tensor ranks,
+    sharding without replicas. [row]"""
+    found = np.ones(stages.shape, dtype=bool)
+    sequences = stages.tables.sequences
+    if stages.ground.layout.tp == 1 and len(sequences) > 1:
+        found[:, :, [i for i, on in enumerate(sequences) if on]] = False
+    if stages.ground.replicas == 1:
+        found[..., 1:] = False
+    return found.reshape(-1)

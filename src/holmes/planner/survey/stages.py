@@ -1,0 +1,391 @@
+"""What all schedules of one layout on one rank map share, as arrays.
+
+Rows are the choices of (micro-batch, recomputation, sequence, sharding), in that
+order, the last fastest; columns are pipeline stages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holmes.cost.axes import BACKWARD_ROUNDS, KEYS_AND_VALUES, gathers
+from holmes.planner.buckets import BUCKETS_PER_STAGE
+from holmes.planner.ground import Ground
+from holmes.planner.survey.partition import blocks_within, least_bottleneck
+from holmes.planner.survey.tables import BlockTimes, Floats, Tables
+
+LEAST_SECONDS = 1e-12
+UNEVEN = 1.5
+"""Ratio of exchange rates from which a partition weighs them."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A partition and what follows from it, [row, stage] but for ``slowest`` [row].
+
+    ``exposed`` is the gradient exchange and optimiser that nothing hides, seconds;
+    ``steps`` the optimiser alone.
+    """
+
+    slowest: Floats
+    blocks: Floats
+    forward: Floats
+    backward: Floats
+    exposed: Floats
+    steps: Floats
+
+    def rows(self, index: NDArray[np.int64]) -> Work:
+        """The work of these rows."""
+        return Work(*(values[index] for values in self._all))
+
+    def put(self, rows: NDArray[np.bool_], other: Work) -> Work:
+        """This work with some rows taken from another."""
+        return Work(*(_put(a, rows, b) for a, b in zip(self._all, other._all, strict=True)))
+
+    @property
+    def _all(self) -> tuple[Floats, ...]:
+        return (
+            self.slowest,
+            self.blocks,
+            self.forward,
+            self.backward,
+            self.exposed,
+            self.steps,
+        )
+
+
+def _bound(work: Work, microbatches: Floats) -> Floats:
+    """What a partition decides of the step, [row]."""
+    drained = np.cumsum(work.backward, axis=1) - work.backward
+    found: Floats = microbatches * work.slowest + np.max(work.exposed - drained, axis=1)
+    return found
+
+
+def _put(values: Floats, rows: NDArray[np.bool_], others: Floats) -> Floats:
+    found = values.copy()
+    found[rows] = others
+    return found
+
+
+@dataclass(frozen=True)
+class Stages:
+    """One layout on one rank map with all its choices but the schedule."""
+
+    tables: Tables
+    ground: Ground
+    micros: tuple[int, ...]
+    global_batch: int
+    overlap: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Choices of micro-batch, recomputation, sequence and sharding."""
+        tables = self.tables
+        return (
+            len(self.micros),
+            len(tables.recomputes),
+            len(tables.sequences),
+            len(tables.shardings),
+        )
+
+    @property
+    def count(self) -> int:
+        """Pipeline stages."""
+        return self.ground.layout.pp
+
+    @cached_property
+    def micro(self) -> Floats:
+        """Samples of a micro-batch, [row]."""
+        return self._spread(np.array(self.micros, dtype=float)[:, None, None, None])
+
+    @cached_property
+    def microbatches(self) -> Floats:
+        """Micro-batches of a step and replica, [row]."""
+        return np.floor(self.global_batch / (self.micro * self.ground.layout.dp) + 1e-9)
+
+    @cached_property
+    def room(self) -> Floats:
+        """Bytes of the smallest device, [stage]."""
+        return np.array(self.ground.room)
+
+    @cached_property
+    def floor(self) -> Floats:
+        """Least transformer blocks of each stage: the ends of the chain fill a stage too."""
+        found = np.ones(self.count)
+        found[[0, -1]] = 0.0
+        return found if self.count > 1 else np.full(1, float(self.tables.layers))
+
+    def memory(
+        self,
+        rows: NDArray[np.int64],
+        flight: Floats,
+        waiting: Floats | None = None,
+        ends: Floats | None = None,
+    ) -> tuple[Floats, Floats]:
+        """Bytes of a stage without blocks and per block, [row, stage].
+
+        Args:
+            flight: micro-batches between forward and backward, [row, stage].
+            ends: the same of the embedding and the head, where it differs.
+            waiting: those that wait for their weights' gradients alone, [row, stage].
+        """
+        micro = self.micro[rows, None]
+        states, per_block, working, kept, each = (part[rows] for part in self._held[:5])
+        base = states + micro * (working + (flight if ends is None else ends) * kept)
+        slope = per_block + micro * flight * each
+        if waiting is not None:
+            kept, each = (part[rows] for part in self._held[5:])
+            base, slope = base + micro * waiting * kept, slope + micro * waiting * each
+        return base, np.maximum(slope, 1e-9)
+
+    @cached_property
+    def cuts(self) -> Floats:
+        """One transfer of one micro-batch over each cut, seconds, [row, cut]."""
+        latency = np.array([cut.latency for cut in self.ground.cuts])
+        per_byte = np.array([cut.per_byte for cut in self.ground.cuts])
+        found: Floats = latency + self._sent[:, None] * per_byte
+        return found
+
+    @cached_property
+    def wrap(self) -> Floats:
+        """One transfer of one micro-batch from the last stage to the first, seconds, [row]."""
+        return self.ground.wrap.latency + self._sent * self.ground.wrap.per_byte
+
+    @cached_property
+    def _sent(self) -> Floats:
+        """Bytes that one rank sends over a cut, [row]."""
+        layout = self.ground.layout
+        boundary = self.tables.cost.workload.blocks[0].output_bytes
+        return self.micro * boundary / (layout.cp * layout.tp)
+
+    @property
+    def least_seconds(self) -> Floats:
+        """Seconds of a step with the middle blocks evenly divided and nothing else, [row]."""
+        forward, backward, *_ = self._times
+        speeds = (1.0 / np.maximum(forward + backward, LEAST_SECONDS)).sum(axis=1)
+        found: Floats = self.microbatches * float(self.tables.layers) / speeds
+        return found
+
+    @cached_property
+    def free(self) -> Work:
+        """The best partition where memory does not matter."""
+        return self.work(None, np.full(self.count, float(self.tables.layers)))
+
+    def work(self, rows: NDArray[np.int64] | None, most: Floats) -> Work:
+        """The best partition with at most so many blocks a stage, of some rows or all.
+
+        Balances compute; where the exchanges of the stages differ much, also compute
+        and exchange together, and keeps the better of the two.
+        """
+        forward, backward, *_ = self._of(rows)
+        each = np.maximum(forward + backward, LEAST_SECONDS)
+        found = self._balanced(rows, most, each)
+        if self.count == 1 or not self.uneven:
+            return found
+        microbatches = self.microbatches if rows is None else self.microbatches[rows]
+        workload = self.tables.cost.workload
+        sent = workload.gradient_bytes + workload.parameter_bytes
+        exchange = np.array([e.per_byte for e in self.ground.exchanges]) * sent
+        both = each + exchange * self.tables.middle_parameters / microbatches[:, None]
+        other = self._balanced(rows, most, both)
+        faster = _bound(other, microbatches) < _bound(found, microbatches)
+        return found.put(faster, other.rows(np.flatnonzero(faster)))
+
+    def _balanced(self, rows: NDArray[np.int64] | None, most: Floats, each: Floats) -> Work:
+        """The partition whose largest stage is least, with these costs of a block."""
+        forward, backward, ends_forward, ends_backward = self._of(rows)
+        layers, floor = float(self.tables.layers), self.floor
+        fixed = ends_forward + ends_backward
+        blocks = whole = np.full_like(each, layers)
+        if self.count > 1:
+            largest = least_bottleneck(each, fixed, floor, most, self.tables.layers)
+            whole = blocks_within(largest, each, fixed, floor, most)
+            blocks = whole * (layers / np.maximum(whole.sum(axis=1, keepdims=True), 1.0))
+        forwards, backwards = ends_forward + blocks * forward, ends_backward + blocks * backward
+        # The slowest stage holds whole blocks; the others share what is left over.
+        slowest = np.max(fixed + whole * (forward + backward), axis=1)
+        elements = self._elements(blocks)
+        few, per_element = self._steps
+        owned = self._owned if rows is None else self._owned[rows]
+        steps = few + elements / owned * per_element
+        exposed = steps
+        if self.ground.replicas > 1:
+            every = self._gathered if rows is None else self._gathered[rows]
+            exposed = steps + self._exchanged(forwards, backwards, elements, every)
+        return Work(slowest, blocks, forwards, backwards, exposed, steps)
+
+    def _of(self, rows: NDArray[np.int64] | None) -> tuple[Floats, Floats, Floats, Floats]:
+        if rows is None:
+            return self._times
+        forward, backward, ends_forward, ends_backward = self._times
+        return forward[rows], backward[rows], ends_forward[rows], ends_backward[rows]
+
+    @cached_property
+    def uneven(self) -> bool:
+        """Whether one stage's exchange is much slower than another's."""
+        rates = [exchange.per_byte for exchange in self.ground.exchanges]
+        return bool(max(rates) > UNEVEN * min(rates))
+
+    def _spread(self, values: Floats) -> Floats:
+        """Values that broadcast over the choices, one per row."""
+        return np.broadcast_to(values, self.shape).reshape(-1).copy()
+
+    @cached_property
+    def _held(self) -> tuple[Floats, ...]:
+        layout = self.ground.layout
+        ends = [(s == 0, s == self.count - 1) for s in range(self.count)]
+        held = {
+            e: self.tables.held(layout.tp, layout.cp, self.ground.replicas, e)
+            for e in dict.fromkeys(ends)
+        }
+        columns = [list(held).index(e) for e in ends]
+
+        def rows(name: str, sharded: bool) -> Floats:
+            values = np.stack([getattr(one, name) for one in held.values()], axis=-1)
+            values = values[None, None, None] if sharded else values[None, :, :, None]
+            values = np.broadcast_to(values, (*self.shape, len(held)))
+            return values.reshape(-1, len(held))[:, columns]
+
+        return (
+            rows("fixed", True),
+            rows("per_block", True),
+            rows("working", False),
+            rows("kept", False),
+            rows("kept_per_block", False),
+            rows("waiting", False),
+            rows("waiting_per_block", False),
+        )
+
+    @cached_property
+    def _patterns(self) -> tuple[list[int], list[int]]:
+        """(a stage of each different pattern, for each stage which of them it is)."""
+        patterns = self.ground.patterns
+        different = list(dict.fromkeys(patterns))
+        index = {pattern: i for i, pattern in enumerate(different)}
+        return [patterns.index(p) for p in different], [index[p] for p in patterns]
+
+    @cached_property
+    def _times(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """Forward and backward of a block, and of the ends of the chain, [row, stage]."""
+        layout = self.ground.layout
+        firsts, index = self._patterns
+        each = [
+            self.tables.block_times(self.ground.kinds[s], layout.tp, layout.cp, self.micros)
+            for s in firsts
+        ]
+        forward = np.stack([self._forward(t, s) for t, s in zip(each, firsts, strict=True)], -1)
+        backward = np.stack([self._backward(t, s) for t, s in zip(each, firsts, strict=True)], -1)
+        ends_forward = np.zeros((len(self.micro), self.count))
+        ends_backward = ends_forward.copy()
+        first, last = each[index[0]], each[index[-1]]
+        ends_forward[:, 0] += self._spread(first.first_forward[..., None])
+        ends_backward[:, 0] += self._spread(first.first_backward[..., None])
+        ends_forward[:, -1] += self._spread(last.last_forward[..., None])
+        ends_backward[:, -1] += self._spread(last.last_backward[..., None])
+        return forward[:, index], backward[:, index], ends_forward, ends_backward
+
+    def weights(self, rows: NDArray[np.int64], blocks: Floats) -> Floats:
+        """Weights' gradients of a micro-batch on a stage with so many blocks, [row, stage]."""
+        each, ends = self._weights
+        found: Floats = ends[rows] + blocks * each[rows]
+        return found
+
+    @cached_property
+    def _weights(self) -> tuple[Floats, Floats]:
+        """Weights' gradients of a block, and of the ends of the chain, [row, stage]."""
+        layout = self.ground.layout
+        firsts, index = self._patterns
+        each = [
+            self.tables.block_times(self.ground.kinds[s], layout.tp, layout.cp, self.micros)
+            for s in firsts
+        ]
+        middle = np.stack([self._spread(times.weight[..., None]) for times in each], -1)
+        ends = np.zeros((len(self.micro), self.count))
+        ends[:, 0] += self._spread(each[index[0]].first_weight[..., None])
+        ends[:, -1] += self._spread(each[index[-1]].last_weight[..., None])
+        return middle[:, index], ends
+
+    def _forward(self, times: BlockTimes, stage: int) -> Floats:
+        whole = times.forward + self._ring(times, stage)
+        return self._with_gathers(whole, stage, backward=False)
+
+    def _backward(self, times: BlockTimes, stage: int) -> Floats:
+        again = np.array([float(mode != "none") for mode in self.tables.recomputes])
+        rounds = BACKWARD_ROUNDS + again[None, :, None]
+        whole = times.backward + rounds * self._ring(times, stage)
+        return self._with_gathers(whole, stage, backward=True)
+
+    def _ring(self, times: BlockTimes, stage: int) -> Floats:
+        """What a context ring adds to one forward of a block, [m, r, s]."""
+        layout = self.ground.layout
+        if layout.cp == 1:
+            return np.zeros_like(times.forward)
+        ring = self.ground.rings[stage]
+        whole = self.tables.cost.workload.blocks[0].output_bytes
+        bytes_ = KEYS_AND_VALUES * whole / layout.tp * np.array(self.micros)
+        seconds = ring.latency + bytes_ * ring.per_byte
+        found: Floats = np.maximum(0.0, seconds[:, None, None] - times.attention)
+        return found
+
+    def _with_gathers(self, times: Floats, stage: int, *, backward: bool) -> Floats:
+        """Block times no shorter than what every micro-batch gathers and reduces, [row]."""
+        exchange, workload = self.ground.exchanges[stage], self.tables.cost.workload
+        size = self.tables.middle_parameters
+        gather = exchange.seconds(size * workload.parameter_bytes, 1)
+        reduce = exchange.seconds(size * workload.gradient_bytes, 1)
+        least = []
+        for sharding in self.tables.shardings:
+            forwards, backwards = gathers(sharding)
+            after = (backwards - 1) * gather + reduce if backwards else 0.0
+            least.append(after if backward else forwards * gather)
+        floor = np.array(least) if self.ground.replicas > 1 else np.zeros(len(least))
+        return np.maximum(times[..., None], floor).reshape(-1)
+
+    def _elements(self, blocks: Floats) -> Floats:
+        workload = self.tables.cost.workload
+        found = blocks * self.tables.middle_parameters
+        found[:, 0] += workload.blocks[0].parameters
+        found[:, -1] += workload.blocks[-1].parameters
+        if self.count == 1:
+            found -= workload.tied_parameters
+        return found
+
+    @cached_property
+    def _owned(self) -> Floats:
+        """Ranks over which a stage's optimiser states are divided, [row, 1]."""
+        ways = [1 if z == "none" else self.ground.replicas for z in self.tables.shardings]
+        divided = self._spread(np.array(ways, dtype=float)[None, None, None])
+        return (divided * self.ground.layout.tp)[:, None]
+
+    @cached_property
+    def _gathered(self) -> Floats:
+        """1 where parameters are gathered once a step, [row, 1]."""
+        once = [0.0 if gathers(z)[0] else 1.0 for z in self.tables.shardings]
+        return self._spread(np.array(once)[None, None, None])[:, None]
+
+    @cached_property
+    def _steps(self) -> tuple[Floats, Floats]:
+        firsts, index = self._patterns
+        pairs = np.array([self.tables.step(self.ground.kinds[s]) for s in firsts])[index]
+        return pairs[:, 0], pairs[:, 1]
+
+    def _exchanged(
+        self, forward: Floats, backward: Floats, elements: Floats, every: Floats
+    ) -> Floats:
+        """Gradient reduction and parameter gather that nothing hides, [row, stage]."""
+        workload = self.tables.cost.workload
+        latency = np.array([e.latency for e in self.ground.exchanges]) * BUCKETS_PER_STAGE
+        per_byte = np.array([e.per_byte for e in self.ground.exchanges])
+        reduce = latency + elements * workload.gradient_bytes * per_byte
+        gather = (latency + elements * workload.parameter_bytes * per_byte) * every
+        if not self.overlap:
+            found: Floats = reduce + gather
+            return found
+        hidden = (BUCKETS_PER_STAGE - 1) / BUCKETS_PER_STAGE
+        found = np.maximum(reduce - hidden * backward, reduce / BUCKETS_PER_STAGE)
+        found += np.maximum(gather - hidden * forward, gather / BUCKETS_PER_STAGE)
+        return found

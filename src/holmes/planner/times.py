@@ -1,0 +1,82 @@
+"""The recurrence's times of a draft, from its estimates alone: no plan, no groups are built.
+
+Says what :func:`holmes.simulate.closed_form.times_of` says of the draft's plan,
+with exchanges and transfers as lines through two points; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from holmes.planner.buckets import buckets_of
+from holmes.planner.draft import Draft
+from holmes.simulate.recurrence import PartTimes, PipelineTimes, StageTimes
+
+
+def pipeline_times(draft: Draft, norms: float) -> PipelineTimes:
+    """Times of all stages and cuts; ``norms`` are the seconds of the world's all-reduce."""
+    ground, estimates = draft.estimates.ground, draft.estimates
+    workload = estimates.cost.workload
+    tied = 0.0
+    if workload.tied is not None and draft.shape.layout.pp > 1:
+        bytes_ = workload.tied_parameters * workload.gradient_bytes
+        tied = ground.wrap.seconds(bytes_ / draft.shape.layout.tp, 2)
+    cuts = [pass_seconds(draft, stage) for stage in range(len(draft.borders) - 1)]
+    return PipelineTimes(
+        stages=tuple(_stage(draft, stage) for stage in range(len(draft.borders))),
+        down=tuple(cuts),
+        up=tuple(cuts),
+        norms=norms,
+        tied=tied,
+        exchanges=ground.replicas > 1,
+    )
+
+
+def pass_seconds(draft: Draft, stage: int) -> float:
+    """One micro-batch from a virtual stage to the next, perhaps from the last rank to the first."""
+    estimates, pp = draft.estimates, draft.shape.layout.pp
+    if stage % pp < pp - 1:
+        return estimates.cut_seconds[stage % pp]
+    return estimates.ground.wrap.seconds(estimates.boundary, 1)
+
+
+def _stage(draft: Draft, stage: int) -> StageTimes:
+    estimates, ground = draft.estimates, draft.estimates.ground
+    rank = stage % draft.shape.layout.pp
+    workload = estimates.cost.workload
+    forward, backward = estimates.rows[rank]
+    start, stop = draft.borders[stage]
+    forwards = list(accumulate(forward[start:stop], initial=0.0))
+    backwards = list(accumulate(backward[start:stop], initial=0.0))
+    weights = [0.0] * (stop - start + 1)
+    if draft.schedule == "zero-bubble":
+        weights = list(accumulate(estimates.weights[rank][start:stop], initial=0.0))
+    buckets = buckets_of(
+        workload,
+        draft.borders[stage],
+        whole_model=draft.shape.layout.pp == 1,
+        bucket_mb=draft.request.wishes.bucket_mb,
+    )
+    exchange = ground.exchanges[rank]
+    every = not estimates.gathers_each_time
+    parts = []
+    for bucket in buckets:
+        a, b = bucket.blocks[0] - start, bucket.blocks[1] - start
+        parts.append(
+            PartTimes(
+                gather=exchange.seconds(bucket.elements * workload.parameter_bytes, 1)
+                if every
+                else 0.0,
+                forward=forwards[b] - forwards[a],
+                backward=backwards[b] - backwards[a],
+                reduce=exchange.seconds(bucket.elements * workload.gradient_bytes, 1),
+                tied=bucket.tied,
+                weight=weights[b] - weights[a],
+            )
+        )
+    step = 0.0
+    if stage == rank:  # one step for all stages of a rank
+        mine = draft.borders[rank :: draft.shape.layout.pp]
+        blocks = [block for one in mine for block in workload.blocks[slice(*one)]]
+        step = estimates.step_seconds(rank, sum(block.parameters for block in blocks))
+    return StageTimes(tuple(parts), step)

@@ -1,0 +1,77 @@
+"""Payload of every group per step in closed form, where no instruction lists are written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from holmes.cost.axes import BACKWARD_ROUNDS, gathers, ring_bytes
+from holmes.plan.plan import Group, Plan, Stage
+from holmes.plan.program import LOSS_SLOTS, stage_shape
+from holmes.planner.groups import tensor_bytes
+from holmes.schedule.instruction import StageShape
+from holmes.schedule.lower import WORLD_GROUP
+
+NORM_BYTES = 8
+
+
+def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
+    """The groups with the bytes that :func:`holmes.planner.groups.with_bytes` reads off the
+    instruction lists; a test compares the two."""
+    sent: Counter[str] = Counter()
+    size = {group.name: len(group.ranks) for group in groups}
+    shapes = [stage_shape(plan, stage) for stage in plan.stages]
+    data = {group.ranks: group.name for group in groups if group.axis == "data"}
+    for shape in shapes:
+        for tensor in range(plan.layout.tp):
+            name = data.get(shape.ranks[tensor :: plan.layout.tp])
+            if name is not None:
+                sent[name] += (size[name] - 1) * _exchanged(plan, shape)
+    for before, after in pairwise(plan.stages):
+        bytes_ = plan.workload.blocks[before.blocks[1] - 1].output_bytes * plan.batch.micro
+        share = int(bytes_ / plan.layout.cp) // plan.layout.tp
+        for a, b in zip(before.ranks, after.ranks, strict=True):
+            sent[f"pipeline.{a}-{b}"] += 2 * plan.schedule.microbatches * share
+    for shape in shapes:
+        for bucket in shape.buckets:
+            if bucket.tied and shape.stage == 0:
+                bytes_ = (bucket.tied_elements or bucket.elements) * plan.workload.gradient_bytes
+                for name in shape.tied_group:
+                    sent[name] += 2 * (size[name] - 1) * bytes_
+    if WORLD_GROUP in size:
+        norms = NORM_BYTES * (sum(block.tensors for block in plan.workload.blocks) + LOSS_SLOTS)
+        sent[WORLD_GROUP] = 2 * (size[WORLD_GROUP] - 1) * norms
+    stages = {rank: [s for s in plan.stages if rank in s.ranks] for rank in _firsts(groups)}
+    for group in groups:
+        if group.axis == "tensor":
+            sent[group.name] = tensor_bytes(group, plan)
+        elif group.axis == "context":
+            held = stages[group.ranks[0]]
+            sent[group.name] = sum(_ring(plan, stage) for stage in held) * (plan.layout.cp - 1)
+    return tuple(replace(group, bytes_per_step=sent[group.name]) for group in groups)
+
+
+def _firsts(groups: Sequence[Group]) -> list[int]:
+    return [group.ranks[0] for group in groups if group.axis == "context"]
+
+
+def _exchanged(plan: Plan, shape: StageShape) -> int:
+    """Payload of one data group: reductions and gathers of all buckets."""
+    elements = sum(bucket.elements for bucket in shape.buckets)
+    forwards, backwards = gathers(plan.sharding)
+    gather, reduce = plan.workload.parameter_bytes, plan.workload.gradient_bytes
+    if not backwards:
+        return elements * (gather + reduce)
+    microbatches = plan.schedule.microbatches
+    repeated = (forwards + backwards - 1) * gather + reduce
+    return elements * (microbatches * repeated + (0 if forwards else gather))
+
+
+def _ring(plan: Plan, stage: Stage) -> int:
+    """Keys and values that one context group passes on for a stage, per hop."""
+    rounds = 1 + BACKWARD_ROUNDS + (plan.recompute != "none")
+    blocks = plan.workload.blocks[slice(*stage.blocks)]
+    bytes_ = sum(ring_bytes(block, plan.layout.tp) for block in blocks)
+    return round(bytes_ * rounds * plan.batch.micro * plan.schedule.microbatches)
