@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holmes.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 def validate(table: Path, *, sites: Path, calibration: Path | None = None) -> dict[str, Any]:

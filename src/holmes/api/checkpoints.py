@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holmes.errors import DataError
-
-if TYPE_CHECKING:
-    pass
 
 
 def checkpoint_list(run: Path, *, mtbf_hours: float | None = None) -> dict[str, Any]:
