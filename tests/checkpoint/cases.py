@@ -35,7 +35,9 @@ def hop(
     if source is not None:
         first, batches = load(Path(source), engine.optimizer, batches, groups)
     samples = batches.samples_before(first)
-    run_steps(engine, wanted, context.rank % wanted.dp, range(first, first + steps))
+    run_steps(
+        engine, wanted, wanted.layout.coordinates(context.rank)[1], range(first, first + steps)
+    )
     members = Members(groups.rank, groups.world_size, groups.own_store(), 20.0)
     with Saver(Path(target), members, groups.maximum, SaverOptions()) as saver:
         engine.interpreter.gather_parameters()

@@ -19,7 +19,8 @@ from torch.distributed.pipelining.schedules import PipelineScheduleMulti, get_sc
 from holmes.errors import HolmesError
 from holmes.launch.context import RankContext
 from holmes.models.gpt import model as gpt
-from holmes.models.gpt.sharding import decays, tied_parameters, zero_gradient_parameters
+from holmes.models.gpt.sharding import zero_gradient_parameters
+from holmes.models.registry import model_module, sharding_module
 from holmes.plan.program import program_of
 from holmes.runtime import collectives
 from holmes.runtime.communicator import Communicator
@@ -57,11 +58,14 @@ def join(context: RankContext, spec: Spec, **options: Any) -> Groups:
 
 def build(spec: Spec, groups: Groups) -> Engine[ShardedAdamW]:
     plan = plan_of(spec)
+    module, sharding = model_module(spec.family), sharding_module(spec.family)
     model = StageModel(
-        partial(gpt.build_blocks, spec.config, dtype=dtype_of(spec)),
-        gpt.loss,
-        decays,
-        tied_parameters(spec.config),
+        partial(module.build_blocks, spec.config, dtype=dtype_of(spec)),
+        module.loss,
+        sharding.decays,
+        sharding.tied_parameters(spec.config),
+        partial(module.autocast, spec.precision),
+        tensor=sharding.TENSOR_SPLIT,
     )
     settings = AdamWSettings(betas=BETAS, weight_decay=WEIGHT_DECAY, clip=spec.clip)
     engine = real_engine(plan, groups, model, settings)
@@ -96,7 +100,7 @@ def train(context: RankContext, spec: dict[str, Any], folder: str) -> dict[str, 
     wanted = spec_of(spec)
     groups = join(context, wanted)
     engine = build(wanted, groups)
-    replica = context.rank % wanted.dp
+    replica = wanted.layout.coordinates(context.rank)[1]
     found = run_steps(engine, wanted, replica, range(wanted.steps))
     engine.interpreter.gather_parameters()
     save_parameters(engine, Path(folder) / f"{context.rank}.safetensors")
@@ -110,7 +114,7 @@ def resume(context: RankContext, spec: dict[str, Any], folder: str) -> dict[str,
     """Train half, hand the named shards over through files, load into a fresh engine, go on."""
     wanted = spec_of(spec)
     groups = join(context, wanted)
-    replica = context.rank % wanted.dp
+    replica = wanted.layout.coordinates(context.rank)[1]
     half = wanted.steps // 2
     first = build(wanted, groups)
     run_steps(first, wanted, replica, range(half))
@@ -149,7 +153,7 @@ def not_finite(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:
     before = {slot.name: slot.parameter.detach().clone() for slot in engine.slots}
     broken = engine.slots[0].parameter
     hook = broken.register_hook(lambda g: g * float("inf")) if context.rank == 0 else None
-    replica = context.rank % wanted.dp
+    replica = wanted.layout.coordinates(context.rank)[1]
     result = engine.interpreter.step(0, lambda m: batch_of(wanted, 0, replica, m))
     engine.interpreter.gather_parameters()
     same = all(torch.equal(before[s.name], s.parameter) for s in engine.slots)
@@ -198,7 +202,7 @@ def die_in_step(context: RankContext, spec: dict[str, Any], victim: int) -> dict
     wanted = spec_of(spec)
     groups = join(context, wanted, timeout_seconds=8.0)
     engine = build(wanted, groups)
-    replica = context.rank % wanted.dp
+    replica = wanted.layout.coordinates(context.rank)[1]
     engine.interpreter.step(0, lambda m: batch_of(wanted, 0, replica, m))
     if context.rank == victim:
         os._exit(9)
@@ -392,3 +396,24 @@ def _torch_gradients(
     )
     mean = sum(loss.item() for loss in losses) / len(losses) if losses else None
     return mean, {name: p.grad for name, p in named.items() if p.grad is not None}
+
+
+def train_tensor(context: RankContext, spec: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Train on tensor ranks; files hold this rank's copies and its shards, with their places."""
+    wanted = spec_of(spec)
+    groups = join(context, wanted)
+    engine = build(wanted, groups)
+    replica = wanted.layout.coordinates(context.rank)[1]
+    found = run_steps(engine, wanted, replica, range(wanted.steps))
+    engine.interpreter.gather_parameters()
+    where = Path(folder)
+    save_parameters(engine, where / f"{context.rank}.safetensors")
+    shards = engine.optimizer.named_shards()
+    tensors = {name: shard.tensor.clone().reshape(-1) for name, shard in shards.items()}
+    save_file(tensors, where / f"shards-{context.rank}.safetensors")
+    places = {n: [s.global_shape, s.start, s.stop, s.box] for n, s in shards.items()}
+    evaluated = engine.interpreter.evaluate(lambda m: batch_of(wanted, 999, replica, m), 2)
+    again = run_steps(engine, wanted, replica, range(wanted.steps, wanted.steps + 1))
+    engine.interpreter.close()
+    groups.close()
+    return {**found, "evaluated": evaluated, "places": places, "again": again["losses"]}

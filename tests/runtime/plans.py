@@ -1,17 +1,19 @@
-"""Small hand-made plans: one Ethernet cluster, any pp x dp, a tiny GPT."""
+"""Small hand-made plans: one Ethernet cluster, any tp x pp x dp, a tiny GPT or Llama."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
 from holmes.hardware.site import Fabric, Site
 from holmes.hardware.topology import Topology
-from holmes.models.gpt.describe import GptConfig, workload
+from holmes.models.gpt.describe import GptConfig
+from holmes.models.llama.config import LlamaConfig
+from holmes.models.registry import describe
 from holmes.plan.layout import Layout
 from holmes.plan.plan import Batch, Group, Plan, Predicted, ScheduleChoice, Stage, Transport
 from holmes.plan.program import program_of
+from holmes.planner.groups import memberships
 from holmes.schedule.instruction import Bucket
 from holmes.workload.workload import Workload
 
@@ -37,12 +39,31 @@ class Spec:
     cuts: tuple[int, ...] = ()
     blocks_per_bucket: int = 2
     virtual: int = 1
+    tp: int = 1
+    family: str = "gpt"
+    heads: int = 2
+    key_heads: int = 2
+    vocabulary: int = 40
+    attention: str = "fused"
 
     @property
-    def config(self) -> GptConfig:
-        return GptConfig(
-            layers=self.layers, hidden=16, heads=2, sequence=8, vocabulary=40, tied=self.tied
-        )
+    def config(self) -> GptConfig | LlamaConfig:
+        sizes: dict[str, Any] = {
+            "layers": self.layers,
+            "hidden": 16,
+            "heads": self.heads,
+            "sequence": 8,
+            "vocabulary": self.vocabulary,
+            "tied": self.tied,
+            "attention": self.attention,
+        }
+        if self.family == "llama":
+            return LlamaConfig(**sizes, key_heads=self.key_heads)
+        return GptConfig(**sizes)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(tp=self.tp, pp=self.pp, dp=self.dp)
 
 
 def site_of(nodes: int) -> Site:
@@ -63,8 +84,8 @@ def site_of(nodes: int) -> Site:
 
 def plan_of(spec: Spec) -> Plan:
     """The plan of a spec, with its digest."""
-    load = workload(spec.config, spec.precision)  # type: ignore[arg-type]
-    layout = Layout(pp=spec.pp, dp=spec.dp)
+    load = describe(spec.family).workload(spec.config, spec.precision)
+    layout = spec.layout
     stages = tuple(_stages(spec, layout, load))
     plan = Plan(
         name="test",
@@ -101,7 +122,9 @@ def _stages(spec: Spec, layout: Layout, load: Workload) -> list[Stage]:
     stages: list[Stage] = []
     for index in range(count):
         start, stop = borders[index], borders[index + 1]
-        ranks = tuple(layout.rank(index % spec.pp, d) for d in range(spec.dp))
+        ranks = tuple(
+            layout.rank(index % spec.pp, d, t) for d in range(spec.dp) for t in range(spec.tp)
+        )
         before = sum(len(stage.buckets) for stage in stages[index % spec.pp :: spec.pp])
         buckets = tuple(
             replace(bucket, index=before + bucket.index)
@@ -133,18 +156,8 @@ def _buckets(start: int, stop: int, load: Workload, spec: Spec) -> list[Bucket]:
 
 
 def _groups(layout: Layout, stages: tuple[Stage, ...]) -> list[Group]:
-    wanted: list[tuple[str, str, tuple[int, ...]]] = [
-        ("world", "world", tuple(range(layout.devices)))
-    ]
-    if layout.dp > 1:
-        wanted += [(f"data.s{s.stage}", "data", s.ranks) for s in stages[: layout.pp]]
-    for before, after in itertools.pairwise(stages[: layout.pp + 1]):
-        pairs = zip(before.ranks, after.ranks, strict=True)
-        wanted += [(f"pipeline.{a}-{b}", "pipeline", (min(a, b), max(a, b))) for a, b in pairs]
-    if any(bucket.tied for bucket in stages[0].buckets):
-        ends = zip(stages[0].ranks, stages[-1].ranks, strict=True)
-        wanted += [(f"tied.{d}", "tied", pair) for d, pair in enumerate(ends)]
-    return [_group(layout, *one) for one in wanted if len(one[2]) > 1]
+    found = memberships(layout, stages)
+    return [_group(layout, member.name, member.axis, member.ranks) for member in found]
 
 
 def _group(layout: Layout, name: str, axis: Any, ranks: tuple[int, ...]) -> Group:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from holmes.models.gpt import model as gpt
 from holmes.models.gpt.sharding import decays
+from holmes.models.registry import model_module
 from holmes.plan.program import schedule_of
 from holmes.runtime.pipeline.stage import MicroBatch
 from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
@@ -43,8 +43,9 @@ def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[floa
     """Parameters by name, losses and norms of the steps."""
     torch.set_num_threads(1)
     config = spec.config
-    blocks = gpt.build_blocks(config, 0, config.blocks, dtype=dtype_of(spec))
-    named = dict(gpt.named_parameters(blocks, 0))
+    module = model_module(spec.family)
+    blocks = module.build_blocks(config, 0, config.blocks, dtype=dtype_of(spec))
+    named = dict(module.named_parameters(blocks, 0))
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in named.values() if decays(p.shape)]},
@@ -69,7 +70,7 @@ def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[floa
                 x = batch.tokens
                 for block in blocks:
                     x = block(x)
-                loss = gpt.loss(x, batch.targets) / (spec.dp * spec.microbatches)
+                loss = module.loss(x, batch.targets) / (spec.dp * spec.microbatches)
                 loss.backward()
                 total += loss.item()
             replicas.append([p.grad for p in named.values() if p.grad is not None])
@@ -83,3 +84,19 @@ def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[floa
         losses.append(total)
         norms.append(norm)
     return {name: p.detach() for name, p in named.items()}, losses, norms
+
+
+def plain_gradients(spec: Spec) -> dict[str, Tensor]:
+    """Gradients of the first step by name, as one process computes them."""
+    torch.set_num_threads(1)
+    module = model_module(spec.family)
+    blocks = module.build_blocks(spec.config, 0, spec.config.blocks, dtype=dtype_of(spec))
+    named = dict(module.named_parameters(blocks, 0))
+    for replica in range(spec.dp):
+        for microbatch in range(spec.microbatches):
+            batch = batch_of(spec, 0, replica, microbatch)
+            x = batch.tokens
+            for block in blocks:
+                x = block(x)
+            (module.loss(x, batch.targets) / (spec.dp * spec.microbatches)).backward()
+    return {name: p.grad for name, p in named.items() if p.grad is not None}

@@ -43,6 +43,9 @@ def refusals(plan: Plan, capabilities: Capabilities) -> list[str]:
         for axis, degree in degrees
         if degree > 1 and axis not in capabilities.axes
     ]
+    obstacle = plan.workload.tensor_obstacle(layout.tp)
+    if obstacle is not None:
+        found.append(f"tensor degree {layout.tp} ({obstacle})")
     if any(stage.layout != layout for stage in plan.stages):
         found.append("stages whose layouts differ")
     if plan.schedule.name not in capabilities.schedules:

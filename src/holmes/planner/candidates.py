@@ -158,12 +158,13 @@ def _check_layout(request: PlanRequest, layout: Layout, topology: Topology) -> N
         ConfigError: heads, node size or stage count do not allow this layout.
     """
     workload = request.workload
-    if workload.heads % layout.tp:
+    obstacle = workload.tensor_obstacle(layout.tp)
+    if obstacle is not None:
         raise ConfigError(
-            f"{workload.heads} attention heads do not divide over {layout.tp} tensor ranks",
+            obstacle,
             where="parallel.tensor",
-            why="each tensor rank holds whole heads",
-            next_step=f"use a divisor of {workload.heads}",
+            why="each tensor rank holds whole heads, and equal parts of all else",
+            next_step=f"use a divisor of {workload.heads} heads that divides it too",
         )
     largest = max(node.device.count for node in topology.nodes)
     if layout.tp > largest:

@@ -11,7 +11,7 @@ MOST_VIRTUAL_STAGES = 64
 """Each costs a pair of connections per cut; beyond this nobody gains."""
 
 CAPABILITIES = Capabilities(
-    axes=frozenset({"pipeline", "data"}),
+    axes=frozenset({"tensor", "pipeline", "data"}),
     schedules=frozenset(SCHEDULES),
     shardings=frozenset({"none", "optimizer"}),
     recompute=frozenset({"none", "selective", "full"}),

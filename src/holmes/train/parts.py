@@ -76,6 +76,7 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
         sharding.tied_parameters(config),
         partial(module.autocast, job.train.precision, groups.device.type),
         Pace(assignment.compute_cores(groups.rank)),
+        sharding.TENSOR_SPLIT,
     )
     engine = real_engine(plan, groups, model, adamw_settings(job.optimizer))
     batches, held_out = open_data(assignment, config)

@@ -15,7 +15,6 @@ from holmes.runtime.checkpoint.folders import step_of
 from holmes.runtime.checkpoint.random_state import seed_random
 from holmes.runtime.checkpoint.write import Committed
 from holmes.runtime.groups import Groups
-from holmes.runtime.pipeline.assemble import stages_of
 from holmes.runtime.pipeline.stage import MicroBatch
 from holmes.train.assignment import Assignment
 from holmes.train.learning_rate import learning_rate
@@ -54,7 +53,7 @@ class Trainer:
         slot = assignment.topology.devices[self.plan.rank_map[groups.rank]]
         self.stopwatch = Stopwatch(groups, slot)
         self.recorder = RunRecorder(assignment, groups)
-        self.data_index = stages_of(self.plan, groups.rank)[0].ranks.index(groups.rank)
+        self.data_index = self.plan.layout.coordinates(groups.rank)[1]
         self.first_step = 0
         self.loss: float | None = None
         self.validation: float | None = None

@@ -60,5 +60,5 @@ def verify(resolved: ResolvedJob, steps: int, progress: Progress) -> dict[str, A
                 ranks=1,
             )
         losses = [step.loss for step in read_metrics(run / "metrics.jsonl")]
-    layout = {"pp": plan.layout.pp, "dp": plan.layout.dp}
+    layout = {"tp": plan.layout.tp, "pp": plan.layout.pp, "dp": plan.layout.dp}
     return {**compared, "losses": losses, "layout": layout, "steps": steps}

@@ -129,6 +129,30 @@ class Workload:
         """Parameters of the model, shared weights counted once."""
         return sum(block.parameters for block in self.blocks) - self.tied_parameters
 
+    def tensor_obstacle(self, tp: int) -> str | None:
+        """Why ``tp`` tensor ranks cannot split this model, or None.
+
+        The vocabulary may be of any size: its table is padded.
+        """
+        if self.heads % tp:
+            return f"{self.heads} attention heads do not divide over {tp} tensor ranks"
+        keys = self.key_heads or self.heads
+        if keys % tp and tp % keys:
+            return f"{keys} heads of keys and values do not divide over {tp} tensor ranks"
+        if self.sequence % tp:
+            return f"a sequence of {self.sequence} tokens does not divide over {tp} tensor ranks"
+        for block in self.blocks:
+            for part in block.inner:
+                if not isinstance(part, Segment):
+                    continue
+                for product in part.products:
+                    if product.tensor == "k" and product.k % tp:
+                        return (
+                            f"{part.name} has {product.k} inputs, which do not divide "
+                            f"over {tp} tensor ranks"
+                        )
+        return None
+
     def flops_per_sample(self) -> float:
         """Forward and backward FLOPs of one sample, without recomputation."""
         return sum(block.flops_forward + block.flops_backward for block in self.blocks)

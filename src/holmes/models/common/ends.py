@@ -27,7 +27,7 @@ def embedding_block(shape: DecoderShape) -> Block:
         tensors=2 if learned else 1,
         inner=(
             Segment("lookup", 0.0, 2 * stream, split=(), kernels=3 if learned else 1),
-            tensor_sum(shape, entering=False),
+            Collective("all_reduce", "tensor", stream, "forward"),
         ),
         activation_bytes=modes,
         output_bytes=stream,

@@ -22,7 +22,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: GptConfig) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.head_size = config.head_size
         d = config.hidden
         self.query = nn.Linear(d, d, bias=config.bias)
         self.key = nn.Linear(d, d, bias=config.bias)
@@ -41,7 +41,7 @@ class Attention(nn.Module):
 
     def _split(self, x_BSD: Tensor) -> Tensor:
         samples, length, _ = x_BSD.shape
-        return x_BSD.view(samples, length, self.heads, -1).transpose(1, 2)
+        return x_BSD.view(samples, length, -1, self.head_size).transpose(1, 2)
 
 
 class Mlp(nn.Module):

@@ -10,17 +10,19 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from holmes.models.common.tensor import TensorSplit
 from holmes.plan.plan import Plan, Stage
-from holmes.plan.program import program_of
+from holmes.plan.program import program_of, stage_shape
 from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.interpreter import Interpreter
 from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.recompute import recompute_attention
-from holmes.runtime.pipeline.stage import Autocast, LossFunction, StagePlace, TorchStage
+from holmes.runtime.pipeline.stage import Autocast, LossFunction, StagePlace
 from holmes.runtime.pipeline.virtual import BlockSeconds, VirtualOptimizer, VirtualStage
 from holmes.runtime.sharding.bucket_state import AdamWSettings
 from holmes.runtime.sharding.buckets import Slot, flatten, slots_of
 from holmes.runtime.sharding.optimizer import ShardedAdamW
+from holmes.runtime.tensor.share import share_of
 
 Optimizer = TypeVar("Optimizer")
 
@@ -36,6 +38,7 @@ class StageModel:
         tied: pairs of names of one shared weight, the canonical one first.
         autocast: makes the context of the forward passes.
         pace: what holds the computation to the speed of the device it stands for.
+        tensor: how it splits over tensor ranks; None: it cannot.
     """
 
     build: Callable[[int, int], Sequence[nn.Module]]
@@ -44,6 +47,7 @@ class StageModel:
     tied: Sequence[tuple[str, str]] = ()
     autocast: Autocast = nullcontext
     pace: Pace | None = None
+    tensor: TensorSplit | None = None
 
 
 @dataclass(frozen=True)
@@ -74,31 +78,41 @@ def real_engine(
         ConfigError: when the model is not the one that was planned.
     """
     mine = stages_of(plan, groups.rank)
-    ranks = mine[0].ranks
-    workload = plan.workload
-    built = {stage.stage: model.build(*stage.blocks) for stage in mine}
+    share = share_of(plan, groups, model.tensor)
+    built = {stage.stage: share.build(model.build, stage) for stage in mine}
     slots = [
         slot
         for stage in mine
         for slot in slots_of(
-            built[stage.stage], stage.blocks[0], workload, model.decays, model.tied
+            built[stage.stage],
+            stage.blocks[0],
+            plan.workload,
+            model.decays,
+            model.tied,
+            share.pieces,
         )
     ]
     planned = [bucket for stage in mine for bucket in stage.buckets]
-    buckets = flatten(slots, planned, len(ranks), ranks.index(groups.rank))
-    optimizer = ShardedAdamW(buckets, settings, len(ranks), keep_whole=plan.sharding == "none")
+    buckets = flatten(slots, planned, plan.layout.dp, plan.layout.coordinates(groups.rank)[1])
+    optimizer = ShardedAdamW(
+        buckets,
+        settings,
+        plan.layout.dp,
+        keep_whole=plan.sharding == "none",
+        shared=share.shared,
+    )
     boundary = torch.empty(
-        (plan.batch.micro, workload.sequence, workload.hidden),
+        (plan.batch.micro, plan.workload.sequence // plan.layout.tp, plan.workload.hidden),
         dtype=slots[0].parameter.dtype,
         device=groups.device,
     )
     if plan.recompute == "selective":
         recompute_attention(block for blocks in built.values() for block in blocks)
     stages = [
-        TorchStage(
+        share.stage(
             place_of(plan, stage),
             built[stage.stage],
-            model.loss,
+            share.loss(model.loss),
             plan.schedule.microbatches * plan.layout.dp,
             boundary,
             recompute=plan.recompute == "full",
@@ -135,8 +149,8 @@ def virtual_engine(
         for stage in mine
     ]
     optimizer = VirtualOptimizer(
-        tuple(bucket for stage in mine for bucket in stage.buckets),
-        len(mine[0].ranks),
+        tuple(bucket for stage in mine for bucket in stage_shape(plan, stage).buckets),
+        plan.layout.dp,
         seconds_per_element,
         gradient_bytes=plan.workload.gradient_bytes,
         parameter_bytes=plan.workload.parameter_bytes,
@@ -146,11 +160,12 @@ def virtual_engine(
 
 
 def _boundary_bytes(plan: Plan, border: int) -> int:
-    """Bytes of one micro-batch between block ``border`` - 1 and the next; 0 at the ends."""
+    """Bytes that a rank sends of one micro-batch between block ``border`` - 1 and the next;
+    0 at the ends."""
     blocks = plan.workload.blocks
     if border in (0, len(blocks)):
         return 0
-    return int(blocks[border - 1].output_bytes * plan.batch.micro)
+    return int(blocks[border - 1].output_bytes * plan.batch.micro) // plan.layout.tp
 
 
 def _tensors(plan: Plan) -> int:

@@ -7,13 +7,15 @@ vectors, so reducing and gathering need no copy, and one AdamW call covers a who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from holmes.errors import ConfigError
+from holmes.runtime.tensor.piece import Piece
 from holmes.schedule.instruction import Bucket
 from holmes.workload.workload import Workload
 
@@ -27,7 +29,9 @@ class Slot:
         norm_index: its place in the vector of squared norms (all tensors in model order).
         decays: whether weight decay applies.
         tied: its gradient is summed with its twin on another stage.
-        counted: whether this copy counts in the norm and is saved; false for the twin.
+        counted: whether this copy counts in the norm and is saved; false for the twin,
+            and for what an earlier tensor rank holds too.
+        piece: the part of the whole parameter that this tensor rank holds; None: all.
     """
 
     name: str
@@ -37,6 +41,28 @@ class Slot:
     decays: bool
     tied: bool = False
     counted: bool = True
+    piece: Piece | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole parameter."""
+        return tuple(self.parameter.shape) if self.piece is None else self.piece.shape
+
+    @property
+    def elements(self) -> int:
+        """Elements held that are part of the model: padding, which stands last, is not."""
+        return self.parameter.numel() if self.piece is None else self.piece.elements
+
+    @property
+    def shared(self) -> bool:
+        """Whether other tensor ranks hold the same, so that its gradient is a sum."""
+        return self.piece is not None and self.piece.shared
+
+    def take(self, whole: Tensor) -> Tensor:
+        """What this rank holds of the whole tensor, in the parameter's shape."""
+        if self.piece is None:
+            return whole.view(self.parameter.shape)
+        return self.piece.take(whole)
 
 
 @dataclass(frozen=True)
@@ -79,6 +105,7 @@ def slots_of(
     workload: Workload,
     decays: Callable[[Sequence[int]], bool],
     tied: Sequence[tuple[str, str]] = (),
+    pieces: Mapping[str, Piece] | None = None,
 ) -> list[Slot]:
     """The parameters of a stage in model order, each once.
 
@@ -86,6 +113,7 @@ def slots_of(
         blocks: the stage's blocks, the first of which is block ``start`` of the model.
         decays: from the shape of a tensor, whether weight decay applies.
         tied: pairs of names of one shared weight, the canonical name first.
+        pieces: by global name, what this tensor rank holds.
 
     Raises:
         ConfigError: when the model does not have the tensors that the Workload counts.
@@ -110,6 +138,7 @@ def slots_of(
                 continue
             seen.add(id(parameter))
             name = f"blocks.{index}.{local}"
+            piece = None if pieces is None else pieces[name]
             slots.append(
                 Slot(
                     name=canonical.get(name, name),
@@ -118,7 +147,8 @@ def slots_of(
                     norm_index=first + position,
                     decays=decays(parameter.shape),
                     tied=name in names,
-                    counted=name not in canonical,
+                    counted=name not in canonical and (piece is None or piece.first),
+                    piece=piece,
                 )
             )
     return slots
@@ -142,7 +172,7 @@ def flatten(
     for bucket in buckets:
         low, high = bucket.blocks
         mine = [slot for slot in slots if low <= slot.block < high]
-        elements = sum(slot.parameter.numel() for slot in mine)
+        elements = sum(math.prod(slot.shape) for slot in mine)
         if elements != bucket.elements:
             raise ConfigError(
                 f"bucket {bucket.index} (blocks {low} to {high}) holds {elements} parameters, "

@@ -24,6 +24,7 @@ from holmes.runtime.communicator import Communicator
 from holmes.runtime.sharding.bucket_state import STATES, AdamWSettings, BucketState
 from holmes.runtime.sharding.buckets import FlatBucket
 from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
+from holmes.runtime.tensor.shared import SharedGradients
 
 STEP_NAME = "optimizer/step"
 
@@ -61,6 +62,7 @@ class ShardedAdamW:
     Args:
         buckets: from :func:`holmes.runtime.sharding.buckets.flatten`.
         keep_whole: every rank keeps all states (``sharding: none``).
+        shared: sums what several tensor ranks hold; None without tensor ranks.
     """
 
     def __init__(
@@ -70,7 +72,9 @@ class ShardedAdamW:
         members: int,
         *,
         keep_whole: bool = False,
+        shared: SharedGradients | None = None,
     ) -> None:
+        self._shared = shared
         self._buckets = {bucket.index: bucket for bucket in buckets}
         self._settings = settings
         self._deferred = keep_whole and members > 1
@@ -109,17 +113,23 @@ class ShardedAdamW:
             collectives.all_reduce(comm, flat.gradients[item.start : item.stop])
 
     def add_squares(self, squares: Tensor) -> None:
+        if self._shared is not None:
+            self._shared.sum(self._buckets.values())
         for index, bucket in self._buckets.items():
-            for place, square in self._squares.pop(index, None) or self._squares_of(bucket):
+            early = self._squares.pop(index, None) or self._squares_of(bucket)
+            for place, square in (*early, *self._squares_of(bucket, shared=True)):
                 squares[place] += square
 
     @staticmethod
-    def _squares_of(bucket: FlatBucket) -> list[tuple[int, Tensor]]:
-        """(place in the norm vector, sum of squares) of this rank's part of each tensor."""
+    def _squares_of(bucket: FlatBucket, *, shared: bool = False) -> list[tuple[int, Tensor]]:
+        """(place in the norm vector, sum of squares) of this rank's part of each tensor.
+
+        Those that tensor ranks share are apart: their gradients are complete later.
+        """
         found = []
         for item in bucket.placed:
             low, high = item.overlap(*bucket.shard)
-            if item.slot.counted and low < high:
+            if item.slot.counted and item.slot.shared is shared and low < high:
                 found.append((item.slot.norm_index, sum_of_squares(bucket.gradients[low:high])))
         return found
 
@@ -157,7 +167,8 @@ class ShardedAdamW:
             found[STEP_NAME] = Shard(torch.tensor([state.count]), (1,), 0, 1)
             for item in bucket.placed:
                 low, high = item.overlap(*bucket.shard)
-                if not item.slot.counted or low == high:
+                high = min(high, item.start + item.slot.elements)
+                if not item.slot.counted or low >= high:
                     continue
                 values = {
                     "parameters": bucket.parameters[low:high],
@@ -166,9 +177,10 @@ class ShardedAdamW:
                 for kind, tensor in values.items():
                     found[f"{kind}/{item.slot.name}"] = Shard(
                         tensor,
-                        tuple(item.slot.parameter.shape),
+                        item.slot.shape,
                         low - item.start,
                         high - item.start,
+                        item.slot.piece.box if item.slot.piece else None,
                     )
         return found
 
@@ -185,8 +197,7 @@ class ShardedAdamW:
             state.set_count(count)
             bucket.gradients.zero_()
             for item in bucket.placed:
-                parameter = item.slot.parameter
-                whole = read(f"parameters/{item.slot.name}")
-                parameter.copy_(whole.view(parameter.shape))
+                slot = item.slot
+                slot.parameter.copy_(slot.take(read(f"parameters/{slot.name}")))
                 for kind in STATES:
-                    state.load(kind, item, read(f"{kind}/{item.slot.name}"))
+                    state.load(kind, item, slot.take(read(f"{kind}/{slot.name}")))

@@ -1,0 +1,1 @@
+"""Tensor parallelism: a model's declared split applied to its blocks."""

@@ -1,0 +1,75 @@
+"""What a step sends over its tensor group: counted, and as the Workload declares it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from holmes.errors import HolmesError
+from holmes.plan.layout import Recompute
+from holmes.workload.workload import Block, Collective
+
+TOLERANCE = 0.05
+"""Of the bytes; autocast and rounding to whole elements. Calls must be equal."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Calls and bytes that this rank sent, by collective."""
+
+    calls: dict[str, int]
+    bytes_: dict[str, float]
+
+    @property
+    def total_bytes(self) -> float:
+        return sum(self.bytes_.values())
+
+
+def declared(blocks: Iterable[Block], tp: int, samples: int, recompute: Recompute) -> Tally:
+    """One micro-batch of ``samples`` through blocks, forward and backward.
+
+    The inner program with sequence parallelism. Inputs that were gathered are kept for the
+    backward, so the second gather of Korthikanti et al. is not made.
+    """
+    calls: Counter[str] = Counter()
+    sent: dict[str, float] = defaultdict(float)
+    forwards = 2 if recompute == "full" else 1
+    for block in blocks:
+        for part in block.inner:
+            if not (isinstance(part, Collective) and part.axis == "tensor"):
+                continue
+            size = part.sent_bytes(tp) * samples
+            for op, times in _as_run(part, forwards):
+                rounds = 2 if part.op == "all_reduce" and op != "all_reduce" else 1
+                calls[op] += times
+                sent[op] += times * size / rounds
+    return Tally(dict(calls), dict(sent))
+
+
+def _as_run(part: Collective, forwards: int) -> tuple[tuple[str, int], ...]:
+    """(operation, times) of a declared collective of the plain program."""
+    if not part.tokens:
+        return ((part.op, forwards),)
+    if part.direction == "forward":
+        return (("reduce_scatter", forwards), ("all_gather", 1))
+    return (("all_gather", forwards), ("reduce_scatter", 1))
+
+
+def check(counted: Tally, expected: Tally, times: int, where: str) -> None:
+    """Compare a step of ``times`` micro-batches with what one is declared to send.
+
+    Raises:
+        HolmesError: when model and Workload do not agree.
+    """
+    calls = {op: n * times for op, n in expected.calls.items() if n}
+    low, high = (expected.total_bytes * times * (1 + sign * TOLERANCE) for sign in (-1, 1))
+    if counted.calls == calls and low <= counted.total_bytes <= high:
+        return
+    raise HolmesError(
+        "the tensor collectives of a step are not those that the workload declares",
+        where=where,
+        why=f"counted {counted.calls}, {counted.total_bytes:.0f} bytes; declared {calls}, "
+        f"{expected.total_bytes * times:.0f} bytes",
+        next_step="the model's describe.py and sharding.py do not fit each other",
+    )

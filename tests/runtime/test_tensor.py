@@ -1,0 +1,127 @@
+"""Tensor ranks against plain training, on real ranks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from holmes.launch.pool import Pool
+from holmes.models.registry import sharding_module
+from tests.runtime.plans import Spec
+from tests.runtime.reference import BETAS, plain_gradients, train_plainly
+
+DEADLINE = 60
+BOUNDS = {"fp32": 1e-6, "fp64": 1e-12}
+"""Of the largest value of a tensor."""
+NO_CLIP = 1e9
+pytestmark = pytest.mark.parallel
+Tensors = dict[str, torch.Tensor]
+
+
+def trained(ranks: Pool, spec: Spec, folder: Path) -> tuple[list[Any], Tensors]:
+    """What each rank reported, and every tensor of the checkpoint put together."""
+    folder.mkdir(parents=True, exist_ok=True)
+    world = spec.layout.devices
+    results = ranks.run(
+        "tests.runtime.cases:train_tensor",
+        {"spec": asdict(spec), "folder": str(folder)},
+        deadline_seconds=DEADLINE,
+        ranks=world,
+    )
+    whole: Tensors = {}
+    covered: dict[str, int] = {}
+    for rank in range(world):
+        parts = load_file(folder / f"shards-{rank}.safetensors")
+        for name, (shape, start, stop, box) in results[rank]["places"].items():
+            target = whole.setdefault(name, torch.full(tuple(shape), math.nan, dtype=torch.float64))
+            for dim, (low, high) in enumerate(box or ()):
+                target = target.narrow(dim, low, high - low)
+            flat = target.reshape(-1).clone()
+            assert name == "optimizer/step" or flat[start:stop].isnan().all(), f"{name} twice"
+            flat[start:stop] = parts[name].double()
+            target.copy_(flat.view(target.shape))
+            covered[name] = covered.get(name, 0) + stop - start
+    assert not any(tensor.isnan().any() for tensor in whole.values())
+    return list(results), whole
+
+
+def worst(found: Tensors, expected: Tensors, spec: Spec) -> float:
+    """The largest max|a-b| / max|a| over tensors whose true gradient is not zero."""
+    skipped = sharding_module(spec.family).zero_gradient_parameters(spec.config)
+    assert found.keys() == expected.keys()
+    return max(
+        ((found[n] - a).abs().max() / a.abs().max()).item()
+        for n, a in expected.items()
+        if n not in skipped
+    )
+
+
+def kind(tensors: Tensors, prefix: str) -> Tensors:
+    """The tensors of one kind, by parameter."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+SPECS = [
+    Spec(tp=2, precision="fp64"),
+    Spec(tp=2, tied=True, precision="fp64"),
+    Spec(tp=2, dp=2, precision="fp64", overlap=True, tied=True),
+    Spec(tp=2, pp=2, precision="fp64", tied=True),
+    Spec(tp=2, dp=2, sharding="none", precision="fp64"),
+    Spec(tp=2, precision="fp64", vocabulary=41),
+    Spec(tp=2, pp=2, precision="fp64", recompute="full", schedule="gpipe"),
+    Spec(tp=2, pp=2, precision="fp64", recompute="selective"),
+    Spec(tp=2, pp=2, precision="fp64", schedule="zero-bubble"),
+    Spec(tp=2, pp=2, precision="fp64", virtual=2, schedule="interleaved"),
+    Spec(tp=4, heads=4, key_heads=2, family="llama", precision="fp64"),
+    Spec(tp=2, dp=2, heads=4, key_heads=1, family="llama", precision="fp64", overlap=True),
+    Spec(tp=2, pp=2, heads=4, key_heads=1, family="llama", precision="fp64", tied=True),
+]
+
+
+def name_of(spec: Spec) -> str:
+    changed = {k: v for k, v in asdict(spec).items() if v != getattr(Spec(), k)}
+    return "-".join(f"{k}={v}" for k, v in changed.items())
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=name_of)
+def test_training_equals_plain_training(ranks: Pool, spec: Spec, tmp_path: Path) -> None:
+    expected, losses, norms = train_plainly(spec)
+    results, found = trained(ranks, spec, tmp_path)
+    assert worst(kind(found, "parameters/"), expected, spec) <= BOUNDS[spec.precision]
+    for result in results:
+        assert result["losses"] == results[0]["losses"]
+        assert result["losses"] == pytest.approx(losses, rel=1e-12)
+        assert result["norms"] == pytest.approx(norms, rel=1e-12)
+        assert result["evaluated"] == results[0]["evaluated"]
+    assert losses[-1] < losses[0]
+    assert abs(losses[-1] - math.log(spec.config.vocabulary)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Spec(tp=2),
+        Spec(tp=2, pp=2, overlap=True),
+        Spec(tp=2, precision="fp64"),
+        Spec(tp=4, heads=4, key_heads=2, family="llama"),
+        Spec(tp=2, dp=2, heads=4, key_heads=1, family="llama"),
+    ],
+    ids=name_of,
+)
+def test_gradients_of_every_tensor(ranks: Pool, spec: Spec, tmp_path: Path) -> None:
+    """The first moment after one step is the gradient times a constant.
+
+    Parameters in fp32 say less: Adam divides a gradient by its own size, so rounding of a
+    near-zero one moves a parameter as far as the plain fp32 run is from the fp64 one.
+    """
+    one = replace(spec, steps=1, clip=NO_CLIP)
+    expected = plain_gradients(one)
+    _, found = trained(ranks, one, tmp_path)
+    gradients = {n: m / (1 - BETAS[0]) for n, m in kind(found, "exp_avg/").items()}
+    assert worst(gradients, expected, one) <= BOUNDS[spec.precision]
