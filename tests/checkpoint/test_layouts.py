@@ -1,4 +1,4 @@
-"""From layout to layout on real ranks: stages, replicas, sharding, partition, buckets."""
+"""From layout to layout on real ranks: stages, replicas, tensor ranks, sharding, partition, buckets."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ LAYOUTS: list[dict[str, Any]] = [
     {"pp": 1, "dp": 1, "microbatches": 8},
     {"pp": 2, "dp": 2, "cuts": (4,)},
     {"pp": 2, "dp": 1, "microbatches": 8},
+    {"pp": 1, "dp": 1, "tp": 2, "microbatches": 8},
+    {"pp": 1, "dp": 2, "tp": 2, "sharding": "none"},
+    {"pp": 2, "dp": 1, "tp": 2, "microbatches": 8, "cuts": (4,)},
     {"pp": 1, "dp": 3, "sharding": "none", "microbatches": 2},
     {"pp": 2, "dp": 2},
 ]
@@ -38,8 +41,8 @@ def test_a_state_survives_every_change_of_layout(ranks: Pool, tmp_path: Path, ti
     source: str | None = None
     folders = []
     for number, layout in enumerate(LAYOUTS):
-        spec = {**layout, "tied": tied}
-        world = spec["pp"] * spec["dp"]
+        spec = {**layout, "tied": tied, "vocabulary": 41}
+        world = spec["pp"] * spec["dp"] * spec.get("tp", 1)
         args = {
             "spec": spec,
             "source": source,
@@ -60,4 +63,4 @@ def test_a_state_survives_every_change_of_layout(ranks: Pool, tmp_path: Path, ti
     moments = [value for name, value in states[0].items() if name.startswith("exp_avg/")]
     assert all(value.abs().max() > 0 for value in moments)
     worlds = [Reader(folder).manifest.world for folder in folders]
-    assert worlds == [layout["pp"] * layout["dp"] for layout in LAYOUTS]
+    assert worlds == [layout["pp"] * layout["dp"] * layout.get("tp", 1) for layout in LAYOUTS]

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from holmes.launch.pool import Pool
 from holmes.models.registry import sharding_module
-from tests.runtime.plans import Spec
+from holmes.plan.program import program_of
+from holmes.planner.groups import with_bytes
+from tests.runtime.plans import Spec, plan_of
 from tests.runtime.reference import BETAS, plain_gradients, train_plainly
 
 DEADLINE = 60
@@ -125,3 +127,51 @@ def test_gradients_of_every_tensor(ranks: Pool, spec: Spec, tmp_path: Path) -> N
     _, found = trained(ranks, one, tmp_path)
     gradients = {n: m / (1 - BETAS[0]) for n, m in kind(found, "exp_avg/").items()}
     assert worst(gradients, expected, one) <= BOUNDS[spec.precision]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Spec(tp=2, pp=2, tied=True),
+        Spec(tp=2, dp=2, recompute="full"),
+        Spec(tp=2, precision="bf16"),
+        Spec(tp=4, heads=4, key_heads=2, family="llama"),
+    ],
+    ids=name_of,
+)
+def test_bytes_are_those_of_the_plan(ranks: Pool, spec: Spec) -> None:
+    """Counted below the tensor axis, against the closed form that the planner publishes."""
+    results = ranks.run(
+        "tests.runtime.cases:count_tensor_bytes",
+        {"spec": asdict(spec)},
+        deadline_seconds=DEADLINE,
+        ranks=spec.layout.devices,
+    )
+    plan = plan_of(spec)
+    groups = [g for g in with_bytes(plan.groups, program_of(plan), plan) if g.axis == "tensor"]
+    assert len(groups) == spec.pp * spec.dp
+    for group in groups:
+        sent = 0
+        for rank in group.ranks:
+            for op, (_, size) in results[rank].items():
+                rounds = 2 if op == "all_reduce" else 1
+                sent += rounds * size * (spec.tp - 1) // spec.tp
+        assert sent == pytest.approx(group.bytes_per_step, rel=0.05)
+    calls = [{op: count for op, (count, _) in result.items()} for result in results]
+    assert all(calls[r] == calls[g.ranks[0]] for g in groups for r in g.ranks)
+
+
+def test_one_micro_batch_by_hand(ranks: Pool) -> None:
+    """Two layers: two gathers and two sums each way; table one sum, head one gather; a loss of
+    three; the gradients of norms, positions and row biases once."""
+    (first, _) = ranks.run(
+        "tests.runtime.cases:count_tensor_bytes",
+        {"spec": asdict(Spec(tp=2, layers=2, microbatches=3))},
+        deadline_seconds=DEADLINE,
+        ranks=2,
+    )
+    activation = 2 * 8 * 16 * 4
+    assert first["reduce_scatter"] == [3 * (4 + 1 + 4 + 1), 3 * 10 * activation]
+    assert first["all_gather"] == first["reduce_scatter"]
+    shared = 4 * (2 * (2 * 2 * 16 + 2 * 16) + 2 * 16 + 8 * 16)
+    assert first["all_reduce"] == [3 * 3 + 1, 3 * 3 * 2 * 8 * 4 + shared]

@@ -134,16 +134,21 @@ def nodes_of(ranks: Sequence[int], rank_map: Sequence[int], topology: Topology) 
 
 
 def tensor_bytes(group: Group, plan: Plan) -> int:
-    """All-reduces inside the blocks of one tensor group over a step; a recomputed
-    block runs its forward ones twice."""
+    """Collectives inside the blocks of one tensor group over a step, and the sum of the
+    gradients of what several of its ranks hold.
+
+    With its tokens split, an all-reduce is a reduce-scatter one way and an all-gather the
+    other; a recomputed block runs its forward ones twice.
+    """
     stages = [stage for stage in plan.stages if group.ranks[0] in stage.ranks]
+    blocks = [b for stage in stages for b in plan.workload.blocks[slice(*stage.blocks)]]
     forwards = 2 if plan.recompute == "full" else 1
-    per_sample = 0.0
-    for block in (b for stage in stages for b in plan.workload.blocks[slice(*stage.blocks)]):
-        for part in block.inner:
-            if isinstance(part, Collective) and part.axis == "tensor":
-                times = forwards if part.direction == "forward" else 1
-                rounds = 2 if part.op == "all_reduce" else 1
-                moved = part.bytes_ / plan.layout.cp
-                per_sample += times * rounds * (len(group.ranks) - 1) * moved
-    return round(per_sample * plan.batch.micro * plan.schedule.microbatches)
+    sent = 0.0
+    for part in (part for block in blocks for part in block.inner):
+        if isinstance(part, Collective) and part.axis == "tensor":
+            rounds = forwards + 1 if part.tokens else 2 * forwards
+            sent += rounds * (len(group.ranks) - 1) * part.bytes_ / plan.layout.cp
+    sent *= plan.batch.micro * plan.schedule.microbatches
+    shared = sum(plan.workload.shared_parameters(block, len(group.ranks)) for block in blocks)
+    gradients = shared * plan.workload.gradient_bytes / plan.layout.dp
+    return round(sent + 2 * (len(group.ranks) - 1) * gradients)

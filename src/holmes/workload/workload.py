@@ -153,6 +153,17 @@ class Workload:
                         )
         return None
 
+    def shared_parameters(self, block: Block, tp: int) -> int:
+        """Parameters of a block that several of ``tp`` tensor ranks hold.
+
+        Those that the axis does not divide, and, where there are fewer heads of keys and
+        values than ranks, the products that make these (their biases left aside).
+        """
+        keys = self.key_heads or self.heads
+        if keys >= tp or block.kind != "transformer":
+            return block.whole_parameters
+        return block.whole_parameters + 2 * self.hidden * (self.hidden // self.heads) * keys
+
     def flops_per_sample(self) -> float:
         """Forward and backward FLOPs of one sample, without recomputation."""
         return sum(block.flops_forward + block.flops_backward for block in self.blocks)
