@@ -94,6 +94,7 @@ def test_refusals_name_what_is_missing() -> None:
     )
     less = replace(
         CAPABILITIES,
+        axes=frozenset({"pipeline", "data"}),
         schedules=frozenset({"1f1b"}),
         recompute=frozenset({"none"}),
         virtual_stages=1,

@@ -164,7 +164,7 @@ def _check_layout(request: PlanRequest, layout: Layout, topology: Topology) -> N
             obstacle,
             where="parallel.tensor",
             why="each tensor rank holds whole heads, and equal parts of all else",
-            next_step=f"use a divisor of {workload.heads} heads that divides it too",
+            next_step="use a degree that divides heads, sequence and MLP width",
         )
     largest = max(node.device.count for node in topology.nodes)
     if layout.tp > largest:
