@@ -1,4 +1,4 @@
-"""From layout to layout on real ranks: stages, replicas, tensor ranks, sharding, partition, buckets."""
+"""From layout to layout on real ranks: all degrees, sharding, partition, buckets."""
 
 from __future__ import annotations
 

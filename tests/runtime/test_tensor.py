@@ -11,10 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from holmes.errors import ConfigError, HolmesError
 from holmes.launch.pool import Pool
 from holmes.models.registry import sharding_module
 from holmes.plan.program import program_of
 from holmes.planner.groups import with_bytes
+from holmes.runtime.capabilities import check
+from holmes.runtime.tensor.piece import even_piece, padded_piece
+from holmes.runtime.tensor.tally import Tally
+from holmes.runtime.tensor.tally import check as check_tally
 from tests.runtime.plans import Spec, plan_of
 from tests.runtime.reference import BETAS, plain_gradients, train_plainly
 
@@ -175,3 +180,71 @@ def test_one_micro_batch_by_hand(ranks: Pool) -> None:
     assert first["all_gather"] == first["reduce_scatter"]
     shared = 4 * (2 * (2 * 2 * 16 + 2 * 16) + 2 * 16 + 8 * 16)
     assert first["all_reduce"] == [3 * 3 + 1, 3 * 3 * 2 * 8 * 4 + shared]
+
+
+def test_virtual_devices_send_their_share_of_a_boundary(ranks: Pool) -> None:
+    spec = Spec(tp=2, pp=2, overlap=True, steps=1)
+    results = ranks.run(
+        "tests.runtime.cases:virtual",
+        {"spec": asdict(spec), "seconds": 0.001},
+        deadline_seconds=DEADLINE,
+        ranks=4,
+    )
+    program = program_of(plan_of(spec))
+    for rank, result in enumerate(results):
+        (step,) = result["spans"]
+        assert sorted(span[0] for span in step) == [ins.id for ins in program.ranks[rank]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"heads": 1}, "1 attention heads do not divide over 2"),
+        ({"family": "llama", "heads": 8, "key_heads": 2, "tp": 8}, None),
+        ({"tp": 16, "heads": 16}, "a sequence of 8 tokens does not divide over 16"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(changes: dict[str, Any], words: str | None) -> None:
+    plan = plan_of(replace(Spec(tp=2), **changes))
+    if words is None:
+        check(plan)
+        return
+    with pytest.raises(ConfigError, match=words) as error:
+        check(plan)
+    assert error.value.exit_code == 78
+
+
+def test_pieces_cover_a_tensor_once_and_padding_stays_out() -> None:
+    whole = torch.arange(7 * 3.0).view(7, 3)
+    pieces = [padded_piece((7, 3), index, 4) for index in range(4)]
+    assert [(p.start, p.stop) for p in pieces] == [(0, 2), (2, 4), (4, 6), (6, 7)]
+    taken = [piece.take(whole) for piece in pieces]
+    assert all(part.shape == (2, 3) for part in taken)
+    assert torch.equal(torch.cat(taken)[:7], whole)
+    assert not taken[-1][1].any()
+    columns = [even_piece((3, 8), 1, index, 4, 4).take(whole.new_ones(3, 8)) for index in range(4)]
+    assert [tuple(part.shape) for part in columns] == [(3, 2)] * 4
+    shared = [even_piece((8, 3), 0, index, 4, 2) for index in range(4)]
+    assert [(p.part, p.first, p.shared) for p in shared] == [
+        (0, True, True),
+        (0, False, True),
+        (1, True, True),
+        (1, False, True),
+    ]
+    with pytest.raises(ValueError, match="7 in dim 0"):
+        even_piece((7, 3), 0, 0, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        Tally({"all_reduce": 5}, {"all_reduce": 600.0}),
+        Tally({"all_reduce": 6}, {"all_reduce": 640.0}),
+        Tally({"all_reduce": 6, "all_gather": 1}, {"all_reduce": 600.0}),
+    ],
+)
+def test_a_step_that_sends_something_else_is_a_bug(counted: Tally) -> None:
+    declared = Tally({"all_reduce": 2}, {"all_reduce": 200.0})
+    check_tally(Tally({"all_reduce": 6}, {"all_reduce": 620.0}), declared, 3, "rank 0")
+    with pytest.raises(HolmesError, match="not those that the workload declares"):
+        check_tally(counted, declared, 3, "rank 0")
