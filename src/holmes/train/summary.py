@@ -77,15 +77,19 @@ def _loss(run: Path, metrics: list[StepMetrics]) -> dict[str, float | None] | No
 
 
 def _bytes(metrics: list[StepMetrics], plan: Plan) -> dict[str, dict[str, float | None]]:
-    """Median bytes sent per step by NIC kind; measured is None where nothing counts them."""
+    """Median bytes sent per step by NIC kind; measured is None where nothing counts them.
+
+    A kind that the plan does not use and that a typical step does not either is left out:
+    the kernel sends a frame of its own on any card now and then.
+    """
+    predicted = plan.predicted.bytes_per_step
+    kinds = {*predicted, *(kind for step in metrics for kind in step.bytes)}
+    sent = {kind: median(step.bytes.get(kind, 0) for step in metrics) for kind in sorted(kinds)}
     counted = any(step.bytes for step in metrics)
-    kinds = sorted({*plan.predicted.bytes_per_step, *(k for step in metrics for k in step.bytes)})
     return {
-        kind: {
-            "measured": median(step.bytes.get(kind, 0) for step in metrics) if counted else None,
-            "predicted": plan.predicted.bytes_per_step.get(kind, 0),
-        }
-        for kind in kinds
+        kind: {"measured": bytes_ if counted else None, "predicted": predicted.get(kind, 0)}
+        for kind, bytes_ in sent.items()
+        if bytes_ or kind in predicted
     }
 
 
