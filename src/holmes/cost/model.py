@@ -101,7 +101,7 @@ class CostModel:
         """A tensor group that leaves its node: a ring over all fast cards of the node."""
         nic = max(slot.node.group.nics, key=lambda nic: nic.total_gbit_s)
         link = self.calibration.link(nic.kind.value)
-        rate = link.bytes_per_second(nic.total_gbit_s * GBIT)
+        rate = link.bytes_per_second(nic.total_gbit_s * GBIT, slot.node.device.count)
         return TensorLink(rate, link.latency_seconds, link.step_seconds)
 
     def blocks_time(
