@@ -15,6 +15,7 @@ from typing import Any, Literal
 from holmes.errors import DataError
 
 CollectiveStyle = Literal["ring", "direct"]
+Software = Literal["holmes", "megatron"]
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,9 @@ class Calibration:
         collectives: ``direct`` sends each member's chunk straight to its owner
             (what the runtime does on gloo); ``ring`` is NCCL, which takes the cheapest of
             ring, tree, hierarchical and in-switch.
+        without_overlap: how a plan without overlap runs. ``holmes`` posts its transfers ahead
+            and gathers parameters; ``megatron`` waits for each transfer and, where the
+            optimiser is not sharded, sums whole gradients.
         blocks: measured seconds by device kind and block kind, for one
             micro-batch of ``micro`` samples at relative speed 1; wins over the
             analytic model. Other micro-batch sizes scale in proportion.
@@ -163,6 +167,7 @@ class Calibration:
     compute: ComputeCoefficients
     network: Mapping[str, LinkCalibration]
     collectives: CollectiveStyle = "ring"
+    without_overlap: Software = "holmes"
     blocks: Mapping[str, Mapping[str, BlockTime]] = field(default_factory=dict)
     micro: int = 1
     optimizer_seconds_per_element: float | None = None
@@ -294,6 +299,7 @@ DEFAULT = Calibration(
         straggler=0.0021,
     ),
     network=NCCL,
+    without_overlap="megatron",
     # Nine of ten one-node runs lie within 15 %. No run of another kind was fitted; those of GH200,
     # the one other kind with a table, show that 15 % would promise too much.
     interval=0.15,
