@@ -101,6 +101,8 @@ class ComputeCoefficients:
             kinds whose product rate nobody measured (a power cap, say); wins over the fractions.
         tile_half: side of a product's tile at which a multiprocessor reaches half of its rate.
         ramp: elements of k whose time a tile spends to fill and drain its pipeline.
+        unaligned: share of its rate that a product keeps when a side is no multiple of 8
+            elements, so that tensor cores cannot load its rows.
         attention_fraction: share of the matmul rate that a fused attention kernel reaches;
             ``attention_of`` gives it for device kinds where it differs.
         gap_seconds: time between two kernels on the device.
@@ -123,6 +125,7 @@ class ComputeCoefficients:
     sustained: Mapping[str, float] = field(default_factory=dict)
     tile_half: float = 32.0
     ramp: float = 64.0
+    unaligned: float = 1.0
     attention_fraction: float = 0.65
     attention_of: Mapping[str, float] = field(default_factory=dict)
     gap_seconds: float = 0.0
@@ -281,22 +284,23 @@ DEFAULT = Calibration(
         matmul_fraction=1.0,
         matmul_fraction_of_peak=0.78,
         half_intensity=18.0,
-        memory_fraction=0.893,
+        memory_fraction=0.947,
         launch_seconds=0.0,
-        step_launch_seconds=3.05e-3,
-        sustained={"h100-96g-hbm2e-500w": 0.473},
-        tile_half=30.0,
-        ramp=78.6,
+        step_launch_seconds=2.84e-3,
+        sustained={"h100-96g-hbm2e-500w": 0.475},
+        tile_half=36.7,
+        ramp=107.0,
+        unaligned=0.63,
         attention_fraction=0.65,
         attention_of=dict.fromkeys(HOPPER, 0.44),
-        gap_seconds=5.7e-6,
+        gap_seconds=3.6e-6,
         host_seconds=64e-6,
         compiled_share=0.49,
         async_exposed=0.5,
         optimizer_passes=1.0,
-        transfer_seconds=118e-6,
+        transfer_seconds=109e-6,
         overlap_slowdown=0.1,
-        straggler=0.0021,
+        straggler=0.0022,
     ),
     network=NCCL,
     without_overlap="megatron",
