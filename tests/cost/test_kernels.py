@@ -17,6 +17,7 @@ from holmes.cost.kernels import (
     SPLITS,
     TILES,
     Rates,
+    aligned,
     attention_seconds,
     matmul_rate,
     product_seconds,
