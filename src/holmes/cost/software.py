@@ -66,7 +66,7 @@ def stage_extras(plan: Plan, network: Network, stage: Stage) -> StageExtras:
     """
     calibration = network.calibration
     compute = calibration.compute
-    factor = straggling(plan, calibration)
+    factor = straggling(plan.world_size, calibration)
     shape = stage_shape(plan, stage)
     if plan.sharding == "parameters":
         exchanges = {
@@ -83,9 +83,9 @@ def stage_extras(plan: Plan, network: Network, stage: Stage) -> StageExtras:
     return StageExtras(factor, down, up)
 
 
-def straggling(plan: Plan, calibration: Calibration) -> float:
+def straggling(devices: int, calibration: Calibration) -> float:
     """How much longer a step's computation takes where this many devices wait for one another."""
-    return 1 + calibration.compute.straggler * math.log2(max(1, plan.world_size))
+    return 1 + calibration.compute.straggler * math.log2(max(1, devices))
 
 
 def waits_for_transfers(plan: Plan, calibration: Calibration) -> bool:
