@@ -111,8 +111,6 @@ def _stage_times(
     return StageTimes(tuple(parts), step)
 
 
-
-
 def _tied(plan: Plan, network: Network, shapes: Sequence[StageShape]) -> float:
     """The sum of the shared weight over its two stages, in all replicas at once."""
     holders = [shape for shape in shapes if shape.tied_group]
