@@ -74,6 +74,7 @@ COEFFICIENTS = (
     Coefficient("compute.memory_fraction", 0.85, 0.6, 1.0, 0.2),
     Coefficient("compute.tile_half", 30.0, 1.0, 100.0),
     Coefficient("compute.ramp", 100.0, 8.0, 400.0),
+    Coefficient("compute.unaligned", 0.3, 0.1, 1.0, 0.5),
     Coefficient("compute.gap_seconds", 3e-6, 5e-7, 8e-6),
     Coefficient("compute.host_seconds", 3.5e-5, 5e-6, 1e-4),
     Coefficient("compute.step_launch_seconds", 5e-3, 1e-4, 5e-2, 1.5),

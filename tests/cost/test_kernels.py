@@ -17,6 +17,7 @@ from holmes.cost.kernels import (
     SPLITS,
     TILES,
     Rates,
+    aligned,
     attention_seconds,
     matmul_rate,
     product_seconds,
@@ -102,3 +103,9 @@ def test_a_causal_core_does_half_and_stays_in_half_precision() -> None:
     assert full == pytest.approx(2 * causal)
     fraction = DEFAULT.compute.attention_of["h100-80g-sxm"]
     assert full == pytest.approx(1e12 / (matmul_rate(H100, DEFAULT.compute) * fraction))
+
+
+def test_sides_that_are_no_multiple_of_eight_are_not_aligned() -> None:
+    assert aligned(MatrixProduct(1024, 50304, 1024))
+    table = MatrixProduct(1024, 50257, 1024)
+    assert not any(aligned(one) for one in (table, *table.backward()))

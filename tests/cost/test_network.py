@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from holmes.cost.calibration import DEFAULT, LAB
 from holmes.cost.network import GBIT, Network
 from holmes.errors import ConfigError
-from holmes.hardware.catalogue import measurements
 from holmes.hardware.site import Cluster, Device, Fabric, Link, Nic, Site
 from holmes.hardware.topology import Topology
 from holmes.schedule.instruction import Op
@@ -42,8 +42,9 @@ def test_a_transfer_crosses_both_cards_and_the_link_between() -> None:
         "roce-0/ethernet/rx",
     )
     link_rate = 10 * GBIT * DEFAULT.link("ethernet").efficiency
-    latency = 8.4e-6 + 50e-6 + 50e-6
-    assert traffic.seconds == pytest.approx(latency + 1e9 / link_rate)
+    hop = 50e-6 + 50e-6
+    opening = 2 * hop * math.log2(1 + link_rate * 2 * hop / 14_600)
+    assert traffic.seconds == pytest.approx(8.4e-6 + hop + opening + 1e9 / link_rate)
 
 
 def test_one_member_drives_one_port_and_a_full_node_drives_all() -> None:
@@ -51,10 +52,10 @@ def test_one_member_drives_one_port_and_a_full_node_drives_all() -> None:
     port = 0.88 * 200 * GBIT
     single = net.transfer(0, 4, 1e9, Fabric.INFINIBAND)
     assert single.flows[0].cap == pytest.approx(port)
-    ring = net.collective(Op.ALL_REDUCE, range(8), 1e9, Fabric.INFINIBAND)
+    ring = net.collective(Op.REDUCE_SCATTER, range(8), 1e9, Fabric.INFINIBAND)
     between = [flow for flow in ring.flows if "ib-0/infiniband/tx" in flow.resources]
     assert len(between) == 1 and between[0].cap > 4 * port
-    assert between[0].bytes == pytest.approx(2 * 1e9 * 7 / 8)
+    assert between[0].bytes == pytest.approx(1e9 * 7 / 8)
 
 
 def test_given_rates_replace_the_sites_and_its_latencies() -> None:
@@ -94,31 +95,3 @@ def _both_ib() -> Site:
     device = Device(kind="cpu-core")
     clusters = tuple(Cluster(name=n, nodes=1, device=device, nics=nic) for n in ("a", "b"))
     return Site(name="apart", clusters=clusters)
-
-
-def test_large_collectives_come_near_the_published_bus_bandwidths() -> None:
-    """Within 15 % of the published figures of well-configured machines (A100, H200, HDR)."""
-    published = {m.what: m.busbw_gbytes_s for m in measurements()}
-    inside = network(_one_cluster("a100-80g-sxm", 1))
-    traffic = inside.collective(Op.ALL_REDUCE, range(8), 2**30, None)
-    bus = 2 * 7 / 8 * 2**30 / traffic.seconds / 1e9
-    assert bus == pytest.approx(published["A100-SXM 8 GPU one node, 1 GiB all-reduce"], rel=0.15)
-    two = network(_one_cluster("a100-80g-sxm", 2))
-    traffic = two.collective(Op.ALL_REDUCE, range(16), 2**30, Fabric.INFINIBAND)
-    bus = 2 * 15 / 16 * 2**30 / traffic.seconds / 1e9
-    name = "2x8 A100, 4x HDR-200 InfiniBand per node, all-reduce"
-    assert bus == pytest.approx(published[name], rel=0.15)
-
-
-def _one_cluster(kind: str, nodes: int) -> Topology:
-    nic = (Nic(kind=Fabric.INFINIBAND, gbit_s=200, count=4),)
-    cluster = Cluster(name="c", nodes=nodes, device=Device(kind=kind, count=8), nics=nic)
-    return Topology(Site(name="one", clusters=(cluster,)))
-
-
-def test_tcp_reaches_less_of_a_faster_wire() -> None:
-    link = DEFAULT.link("ethernet")
-    shares = [link.bytes_per_second(rate * GBIT) / (rate * GBIT) for rate in (10, 25, 32, 100)]
-    assert shares == sorted(shares, reverse=True)
-    assert 0.55 < shares[2] < 0.65
-    assert 1.1e9 < link.bytes_per_second(100 * GBIT) < 5.2e9

@@ -10,7 +10,8 @@ from holmes.models.common.shape import DecoderShape
 from holmes.workload.workload import Workload
 
 PADDED_TO = 128
-"""Rows of the token table per tensor rank, as Megatron-LM pads them."""
+"""Rows of the token table per tensor rank, as Megatron-LM pads them. Runs that do not name it are
+taken to pad only where tensor ranks divide the table."""
 GATED = ("llama", "mistral", "qwen", "mixtral")
 """Families with gated MLPs, rotary positions, no biases, an own head, and fused attention."""
 PUBLISHED = {
@@ -45,7 +46,7 @@ def workload_of(case: Case) -> Workload:
 
 
 def _gpt(case: Case) -> DecoderShape:
-    padded = PADDED_TO * case.tp
+    padded = PADDED_TO * case.tp if case.tp > 1 or "megatron" in case.framework.lower() else 1
     return DecoderShape(
         layers=case.layers,
         hidden=case.hidden,

@@ -14,7 +14,7 @@ from holmes.errors import HolmesError
 from holmes.hardware.read import read_site
 from holmes.hardware.site import Cluster, NodeGroup, Site
 from holmes.hardware.topology import Topology
-from holmes.plan.layout import Layout, Wishes
+from holmes.plan.layout import Layout, ScheduleName, Wishes
 from holmes.plan.plan import Batch, Plan
 from holmes.planner.candidates import Choice, Shape
 from holmes.planner.draft import Draft
@@ -143,8 +143,9 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
     )
     cost = CostModel(topology, workload, calibration, execution=execution)
     ranks = _ranks(topology, layout, settings)
+    schedule: ScheduleName = "interleaved" if case.interleave > 1 else "1f1b"
     ground = Ground(cost, layout, ranks, settings.transport)
-    choice = Choice(recompute=recompute, sharding=case.sharding)
+    choice = Choice(recompute, case.sharding, schedule, case.interleave)
     estimates = Estimates(settings, shape, ground, choice)
     draft = Draft(request, settings, estimates, _borders(case, workload), (0,) * (case.pp - 1))
     return CasePlan(case, draft.plan, cost, tuple(assumed))
@@ -167,4 +168,4 @@ def _borders(case: Case, workload: Workload) -> Borders:
             borders.append((start, start + held))
             start += held
         return tuple(borders)
-    return even(workload.blocks, case.pp)
+    return even(workload.blocks, case.pp * case.interleave)

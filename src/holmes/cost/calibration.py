@@ -7,6 +7,7 @@ gloo over shaped links. A measured run may replace any of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from holmes.errors import DataError
 
 CollectiveStyle = Literal["ring", "direct"]
+Software = Literal["holmes", "megatron"]
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,47 @@ class LinkCalibration:
     One byte costs ``1 / (efficiency x line rate) + seconds_per_byte``: framing
     scales with the wire, copying in the processor does not. An operation costs
     ``latency_seconds`` once and ``step_seconds`` for each hop it makes in a row.
+
+    Attributes:
+        connection_bytes_s: what one connection carries at most; None where nothing but the
+            line limits it.
+        initial_window: bytes that a connection sends before the first acknowledgement; it
+            doubles each round trip. None where a sender need not wait.
+        passes: how often each round of a collective inside a node moves the whole payload
+            through the device's memory, besides what it sends.
     """
 
     efficiency: float
     latency_seconds: float
     step_seconds: float = 0.0
     seconds_per_byte: float = 0.0
+    connection_bytes_s: float | None = None
+    initial_window: float | None = None
+    passes: float = 0.0
 
-    def bytes_per_second(self, line_bytes_s: float) -> float:
-        """What a line of this rate carries, bytes per second."""
-        return 1.0 / (1.0 / (self.efficiency * line_bytes_s) + self.seconds_per_byte)
+    def bytes_per_second(self, line_bytes_s: float, connections: int | None = None) -> float:
+        """What a line of this rate carries over so many connections (None: enough of them)."""
+        rate = 1.0 / (1.0 / (self.efficiency * line_bytes_s) + self.seconds_per_byte)
+        if connections is None or self.connection_bytes_s is None:
+            return rate
+        return min(rate, connections * self.connection_bytes_s)
+
+    def opening_seconds(self, bytes_: float, bytes_per_second: float, hop_seconds: float) -> float:
+        """Round trips until a connection's window holds what is under way, or all ``bytes_``.
+
+        Slow start (RFC 5681) doubles it from ``initial_window`` each round trip of two hops.
+        """
+        if self.initial_window is None or hop_seconds <= 0.0:
+            return 0.0
+        needed = min(bytes_, bytes_per_second * 2 * hop_seconds)
+        return 2 * hop_seconds * math.log2(1.0 + needed / self.initial_window)
+
+    def curve(self, bytes_: float, line_bytes_s: float, connections: int) -> float:
+        """Bytes per second of a message of this size: the whole of it over its time."""
+        rate = self.bytes_per_second(line_bytes_s, connections)
+        each = max(1, connections)
+        opening = self.opening_seconds(bytes_ / each, rate / each, self.step_seconds)
+        return bytes_ / (self.latency_seconds + self.step_seconds + opening + bytes_ / rate)
 
 
 @dataclass(frozen=True)
@@ -68,6 +101,8 @@ class ComputeCoefficients:
             kinds whose product rate nobody measured (a power cap, say); wins over the fractions.
         tile_half: side of a product's tile at which a multiprocessor reaches half of its rate.
         ramp: elements of k whose time a tile spends to fill and drain its pipeline.
+        unaligned: share of its rate that a product keeps when a side is no multiple of 8
+            elements, so that tensor cores cannot load its rows.
         attention_fraction: share of the matmul rate that a fused attention kernel reaches;
             ``attention_of`` gives it for device kinds where it differs.
         gap_seconds: time between two kernels on the device.
@@ -90,6 +125,7 @@ class ComputeCoefficients:
     sustained: Mapping[str, float] = field(default_factory=dict)
     tile_half: float = 32.0
     ramp: float = 64.0
+    unaligned: float = 1.0
     attention_fraction: float = 0.65
     attention_of: Mapping[str, float] = field(default_factory=dict)
     gap_seconds: float = 0.0
@@ -112,7 +148,11 @@ class Calibration:
         compute: coefficients of the analytic model.
         network: by transport name (infiniband, roce, ethernet, intra-node).
         collectives: ``direct`` sends each member's chunk straight to its owner
-            (what the runtime does on gloo); ``ring`` is NCCL's algorithm.
+            (what the runtime does on gloo); ``ring`` is NCCL, which takes the cheapest of
+            ring, tree, hierarchical and in-switch.
+        without_overlap: how a plan without overlap runs. ``holmes`` posts its transfers ahead
+            and gathers parameters; ``megatron`` waits for each transfer and, where the
+            optimiser is not sharded, sums whole gradients.
         blocks: measured seconds by device kind and block kind, for one
             micro-batch of ``micro`` samples at relative speed 1; wins over the
             analytic model. Other micro-batch sizes scale in proportion.
@@ -130,6 +170,7 @@ class Calibration:
     compute: ComputeCoefficients
     network: Mapping[str, LinkCalibration]
     collectives: CollectiveStyle = "ring"
+    without_overlap: Software = "holmes"
     blocks: Mapping[str, Mapping[str, BlockTime]] = field(default_factory=dict)
     micro: int = 1
     optimizer_seconds_per_element: float | None = None
@@ -203,12 +244,17 @@ NCCL = {
     "infiniband": LinkCalibration(0.88, 8.4e-6, 9.6e-6),
     # 75 of 100 GB/s, 8 x 100 Gb/s RoCE (NVIDIA/nccl#495); 231 of 400 also seen (NVIDIA/nccl#2409).
     "roce": LinkCalibration(0.75, 8.4e-6, 9.6e-6),
-    # Sockets copy through the kernel: a byte costs 0.13 ns besides the wire, which gives 61 % of
-    # 32 Gb/s (NVIDIA/nccl#209: at most 60 %) and 4.5 GB/s of 100 Gb/s (NVIDIA/nccl#450: 1.1-5.2).
-    "ethernet": LinkCalibration(0.92, 8.4e-6, 50e-6, 0.133e-9),
-    # 229 of 300 GB/s for 8 A100, and 106 us for 16 MiB beyond the wire time: 14 steps of 6 us
-    # (vTrain trace/a100/AR_GPU8); 367 of 450 for 8 H200 without in-switch reduction.
-    "intra-node": LinkCalibration(0.77, 8.4e-6, 6e-6),
+    # One connection carries what one thread copies: 2.4 GB/s on 32 Gb/s (NVIDIA/nccl#209), 5.2 on
+    # 100 Gb/s with two (NVIDIA/nccl#450). Several members of a node open one each, up to 92 % of
+    # the line: 2.42, 3.67 and 6.04 GB/s with 1, 2 and 4 (sailor, network_coeffs_all_homo.json).
+    # The first window is ten segments (RFC 6928).
+    "ethernet": LinkCalibration(
+        0.92, 8.4e-6, 50e-6, connection_bytes_s=2.5e9, initial_window=14_600
+    ),
+    # 197, 222 and 229 of 300 GB/s for 2, 4 and 8 A100: a round moves the payload through memory
+    # about 1.2 times besides; the same gives 367 of 450 on H200 and 682 of 900 on B200. 93 us for
+    # 1 MiB on 8 A100: 14 steps of 5.5 us (vTrain trace/a100/AR_GPU8).
+    "intra-node": LinkCalibration(0.95, 8.4e-6, 5.5e-6, passes=1.2),
 }
 
 GLOO = {
@@ -238,24 +284,26 @@ DEFAULT = Calibration(
         matmul_fraction=1.0,
         matmul_fraction_of_peak=0.78,
         half_intensity=18.0,
-        memory_fraction=0.893,
+        memory_fraction=0.947,
         launch_seconds=0.0,
-        step_launch_seconds=3.05e-3,
-        sustained={"h100-96g-hbm2e-500w": 0.473},
-        tile_half=30.0,
-        ramp=78.6,
+        step_launch_seconds=2.84e-3,
+        sustained={"h100-96g-hbm2e-500w": 0.475},
+        tile_half=36.7,
+        ramp=107.0,
+        unaligned=0.63,
         attention_fraction=0.65,
         attention_of=dict.fromkeys(HOPPER, 0.44),
-        gap_seconds=5.7e-6,
+        gap_seconds=3.6e-6,
         host_seconds=64e-6,
         compiled_share=0.49,
         async_exposed=0.5,
         optimizer_passes=1.0,
-        transfer_seconds=118e-6,
+        transfer_seconds=109e-6,
         overlap_slowdown=0.1,
-        straggler=0.0021,
+        straggler=0.0022,
     ),
     network=NCCL,
+    without_overlap="megatron",
     # Nine of ten one-node runs lie within 15 %. No run of another kind was fitted; those of GH200,
     # the one other kind with a table, show that 15 % would promise too much.
     interval=0.15,

@@ -23,6 +23,7 @@ from holmes.cost.execution import PLAIN, Execution, collectives_seconds
 from holmes.cost.kernels import (
     HALF_BYTES,
     Rates,
+    aligned,
     attention_seconds,
     cast_seconds,
     product_seconds,
@@ -34,6 +35,11 @@ from holmes.workload.workload import Block, Collective, Segment
 
 ACCUMULATION_PASSES = 3
 TABLE_PASSES = 2
+SOFTMAX_BATCHES = 4
+"""Samples times heads on a rank that Megatron-LM's fused softmax takes are multiples of this
+(megatron/model/fused_softmax.py, is_kernel_available)."""
+SOFTMAX_STEPS = 4
+"""Instead it casts to fp32, scales, masks, takes the softmax and casts back: four kernels more."""
 SHARPNESS = 4
 """Exponent that joins device and host time; infinite would be their maximum."""
 
@@ -73,7 +79,7 @@ class _Segments:
             busy = self._roofline(segment)
         elif segment.kind == "attention" or not segment.products:
             busy += self._memory(segment, segment.bytes_)
-        return self._launched(segment, busy, self._kernels(segment), c)
+        return self._launched(segment, busy, self._kernels(segment), c) + self._softmax(segment)
 
     def backward(self, segment: Segment, over_forward: float) -> _Cost:
         c = self.coefficients
@@ -85,7 +91,16 @@ class _Segments:
         if segment.kind == "attention" or not segment.products:
             bytes_ = segment.backward_bytes
             busy += self._memory(segment, 2.0 * segment.bytes_ if bytes_ is None else bytes_)
-        return self._launched(segment, busy, kernels, c)
+        return self._launched(segment, busy, kernels, c) + self._softmax(segment)
+
+    def _softmax(self, segment: Segment) -> _Cost:
+        """Kernels more where Megatron-LM's fused softmax does not take the batch of heads."""
+        core = segment.attention
+        if core is None or core.fused:
+            return _Cost()
+        if -(-core.heads // self.tp) * self.micro % SOFTMAX_BATCHES == 0:
+            return _Cost()
+        return _Cost(SOFTMAX_STEPS * self.coefficients.gap_seconds, SOFTMAX_STEPS)
 
     def accumulation(self, block: Block) -> _Cost:
         """Adding a micro-batch's weight gradients to the sum: both read, one written.
@@ -125,7 +140,8 @@ class _Segments:
         total = 0.0
         for shape in shapes:
             mine = shape.on_rank(self.micro, self.tp, self.how.context)
-            total += product_seconds(mine, self.rates, c.ramp, c.tile_half, self.how.width)
+            seconds = product_seconds(mine, self.rates, c.ramp, c.tile_half, self.how.width)
+            total += seconds if aligned(mine) else seconds / c.unaligned
             if self.how.width < HALF_BYTES:
                 total += cast_seconds(mine, self.rates)
         return total

@@ -5,26 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holmes.cost.calibration import BlockTime, Calibration, LinkCalibration
+from holmes.cost.collectives import SMALL_BYTES, SMALL_STEP, SWITCH_SHARE
 from holmes.cost.kernels import missing
 from holmes.hardware.catalogue import DeviceKind
 from holmes.workload.workload import Block, Collective
-
-IN_SWITCH_OVER_RING = 480.0 / 367.2
-"""Bus bandwidth of a large all-reduce on 8 H200 with the switch adding over that of a ring
-(stas00/ml-engineering, network/README.md)."""
 
 
 @dataclass(frozen=True)
 class TensorLink:
     """What the tensor group of a block talks over: bytes per second, and latencies.
 
-    ``in_switch`` multiplies the rate of an all-reduce where the switch adds.
+    ``local_seconds_per_byte`` is the payload's way through memory in each round,
+    ``switch_adds`` says that the switch sums an all-reduce.
     """
 
     bytes_per_second: float
     latency_seconds: float
     step_seconds: float
-    in_switch: float = 1.0
+    local_seconds_per_byte: float = 0.0
+    switch_adds: bool = False
+
+    def seconds(self, op: str, payload: float, members: int) -> float:
+        """A collective of ``payload`` bytes at full size, by ring or switch, as
+        :meth:`holmes.cost.network.Network.collective` has it inside one node."""
+        rounds = 2 if op == "all_reduce" else 1
+        step = self.step_seconds * (SMALL_STEP if payload <= SMALL_BYTES else 1.0)
+        sent = rounds * payload * (members - 1) / members
+        ring = sent / self.bytes_per_second + rounds * payload * self.local_seconds_per_byte
+        ring += rounds * (members - 1) * step
+        if op == "all_reduce" and self.switch_adds:
+            ring = min(ring, payload / (SWITCH_SHARE * self.bytes_per_second) + 2 * step)
+        return self.latency_seconds + ring
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,13 @@ def inner_link(device: DeviceKind, link: LinkCalibration) -> TensorLink:
     if device.link_gbytes_s is None:
         raise missing(device, "link_gbytes_s")
     rate = link.bytes_per_second(device.link_gbytes_s * 1e9)
-    faster = IN_SWITCH_OVER_RING if device.in_switch_reduction else 1.0
-    return TensorLink(rate, link.latency_seconds, link.step_seconds, faster)
+    local = 0.0
+    if link.passes:
+        if device.memory_gbytes_s is None:
+            raise missing(device, "memory_gbytes_s")
+        local = link.passes / (device.memory_gbytes_s * 1e9)
+    adds = device.in_switch_reduction
+    return TensorLink(rate, link.latency_seconds, link.step_seconds, local, adds)
 
 
 def collectives_seconds(
@@ -72,7 +88,7 @@ def collectives_seconds(
     tp: int,
     how: Execution,
 ) -> BlockTime:
-    """Tensor-parallel collectives of the block: rings."""
+    """Tensor-parallel collectives of the block."""
     if tp == 1:
         return BlockTime(0.0, 0.0)
     link = how.tensor_link or inner_link(device, calibration.link("intra-node"))
@@ -80,9 +96,8 @@ def collectives_seconds(
     for part in block.program(how.sequence_parallel):
         if isinstance(part, Collective) and part.axis == "tensor":
             rounds = 2 if part.op == "all_reduce" else 1
-            faster = link.in_switch if part.op == "all_reduce" else 1.0
-            moved = part.sent_bytes(tp, tp, how.context) * micro
-            latency = link.latency_seconds + rounds * (tp - 1) * link.step_seconds
-            total[part.direction] += moved / (link.bytes_per_second * faster) + latency
+            sent = part.sent_bytes(tp, tp, how.context) * micro
+            payload = sent * tp / (rounds * (tp - 1))
+            total[part.direction] += link.seconds(part.op, payload, tp)
     exposed = calibration.compute.async_exposed if how.async_tensor else 1.0
     return BlockTime(total["forward"] * exposed, total["backward"] * exposed)

@@ -31,6 +31,7 @@ PARTIAL_SUM_BYTES = 8
 """A part of a split k is written and read in fp32."""
 FP8_OVER_HALF = 1402.6 / 794.5
 """Best measured fp8 over best measured bf16 product on H100; for kinds without an fp8 figure."""
+ALIGNED = 8
 BIG_TILE = TILES[0]
 HALF_BYTES = 2
 CAST_BYTES = 2 * HALF_BYTES + 1
@@ -116,6 +117,12 @@ def product_seconds(
                 extra = PARTIAL_SUM_BYTES * split * product.m * product.n * product.count
             best = min(best, max(compute, (bytes_ + extra) / rates.memory))
     return best
+
+
+def aligned(product: MatrixProduct) -> bool:
+    """Whether tensor cores can load every row: sides are multiples of 8 elements (NVIDIA's
+    "Matrix Multiplication Background User's Guide", requirements to use tensor cores)."""
+    return not (product.m % ALIGNED or product.n % ALIGNED or product.k % ALIGNED)
 
 
 def _reached(tile: tuple[int, int], tile_half: float) -> float:

@@ -9,11 +9,12 @@ from holmes.cost.calibration import BlockTime, Calibration
 from holmes.cost.compute import block_seconds, optimizer_seconds
 from holmes.cost.execution import PLAIN, Execution, TensorLink
 from holmes.cost.network import GBIT, Network, Rates
+from holmes.cost.software import StageExtras, stage_extras
 from holmes.cost.split import weight_seconds
 from holmes.hardware.catalogue import DeviceKind, resolve
 from holmes.hardware.topology import DeviceSlot, Topology
 from holmes.plan.layout import Recompute
-from holmes.plan.plan import Plan
+from holmes.plan.plan import Plan, Stage
 from holmes.schedule.instruction import Instruction, Op
 from holmes.workload.workload import Workload
 
@@ -101,7 +102,7 @@ class CostModel:
         """A tensor group that leaves its node: a ring over all fast cards of the node."""
         nic = max(slot.node.group.nics, key=lambda nic: nic.total_gbit_s)
         link = self.calibration.link(nic.kind.value)
-        rate = link.bytes_per_second(nic.total_gbit_s * GBIT)
+        rate = link.bytes_per_second(nic.total_gbit_s * GBIT, slot.node.device.count)
         return TensorLink(rate, link.latency_seconds, link.step_seconds)
 
     def blocks_time(
@@ -145,6 +146,23 @@ class CostModel:
             )
         return self._networks[rank_map]
 
+    def stage_time(
+        self, plan: Plan, stage: Stage, blocks: tuple[int, int], slot: DeviceSlot
+    ) -> BlockTime:
+        """Seconds of some blocks of a stage for one micro-batch of a plan, on a device of it,
+        with what the software adds (see :mod:`holmes.cost.software`)."""
+        time = self.blocks_time(blocks, slot, plan.batch.micro, stage.layout.tp, plan.recompute)
+        known = self._extras.get(stage.stage)
+        if known is None or known[0] is not plan:
+            extras = stage_extras(plan, self.network(plan.rank_map), stage)
+            known = self._extras[stage.stage] = (plan, extras)
+        return known[1].added(time, blocks, stage.blocks)
+
+    @cached_property
+    def _extras(self) -> dict[int, tuple[Plan, StageExtras]]:
+        """By stage, of the plan that was asked for last."""
+        return {}
+
     def compute_seconds(self, plan: Plan, rank: int, instruction: Instruction) -> float:
         """Seconds of a compute instruction of a plan on a logical rank."""
         slot = self.topology.devices[plan.rank_map[rank]]
@@ -152,7 +170,7 @@ class CostModel:
         tp = stage.layout.tp
         if instruction.op is Op.STEP:
             return self.optimizer_seconds(owned_elements(plan, rank), slot)
-        time = self.blocks_time(instruction.blocks, slot, plan.batch.micro, tp, plan.recompute)
+        time = self.stage_time(plan, stage, instruction.blocks, slot)
         if instruction.op is Op.FORWARD:
             return time.forward
         if instruction.op is Op.BACKWARD:

@@ -10,12 +10,22 @@ time an operation takes when it is alone.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from holmes.cost.calibration import Calibration, LinkCalibration
+from holmes.cost.collectives import (
+    SMALL_BYTES,
+    SMALL_STEP,
+    Algorithm,
+    Hop,
+    Phase,
+    Way,
+    direct,
+    ring,
+    ways,
+)
 from holmes.errors import ConfigError
 from holmes.hardware.catalogue import resolve
 from holmes.hardware.site import Fabric
@@ -28,8 +38,6 @@ whole, by index in ``site.links`` for a link. Given for a rehearsal; then the
 site's own latencies do not apply either."""
 
 GBIT = 1e9 / 8
-SMALL_BYTES = 64 * 1024
-"""Ring collectives below this run as trees (NCCL's LL protocols)."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +57,14 @@ class Flow:
 class Traffic:
     """An operation: after ``latency`` seconds its flows run, and it ends with the last.
 
-    ``seconds`` is its time with the network to itself.
+    ``seconds`` is its time with the network to itself. ``algorithm`` says how a collective
+    is done; the flows of one in several phases run all the while, each at its mean rate.
     """
 
     latency: float
     flows: tuple[Flow, ...]
     seconds: float
+    algorithm: Algorithm = "point-to-point"
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,7 @@ class Network:
         if key not in self._memo:
             flow = self._flow(source, target, bytes_, fabric)
             latency = self._latency(source, target, fabric)
+            latency += self._opening(Hop(source, target, bytes_, 1.0), fabric)
             link = self._link(source, target, fabric)
             self._memo[key] = self._traffic(link.latency_seconds + latency, [flow])
         return self._memo[key]
@@ -104,9 +115,14 @@ class Network:
         """
         key = (op, tuple(ranks), bytes_, fabric)
         if key not in self._memo:
-            direct = self.calibration.collectives == "direct" and op is not Op.ALL_REDUCE
-            build = self._direct if direct else self._ring
-            self._memo[key] = build(op, tuple(ranks), bytes_, fabric)
+            self._memo[key] = self._cheapest(op, tuple(ranks), bytes_, fabric)
+        return self._memo[key]
+
+    def all_to_all(self, ranks: Sequence[int], bytes_: float, fabric: Fabric | None) -> Traffic:
+        """Every member sends 1/n of its ``bytes_`` to every member, as experts' tokens go."""
+        key = ("all-to-all", tuple(ranks), bytes_, fabric)
+        if key not in self._memo:
+            self._memo[key] = self._direct(tuple(ranks), bytes_, fabric)
         return self._memo[key]
 
     def together(self, operations: Sequence[Traffic]) -> Traffic:
@@ -114,55 +130,110 @@ class Network:
         latency = max((one.latency for one in operations), default=0.0)
         return self._traffic(latency, [flow for one in operations for flow in one.flows])
 
-    def _direct(
+    def _cheapest(
         self, op: Op, ranks: tuple[int, ...], bytes_: float, fabric: Fabric | None
     ) -> Traffic:
+        if self.calibration.collectives == "direct":
+            if op is not Op.ALL_REDUCE:
+                return self._direct(ranks, bytes_, fabric)
+            way = Way("ring", (ring(op, self._by_node(ranks), bytes_),))
+            return self._way(way, ranks, fabric, small=False)
+        nodes = self._by_node(ranks)
+        adds = len(nodes) == 1 and resolve(self._slots[ranks[0]].node.device).in_switch_reduction
+        small = bytes_ <= SMALL_BYTES
+        legal = ways(op, nodes, bytes_, switch_adds=adds)
+        found = [self._way(way, ranks, fabric, small=small) for way in legal]
+        return min(found, key=lambda traffic: traffic.seconds)
+
+    def _by_node(self, ranks: Sequence[int]) -> list[list[int]]:
+        """The ranks on each node, nodes in file order."""
+        nodes: dict[int, list[int]] = {}
+        for rank in sorted(ranks, key=lambda rank: (self._slots[rank].node.index, rank)):
+            nodes.setdefault(self._slots[rank].node.index, []).append(rank)
+        return list(nodes.values())
+
+    def _direct(self, ranks: tuple[int, ...], bytes_: float, fabric: Fabric | None) -> Traffic:
         """Every member sends one chunk to every other member, all at the same time."""
-        chunk = bytes_ / len(ranks)
         bundles: dict[tuple[str, ...], list[Flow]] = {}
-        hop = 0.0
-        for a in ranks:
-            for b in ranks:
-                if a != b:
-                    flow = self._flow(a, b, chunk, fabric)
-                    bundles.setdefault(flow.resources, []).append(flow)
-                    hop = max(hop, self._latency(a, b, fabric))
+        wait = 0.0
+        for hop in direct(self._by_node(ranks), bytes_).hops:
+            flow = self._flow(hop.source, hop.target, hop.bytes, fabric)
+            bundles.setdefault(flow.resources, []).append(flow)
+            wait = max(wait, self._latency(hop.source, hop.target, fabric))
         flows = [
-            Flow(path, chunk * len(same), len(same), sum(flow.cap for flow in same))
+            Flow(path, same[0].bytes * len(same), len(same), sum(flow.cap for flow in same))
             for path, same in bundles.items()
         ]
         link = self._group_link(ranks, fabric)
-        return self._traffic(link.latency_seconds + hop, flows)
+        return self._traffic(link.latency_seconds + wait, flows, "direct")
 
-    def _ring(
-        self, op: Op, ranks: tuple[int, ...], bytes_: float, fabric: Fabric | None
+    def _way(
+        self, way: Way, ranks: tuple[int, ...], fabric: Fabric | None, *, small: bool
     ) -> Traffic:
-        """A ring that enters and leaves each node once, with as many rails as members there."""
-        n = len(ranks)
-        rounds = 2 if op is Op.ALL_REDUCE else 1
-        order = sorted(ranks, key=lambda rank: (self._slots[rank].node.index, rank))
-        share = rounds * bytes_ * (n - 1) / n
-        on_node = Counter(self._slots[rank].node.index for rank in ranks)
-        flows = []
-        hops = []
-        for a, b in zip(order, order[1:] + order[:1], strict=True):
-            rails = on_node[self._slots[a].node.index]
-            flows.append(self._flow(a, b, share, fabric, rails))
-            hops.append(self._latency(a, b, fabric))
-        link = self._group_link(ranks, fabric)
-        steps = rounds * sum(hops) * (n - 1) / n
-        if bytes_ <= SMALL_BYTES and self.calibration.collectives == "ring":
-            steps = rounds * max(hops) * math.ceil(math.log2(n))
-        return self._traffic(link.latency_seconds + steps, flows)
+        """What an algorithm asks for; phases in a row hold each flow to its mean rate."""
+        step = SMALL_STEP if small else 1.0
+        latency = self._group_link(ranks, fabric).latency_seconds
+        flows: list[Flow] = []
+        on_wire = 0.0
+        for phase in way.phases:
+            latency += step * sum(self._wait(hop, fabric) for hop in phase.hops)
+            made = [
+                self._flow(hop.source, hop.target, hop.bytes, fabric, hop.rails)
+                for hop in phase.hops
+            ]
+            latency += max((self._opening(hop, fabric) for hop in phase.hops), default=0.0)
+            alone = max(self._alone(made), self._ports_seconds(phase, made))
+            alone = alone / phase.share + self._local_seconds(phase)
+            on_wire += alone
+            flows += made
+        if on_wire > self._alone(flows) > 0.0:
+            flows = [replace(flow, cap=min(flow.cap, flow.bytes / on_wire)) for flow in flows]
+        return self._traffic(latency, flows, way.algorithm)
 
-    def _traffic(self, latency: float, flows: list[Flow]) -> Traffic:
+    def _wait(self, hop: Hop, fabric: Fabric | None) -> float:
+        return hop.waits * self._latency(hop.source, hop.target, fabric) if hop.waits else 0.0
+
+    def _ports_seconds(self, phase: Phase, flows: Sequence[Flow]) -> float:
+        """Seconds of the busiest member, whose hops share the ports that it drives."""
+        busy: dict[tuple[str, int], float] = {}
+        for hop, flow in zip(phase.hops, flows, strict=True):
+            for end in (("tx", hop.source), ("rx", hop.target)):
+                busy[end] = busy.get(end, 0.0) + flow.bytes / flow.cap
+        return max(busy.values(), default=0.0)
+
+    def _local_seconds(self, phase: Phase) -> float:
+        """Seconds of the payload's way through the memory of the slowest member."""
+        passes = self.calibration.link("intra-node").passes
+        if not phase.local or not passes:
+            return 0.0
+        slots = {id(s.node.group): s for s in (self._slots[hop.source] for hop in phase.hops)}
+        rates = [resolve(slot.node.device).memory_gbytes_s for slot in slots.values()]
+        return max(passes * phase.local / (rate * 1e9) for rate in rates if rate is not None)
+
+    def _opening(self, hop: Hop, fabric: Fabric | None) -> float:
+        """Seconds until the connections of a hop between nodes are at full rate."""
+        a, b = self._slots[hop.source].node, self._slots[hop.target].node
+        if a.index == b.index or fabric is None or self.rates:
+            return 0.0
+        link = self.calibration.link(fabric.value)
+        wait = self._latency(hop.source, hop.target, fabric)
+        flow = self._flow(hop.source, hop.target, hop.bytes, fabric, hop.rails)
+        rate = min([flow.cap, *(self.capacity[name] for name in flow.resources)])
+        return link.opening_seconds(hop.bytes / hop.rails, rate / hop.rails, wait)
+
+    def _traffic(
+        self, latency: float, flows: list[Flow], algorithm: Algorithm = "point-to-point"
+    ) -> Traffic:
+        return Traffic(latency, tuple(flows), latency + self._alone(flows), algorithm)
+
+    def _alone(self, flows: Sequence[Flow]) -> float:
+        """Seconds of flows with the network to themselves."""
         load: dict[str, float] = {}
         for flow in flows:
             for resource in flow.resources:
                 load[resource] = load.get(resource, 0.0) + flow.bytes
         alone = max((bytes_ / self.capacity[name] for name, bytes_ in load.items()), default=0.0)
-        alone = max([alone, *(flow.bytes / flow.cap for flow in flows)])
-        return Traffic(latency, tuple(flows), latency + alone)
+        return max([alone, *(flow.bytes / flow.cap for flow in flows)])
 
     def _flow(
         self, source: int, target: int, bytes_: float, fabric: Fabric | None, rails: int = 1
@@ -185,13 +256,16 @@ class Network:
         return Flow(tuple(path), bytes_, 1, cap)
 
     def _rail_cap(self, node: Node, fabric: Fabric, rails: int) -> float:
-        """A member drives one port; a rehearsal has one port per entry."""
+        """A member drives one port over one connection; a rehearsal has one port per entry."""
         nic = node.nic(fabric)
         assert nic is not None
-        ports = min(rails, nic.count)
-        if ports == nic.count or (self.rates and (node.index, fabric) in self.rates):
+        if self.rates and (node.index, fabric) in self.rates:
             return math.inf
-        return self.calibration.link(fabric.value).bytes_per_second(nic.gbit_s * ports * GBIT)
+        ports = min(rails, nic.count)
+        link = self.calibration.link(fabric.value)
+        cap = link.bytes_per_second(nic.gbit_s * ports * GBIT, rails)
+        line = link.bytes_per_second(nic.total_gbit_s * GBIT)
+        return math.inf if ports == nic.count and cap >= line else cap
 
     def _nic(self, node: Node, fabric: Fabric, direction: str) -> str:
         name = f"{node.name}/{fabric.value}/{direction}"

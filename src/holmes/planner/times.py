@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 
+from holmes.cost.software import straggling
 from holmes.planner.buckets import buckets_of
 from holmes.planner.draft import Draft
 from holmes.simulate.recurrence import PartTimes, PipelineTimes, StageTimes
@@ -59,6 +60,7 @@ def _stage(draft: Draft, stage: int) -> StageTimes:
     )
     exchange = ground.exchanges[rank]
     every = not estimates.gathers_each_time
+    slower = straggling(draft.shape.layout.devices, estimates.cost.calibration)
     parts = []
     for bucket in buckets:
         a, b = bucket.blocks[0] - start, bucket.blocks[1] - start
@@ -67,11 +69,11 @@ def _stage(draft: Draft, stage: int) -> StageTimes:
                 gather=exchange.seconds(bucket.elements * workload.parameter_bytes, 1)
                 if every
                 else 0.0,
-                forward=forwards[b] - forwards[a],
-                backward=backwards[b] - backwards[a],
+                forward=slower * (forwards[b] - forwards[a]),
+                backward=slower * (backwards[b] - backwards[a]),
                 reduce=exchange.seconds(bucket.elements * workload.gradient_bytes, 1),
                 tied=bucket.tied,
-                weight=weights[b] - weights[a],
+                weight=slower * (weights[b] - weights[a]),
             )
         )
     step = 0.0

@@ -11,14 +11,15 @@ couples them before the end, since it takes the slowest of each stage.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from holmes.cost.model import CostModel, owned_elements
 from holmes.cost.network import Network
+from holmes.cost.software import cut_seconds, exchange_seconds, fabric_of, waits_for_transfers
 from holmes.plan.plan import Plan, Stage
 from holmes.plan.program import LOSS_SLOTS, schedule_of, stage_shape
 from holmes.schedule.instruction import Bucket, Op, StageShape
 from holmes.schedule.lower import WORLD_GROUP
-from holmes.simulate.meetings import fabric_of
 from holmes.simulate.recurrence import (
     PartTimes,
     PipelineTimes,
@@ -37,7 +38,10 @@ def step_seconds(plan: Plan, cost: CostModel) -> float:
     """
     times = times_of(plan, cost)
     choice = plan.schedule
-    if choice.name in ("gpipe", "1f1b") and plan.layout.pp >= FEWEST_STAGES:
+    if waits_for_transfers(plan, cost.calibration):
+        schedule = replace(schedule_of(plan), ahead=0)
+        seconds = pipeline_seconds(schedule, times, overlap=plan.overlap)
+    elif choice.name in ("gpipe", "1f1b") and plan.layout.pp >= FEWEST_STAGES:
         extras = choice.extra_warmup_per_cut or (choice.extra_warmup,) * (plan.layout.pp - 1)
         seconds = wavefront_seconds(
             choice.name, choice.microbatches, extras, times, overlap=plan.overlap
@@ -63,8 +67,8 @@ def times_of(plan: Plan, cost: CostModel) -> PipelineTimes:
             _stage_times(plan, cost, network, stage, shape)
             for stage, shape in zip(plan.stages, shapes, strict=True)
         ),
-        down=tuple(_cut(plan, network, shape, up=False) for shape in shapes[:-1]),
-        up=tuple(_cut(plan, network, shape, up=True) for shape in shapes[:-1]),
+        down=tuple(cut_seconds(plan, network, shape, up=False) for shape in shapes[:-1]),
+        up=tuple(cut_seconds(plan, network, shape, up=True) for shape in shapes[:-1]),
         norms=norms,
         tied=_tied(plan, network, shapes),
         exchanges=any(shape.data_group is not None for shape in shapes),
@@ -86,17 +90,15 @@ def _stage_times(
     parts = []
     for bucket in buckets:
         each = [
-            cost.blocks_time(
-                bucket.blocks, devices[plan.rank_map[rank]], plan.batch.micro, tp, plan.recompute
-            )
+            cost.stage_time(plan, stage, bucket.blocks, devices[plan.rank_map[rank]])
             for rank in slots.values()
         ]
         parts.append(
             PartTimes(
-                gather=_exchange(plan, network, shape, Op.ALL_GATHER, bucket),
+                gather=exchange_seconds(plan, network, shape, Op.ALL_GATHER, bucket),
                 forward=max(time.forward for time in each),
                 backward=max(time.backward for time in each),
-                reduce=_exchange(plan, network, shape, Op.REDUCE_SCATTER, bucket),
+                reduce=exchange_seconds(plan, network, shape, Op.REDUCE_SCATTER, bucket),
                 tied=bucket.tied,
                 weight=max(
                     cost.weight_seconds(
@@ -107,33 +109,6 @@ def _stage_times(
             )
         )
     return StageTimes(tuple(parts), step)
-
-
-def _exchange(plan: Plan, network: Network, shape: StageShape, op: Op, bucket: Bucket) -> float:
-    """One bucket's collective in all data groups of the stage at once."""
-    if shape.data_group is None:
-        return 0.0
-    width = plan.workload.gradient_bytes
-    if op is Op.ALL_GATHER:
-        width = plan.workload.parameter_bytes
-    names = shape.data_groups or (shape.data_group,) * len(shape.ranks)
-    together = []
-    for name in dict.fromkeys(names):
-        ranks = [rank for rank, own in zip(shape.ranks, names, strict=True) if own == name]
-        together.append(
-            network.collective(op, ranks, bucket.elements * width, fabric_of(plan, name))
-        )
-    return network.together(together).seconds
-
-
-def _cut(plan: Plan, network: Network, shape: StageShape, *, up: bool) -> float:
-    """One micro-batch over the cut after a stage, in all replicas at once."""
-    together = []
-    for name in shape.output_groups:
-        a, b = (int(end) for end in name.removeprefix("pipeline.").split("-"))
-        ends = (b, a) if up else (a, b)
-        together.append(network.transfer(*ends, shape.output_bytes, fabric_of(plan, name)))
-    return network.together(together).seconds
 
 
 def _tied(plan: Plan, network: Network, shapes: Sequence[StageShape]) -> float:

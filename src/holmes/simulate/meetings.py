@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holmes.cost.network import Network, Traffic
-from holmes.errors import DataError
+from holmes.cost.software import fabric_of, gathered_over_parameters
 from holmes.events.order import Match, matches
-from holmes.hardware.site import Fabric
 from holmes.plan.plan import Plan
+from holmes.schedule.instruction import Op
 from holmes.schedule.lower import Program
 
 
@@ -26,23 +26,6 @@ def program_ranks(plan: Plan) -> tuple[int, ...]:
     return tuple(sorted({rank for stage in plan.stages for rank in stage.ranks}))
 
 
-def fabric_of(plan: Plan, group: str | None) -> Fabric | None:
-    """The fabric that a group's traffic takes.
-
-    Raises:
-        DataError: the plan has no such group.
-    """
-    found = plan.group_by_name.get(group or "")
-    if found is None:
-        raise DataError(
-            f"the plan has no group {group!r}",
-            where="groups",
-            why="an instruction names it",
-            next_step="plan again with `holmes plan`",
-        )
-    return found.transport.fabric
-
-
 def meetings_of(plan: Plan, program: Program, network: Network) -> list[Meeting]:
     """The meetings of a program, in order of first mention."""
     return [
@@ -54,6 +37,9 @@ def meetings_of(plan: Plan, program: Program, network: Network) -> list[Meeting]
 def _traffic(plan: Plan, network: Network, match: Match) -> Traffic:
     fabric = fabric_of(plan, match.first.group)
     if match.ends is None:
-        return network.collective(match.first.op, match.ranks, match.first.bytes, fabric)
+        bytes_: float = match.first.bytes
+        if match.first.op is Op.ALL_GATHER:
+            bytes_ *= gathered_over_parameters(plan, network.calibration)
+        return network.collective(match.first.op, match.ranks, bytes_, fabric)
     source, target, size = match.ends
     return network.transfer(source, target, size, fabric)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from holmes.cost.model import CostModel
 from holmes.cost.network import Flow, Traffic
+from holmes.cost.software import waits_for_transfers
 from holmes.plan.plan import Plan
-from holmes.schedule.instruction import COMPUTE_OPS, Instruction
+from holmes.schedule.instruction import COMPUTE_OPS, Instruction, Op
 from holmes.schedule.lower import Program
 from holmes.simulate.meetings import meetings_of, program_ranks
 
@@ -74,6 +75,8 @@ def tables_of(plan: Plan, cost: CostModel, program: Program) -> Tables:
     for rank, instructions in zip(program_ranks(plan), program.ranks, strict=True):
         _add_rank(tables, position, rank, instructions)
         _add_seconds(tables, plan, cost, rank, instructions)
+        if waits_for_transfers(plan, cost.calibration):
+            _receive_late(tables, position, instructions)
     _add_meetings(tables, position, plan, cost, program)
     return tables
 
@@ -106,6 +109,20 @@ def _add_rank(
     tables.instructions += instructions
     tables.rank += [rank] * len(instructions)
     tables.joins += [[] for _ in instructions]
+
+
+def _receive_late(
+    tables: Tables, position: dict[int, int], instructions: tuple[Instruction, ...]
+) -> None:
+    """A transfer starts when the computation before the one that needs it has ended."""
+    before = -1
+    for ins in instructions:
+        if ins.op in COMPUTE_OPS:
+            for wait in ins.waits:
+                if before >= 0 and tables.instructions[position[wait]].op is Op.RECEIVE:
+                    tables.after[before].append(position[wait])
+                    tables.missing[position[wait]] += 1
+            before = position[ins.id]
 
 
 def _add_seconds(

@@ -1,0 +1,150 @@
+"""What training software adds to a stage's computation, and what a stage's exchanges take.
+
+Without overlap, Megatron-LM waits for each transfer between stages and all-reduces whole
+gradients; with parameters sharded, every forward gathers and every backward gathers again and
+reduces, under computation that they slow down; and many devices wait for the slowest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from holmes.cost.calibration import BlockTime, Calibration
+from holmes.cost.network import Network
+from holmes.errors import DataError
+from holmes.hardware.site import Fabric
+from holmes.plan.plan import Plan, Stage
+from holmes.plan.program import stage_shape
+from holmes.schedule.instruction import Bucket, Op, StageShape
+
+BlockRange = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class StageExtras:
+    """What is added to the computation of one stage, for each of its micro-batches.
+
+    Attributes:
+        factor: multiplies computation.
+        down, up: seconds that a forward and a backward take longer for having waited for a
+            transfer.
+        exchanges: seconds of gather and reduction of each bucket's blocks that run under
+            every computation, empty where they do not.
+        slowdown: seconds of computation per second of exchange.
+    """
+
+    factor: float = 1.0
+    down: float = 0.0
+    up: float = 0.0
+    exchanges: Mapping[BlockRange, tuple[float, float]] = field(default_factory=dict)
+    slowdown: float = 0.0
+
+    def added(self, time: BlockTime, blocks: BlockRange, stage: BlockRange) -> BlockTime:
+        """The time of a range of blocks of a stage with all that."""
+        time = time.scaled(self.factor)
+        gather = reduce = 0.0
+        for (start, stop), (one, other) in self.exchanges.items():
+            if blocks[0] <= start and stop <= blocks[1]:
+                gather, reduce = gather + one, reduce + other
+        forward = max(time.forward + self.slowdown * gather, gather)
+        moved = gather + reduce
+        backward = max(time.backward + self.slowdown * moved, moved)
+        if blocks[0] == stage[0]:
+            forward += self.down
+        if blocks[1] == stage[1]:
+            backward += self.up
+        return BlockTime(forward, backward)
+
+
+def stage_extras(plan: Plan, network: Network, stage: Stage) -> StageExtras:
+    """What the software of the network's calibration adds to a stage.
+
+    Raises:
+        DataError: a group that the stage needs is missing from the plan.
+    """
+    calibration = network.calibration
+    compute = calibration.compute
+    factor = straggling(plan.world_size, calibration)
+    shape = stage_shape(plan, stage)
+    if plan.sharding == "parameters":
+        exchanges = {
+            bucket.blocks: (
+                exchange_seconds(plan, network, shape, Op.ALL_GATHER, bucket),
+                exchange_seconds(plan, network, shape, Op.REDUCE_SCATTER, bucket),
+            )
+            for bucket in shape.buckets
+        }
+        return StageExtras(factor, 0.0, 0.0, exchanges, compute.overlap_slowdown)
+    fixed = compute.transfer_seconds if waits_for_transfers(plan, calibration) else 0.0
+    down = fixed if stage.stage > 0 else 0.0
+    up = fixed if stage.stage + 1 < len(plan.stages) else 0.0
+    return StageExtras(factor, down, up)
+
+
+def straggling(devices: int, calibration: Calibration) -> float:
+    """How much longer a step's computation takes where this many devices wait for one another."""
+    return 1 + calibration.compute.straggler * math.log2(max(1, devices))
+
+
+def waits_for_transfers(plan: Plan, calibration: Calibration) -> bool:
+    """Whether a stage asks for a transfer only when it has nothing else to do."""
+    return calibration.without_overlap == "megatron" and not plan.overlap
+
+
+def gathered_over_parameters(plan: Plan, calibration: Calibration) -> float:
+    """Bytes of the second half of a gradient exchange over those of the parameters.
+
+    An optimiser that is not sharded sums whole gradients everywhere, so it gathers gradients.
+    """
+    if plan.sharding == "none" and waits_for_transfers(plan, calibration):
+        return plan.workload.gradient_bytes / plan.workload.parameter_bytes
+    return 1.0
+
+
+def fabric_of(plan: Plan, group: str | None) -> Fabric | None:
+    """The fabric that a group's traffic takes.
+
+    Raises:
+        DataError: the plan has no such group.
+    """
+    found = plan.group_by_name.get(group or "")
+    if found is None:
+        raise DataError(
+            f"the plan has no group {group!r}",
+            where="groups",
+            why="an instruction names it",
+            next_step="plan again with `holmes plan`",
+        )
+    return found.transport.fabric
+
+
+def exchange_seconds(
+    plan: Plan, network: Network, shape: StageShape, op: Op, bucket: Bucket
+) -> float:
+    """One bucket's collective in all data groups of the stage at once."""
+    if shape.data_group is None:
+        return 0.0
+    width: float = plan.workload.gradient_bytes
+    if op is Op.ALL_GATHER:
+        ratio = gathered_over_parameters(plan, network.calibration)
+        width = plan.workload.parameter_bytes * ratio
+    names = shape.data_groups or (shape.data_group,) * len(shape.ranks)
+    together = []
+    for name in dict.fromkeys(names):
+        ranks = [rank for rank, own in zip(shape.ranks, names, strict=True) if own == name]
+        together.append(
+            network.collective(op, ranks, bucket.elements * width, fabric_of(plan, name))
+        )
+    return network.together(together).seconds
+
+
+def cut_seconds(plan: Plan, network: Network, shape: StageShape, *, up: bool) -> float:
+    """One micro-batch over the cut after a stage, in all replicas at once."""
+    together = []
+    for name in shape.output_groups:
+        a, b = (int(end) for end in name.removeprefix("pipeline.").split("-"))
+        ends = (b, a) if up else (a, b)
+        together.append(network.transfer(*ends, shape.output_bytes, fabric_of(plan, name)))
+    return network.together(together).seconds
