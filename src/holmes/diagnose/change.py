@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ SLOWER = 1.25
 MADS = 5.0
 SIGMA = 1.4826
 """Standard deviations of a normal distribution per MAD."""
+MEDIAN = 1.2533
+"""Standard error of a median over that of a mean, times the root of the count."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,9 @@ class Windows:
 
 @dataclass(frozen=True)
 class Change:
-    """Typical late over typical early time; ``noise`` is the MAD of the early ones, relative.
+    """Median late over median early time, of ``count`` messages or computations.
 
+    ``noise``: MAD of the early ones, relative, of which a median of many has less.
     ``stalls``: share of late messages that took at least :data:`STALL_SECONDS` more than usual.
     """
 
@@ -41,7 +45,9 @@ class Change:
 
     @property
     def slower(self) -> bool:
-        return self.ratio > max(SLOWER, 1.0 + MADS * SIGMA * self.noise)
+        """More than :data:`SLOWER`, and more than the noise of the median allows."""
+        noise = SIGMA * MEDIAN * self.noise / math.sqrt(self.count)
+        return self.ratio > max(SLOWER, 1.0 + MADS * noise)
 
 
 STALL_SECONDS = 0.15

@@ -17,6 +17,7 @@ LEAST_COMPUTE = 0.0005
 LEAST_WIRE = 0.0005
 STALLS = 0.02
 """From this share of stalled messages on, an edge loses packets."""
+LEAST_FIT = 0.6
 SURE = 0.95
 
 
@@ -107,6 +108,11 @@ def _slow_network(moving: Mapping[Edge, Change], places: Places) -> Verdict | No
     equal = [suspect for fit, suspect in fits if fit > best - 1e-9]
     whole = [one for one in equal if one.cls == "slow-link"] or equal
     chosen = whole[0]
+    excess = median(moving[edge].ratio for edge in chosen.edges) / max(
+        1.0, median([c.ratio for e, c in moving.items() if e not in chosen.edges] or [1.0])
+    )
+    if best < LEAST_FIT or (excess < SLOWER and not lost):
+        return None  # some slow messages, but no place that would explain them
     cls: VerdictClass = "lossy-link" if lost else chosen.cls
     seen = tuple(_matrix_lines(moving, worse, places))
     sure = SURE * best / len(whole)
