@@ -126,7 +126,7 @@ def _slow_network(moving: Mapping[Edge, Change], places: Places) -> Verdict | No
 
 
 def _suspects(moving: Mapping[Edge, Change], places: Places) -> Iterator[Suspect]:
-    """Every card (both ways, sending, receiving) and link that some edge uses."""
+    """Every card (both ways, sending, receiving), pair of hosts and link that some edge uses."""
     cards = sorted({(places.host(rank), edge.fabric) for edge in moving for rank in edge[:2]})
     for host, nic in cards:
         mine = [edge for edge in moving if edge.fabric == nic]
@@ -136,6 +136,14 @@ def _suspects(moving: Mapping[Edge, Change], places: Places) -> Iterator[Suspect
         if out and into:
             yield Suspect("slow-sender", host, nic, None, out)
             yield Suspect("slow-receiver", host, nic, None, into)
+    pairs = {(frozenset((places.host(e.source), places.host(e.target))), e.fabric) for e in moving}
+    for hosts, nic in sorted(pairs, key=lambda pair: (sorted(pair[0]), pair[1])):
+        between = frozenset(
+            edge
+            for edge in moving
+            if edge.fabric == nic and {places.host(rank) for rank in edge[:2]} == hosts
+        )
+        yield Suspect("slow-link", None, nic, "-".join(sorted(hosts)), between)
     for link in places.plan.site.links:
         ends = set(link.between)
         crossing = frozenset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from holmes.lab.faults import Fault
+from holmes.lab.faults import KINDS, Fault
 from holmes.runtime.groups import Groups
 from holmes.runtime.monitor.board import Board
 from holmes.runtime.monitor.flight import FlightRecorder
@@ -37,7 +37,7 @@ class Monitor:
         folder = run / FOLDER
         self._board = Board(folder / f"rank-{groups.rank}.board", groups.rank, interpreter.lanes)
         self._flight = FlightRecorder(folder, groups.rank)
-        mine = [(fault, mark) for fault, mark in faults if fault.rank == groups.rank]
+        mine = [(fault, mark) for fault, mark in faults if _own(fault, groups.rank)]
         self._saboteur = Saboteur([f for f, _ in mine], poison, [mark for _, mark in mine])
         published = Published(self._board)
         observers: list[Observer] = [published, self._saboteur] if mine else [published]
@@ -66,3 +66,8 @@ class Monitor:
     def close(self) -> None:
         """Close the record."""
         self._flight.close()
+
+
+def _own(fault: Fault, rank: int) -> bool:
+    """Whether this rank has to do it to itself."""
+    return fault.rank == rank and KINDS[fault.kind].by == "rank"
