@@ -96,5 +96,3 @@ def records(
             )
             by_rank[rank][step] = FlightStep(rank, step, True, spans[rank], {LANE: parts})
     return Records(Places(plan()), order, by_rank, None)
-
-

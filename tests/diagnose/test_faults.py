@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.diagnose.cases import plan
 from typer.testing import CliRunner
 
 from holmes.errors import ConfigError
 from holmes.hardware.site import Fabric
 from holmes.hardware.topology import Topology
 from holmes.lab.faults import KINDS, parse_faults
+from tests.diagnose.cases import plan
 
 
 def parse(*texts: str) -> list[object]:

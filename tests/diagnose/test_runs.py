@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.diagnose.cases import job
 
 from holmes.diagnose.diagnose import diagnose
 from holmes.diagnose.verdict import Verdict
@@ -16,6 +15,7 @@ from holmes.errors import RankDiedError
 from holmes.lab.probe import capabilities
 from holmes.launch.failures import RankKilledError, StalledError
 from holmes.train.rehearsal import Progress, Rehearsal
+from tests.diagnose.cases import job
 
 pytestmark = [
     pytest.mark.lab,

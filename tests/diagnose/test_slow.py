@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.diagnose.cases import WireFactor, records
 
 from holmes.diagnose.slow import why_slow
+from tests.diagnose.cases import WireFactor, records
 
 FAULT = 20
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.diagnose.cases import LANE, plan
-
 from holmes.diagnose.records import Places, order_of_plan
 from holmes.diagnose.sockets import Connection
 from holmes.diagnose.stopped import Scene, waits, why_stopped
 from holmes.runtime.monitor.board import Reading, Slot
 from holmes.schedule.instruction import COLLECTIVE_OPS, Op
+from tests.diagnose.cases import LANE, plan
 
 ORDER = order_of_plan(plan())
 PLACES = Places(plan())
@@ -19,7 +18,8 @@ CARDS = {f"10.0.0.{i}": (f"a-{i}", "ethernet") for i in range(4)}
 
 def of(rank: int, *ops: Op) -> int:
     """The first instruction of a rank with one of these operations."""
-    return next(i for i, x in ORDER.instructions.items() if ORDER.rank_of[i] == rank and x.op in ops)
+    mine = (i for i in ORDER.instructions if ORDER.rank_of[i] == rank)
+    return next(i for i in mine if ORDER.instructions[i].op in ops)
 
 
 def board(rank: int, lane: str | None, *ops: Op, step: int = 5) -> Reading:
