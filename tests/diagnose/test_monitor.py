@@ -8,7 +8,7 @@ import pytest
 
 from holmes.errors import DataError
 from holmes.events.span import Span
-from holmes.runtime.monitor.board import Board, read_board
+from holmes.runtime.monitor.board import Board, Phase, read_board
 from holmes.runtime.monitor.flight import FlightRecorder, read_flight
 from holmes.runtime.monitor.meter import Arrival, Meter
 
@@ -17,7 +17,7 @@ def test_a_board_shows_what_is_under_way(tmp_path: Path) -> None:
     path = tmp_path / "monitor" / "rank-3.board"
     board = Board(path, 3, ["compute", "comm:world"])
     board.set_operation(5)
-    board.step(7, inside=True)
+    board.step(7, Phase.INSIDE)
     board.turn("compute", 11)
     board.turn("compute", 11)
     board.turn("comm:world", 12)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from holmes.diagnose.records import Places, order_of_plan
 from holmes.diagnose.sockets import Connection
 from holmes.diagnose.stopped import Scene, waits, why_stopped
-from holmes.runtime.monitor.board import Reading, Slot
+from holmes.runtime.monitor.board import Phase, Reading, Slot
 from holmes.schedule.instruction import COLLECTIVE_OPS, Op
 from tests.diagnose.cases import LANE, plan
 
@@ -26,7 +26,7 @@ def board(rank: int, lane: str | None, *ops: Op, step: int = 5) -> Reading:
     """A rank inside a step, busy on one lane, or on none."""
     slots = [Slot("compute", 0, 0, 0, -1), Slot(LANE, 0, 0, 0, -1)]
     slots = [Slot(s.lane, 1, of(rank, *ops), 0, step) if s.lane == lane else s for s in slots]
-    return Reading(rank, 100 + rank, step, True, 1000, tuple(slots))
+    return Reading(rank, 100 + rank, step, Phase.INSIDE, 1000, tuple(slots))
 
 
 def exchanging() -> dict[int, Reading]:
@@ -104,3 +104,12 @@ def test_ranks_that_wait_in_a_circle_are_in_a_deadlock() -> None:
     }
     assert reduces
     assert why_stopped(Scene({**first, **last}), ORDER, PLACES).cls == "deadlock"
+
+
+def test_all_in_a_barrier_on_a_cut_card_is_a_cut_link() -> None:
+    meeting = {r: replace(b, phase=Phase.BEFORE) for r, b in exchanging().items()}
+    gone = Scene(meeting, {}, CARDS, stuck((0, 2), (1, 2)), (("a-2", "ethernet"),))
+    verdict = why_stopped(gone, ORDER, PLACES)
+    assert (verdict.cls, verdict.host) == ("cut-link", "a-2")
+    late = {**meeting, 1: replace(board(1, "compute", Op.FORWARD), step=4)}
+    assert why_stopped(Scene(late), ORDER, PLACES).rank == 1

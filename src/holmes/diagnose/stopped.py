@@ -16,7 +16,7 @@ from holmes.diagnose.sockets import Connection
 from holmes.diagnose.verdict import Verdict
 from holmes.events.join import COMPUTE_LANE
 from holmes.events.order import Order
-from holmes.runtime.monitor.board import Reading, Slot
+from holmes.runtime.monitor.board import Phase, Reading, Slot
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,14 @@ def why_stopped(scene: Scene, order: Order, places: Places) -> Verdict:
         seen += [f"rank {other} is {scene.states[other]} too" for other in sorted(stopped)[1:]]
         return Verdict("frozen", rank, places.host(rank), confidence=0.99, evidence=tuple(seen))
     waiting = waits(scene.boards, order)
-    inside = {rank for rank, board in scene.boards.items() if board.inside}
-    roots = [rank for rank in sorted(inside) if not waiting[rank]]
+    under_way = sorted(r for r, board in scene.boards.items() if board.phase is not Phase.OUTSIDE)
+    roots = [rank for rank in under_way if not waiting[rank]]
     busy = {rank: _busy(scene.boards[rank]) for rank in roots}
     stuck = [
         rank
         for rank in roots
-        if not busy[rank] or any(slot.lane == COMPUTE_LANE for slot in busy[rank])
+        if scene.boards[rank].inside
+        and (not busy[rank] or any(slot.lane == COMPUTE_LANE for slot in busy[rank]))
     ]
     graph = [f"rank {rank} waits for {_listed(found)}" for rank, found in waiting.items() if found]
     if stuck:
@@ -72,7 +73,9 @@ def waits(boards: Mapping[int, Reading], order: Order) -> dict[int, set[int]]:
     position = _positions(order)
     found: dict[int, set[int]] = {rank: set() for rank in boards}
     for rank, board in boards.items():
-        if not board.inside:
+        if board.phase in (Phase.BEFORE, Phase.AFTER):
+            place = board.step, board.phase
+            found[rank] |= {o for o, b in boards.items() if (b.step, b.phase) < place}
             continue
         for slot in _busy(board):
             for partner in order.partners.get(slot.instruction, ()):
@@ -94,7 +97,7 @@ def _begun(
     if board.step != step:
         return board.step > step
     if not board.inside:
-        return True
+        return board.phase is not Phase.BEFORE
     lane, place = position[instruction]
     slot = next((slot for slot in board.slots if slot.lane == lane), None)
     if slot is None or slot.count == 0 or slot.step != step:
@@ -111,7 +114,8 @@ def _doing(scene: Scene, rank: int) -> str:
     if board is None:
         return f"rank {rank} has not begun a step"
     if not board.inside:
-        return f"rank {rank} is between steps, after step {board.step}"
+        where = {Phase.BEFORE: "in the barrier before", Phase.AFTER: "in the barrier after"}
+        return f"rank {rank} is {where.get(board.phase, 'outside')} step {board.step}"
     names = [f"instruction {slot.instruction} on {slot.lane}" for slot in _busy(board)]
     doing = ", ".join(names) or "between two instructions"
     return f"rank {rank} is in step {board.step}, {doing}"

@@ -23,10 +23,12 @@ from holmes.errors import DataError
 from holmes.lab.carrier import carriers
 from holmes.lab.lab import Host
 from holmes.plan.plan import Plan
-from holmes.runtime.monitor.board import Reading, read_board
+from holmes.runtime.monitor.board import Phase, Reading, read_board
 
 LEAST_SECONDS = 5.0
 FACTOR = 5.0
+CERTAIN = 0.95
+"""From here on the scene outranks what a rank complained of: a timeout is not the cause."""
 FIRST_STEP_SECONDS = 20.0
 """Before the first step is complete there is no baseline, and first calls are slow."""
 
@@ -97,7 +99,8 @@ class Watcher:
             self._seen, self._moved = progress, now
         limit = self.limit(boards)
         frozen = self._long_stopped(now, boards)
-        inside = any(board.inside for board in boards.values())
+        phases = [board.phase for board in boards.values()]
+        inside = len(phases) == len(self._pids) and Phase.OUTSIDE not in phases
         if not frozen and not (inside and now - self._moved > limit):
             return None
         self._scene = self.scene(boards)
@@ -126,8 +129,10 @@ class Watcher:
         self.freeze()
         assert self._scene is not None
         logical = None if rank is None else self._plan.rank_map.index(rank)
-        if self._verdict is None and kind == "silence":
-            self._verdict = why_stopped(self._scene, self._order, self._places)
+        if self._verdict is None and kind != "death":
+            found = why_stopped(self._scene, self._order, self._places)
+            if kind == "silence" or found.confidence > CERTAIN:
+                self._verdict = found
         written = {
             "kind": kind,
             "rank": logical,

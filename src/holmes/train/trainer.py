@@ -74,7 +74,7 @@ class Trainer:
         with self.saver:
             for step in range(self.first_step, last):
                 self.parts.set_learning_rate(self.learning_rate(step))
-                measured = self.stopwatch.measure(lambda step=step: self.step(step))  # type: ignore[misc]
+                measured = self.monitor.measure(step, lambda step=step: self.timed(step))  # type: ignore[misc]
                 self.record(step, measured)
                 self.saver.collect()
                 if self.due(step, self.job.train.evaluate_every):
@@ -85,6 +85,10 @@ class Trainer:
         self.monitor.close()
         folder = self.saver.last.folder if self.saver.last else None
         return TrainResult(last, self.loss, self.validation, folder)
+
+    def timed(self, step: int) -> MeasuredStep:
+        """One step, barrier to barrier."""
+        return self.stopwatch.measure(lambda: self.step(step))
 
     def step(self, step: int) -> Any:
         """One step of the plan."""

@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 from holmes.errors import DataError, WriteError
@@ -24,6 +25,18 @@ SLOT = struct.Struct("<qqqq")
 TABLE = 4096
 """Bytes in front of the slots: the length of a JSON text, and the text."""
 MOST_TEXT = 1 << 20
+
+
+class Phase(IntEnum):
+    """Where a rank is with its step, in order."""
+
+    OUTSIDE = 0
+    """Evaluating, saving, writing: nobody expects it to move."""
+    BEFORE = 1
+    """In the barrier before the step."""
+    INSIDE = 2
+    AFTER = 3
+    """In the barrier after the step."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +62,19 @@ class Reading:
     rank: int
     pid: int
     step: int
-    inside: bool
+    phase: Phase
     operation: int
     slots: tuple[Slot, ...]
 
     @property
+    def inside(self) -> bool:
+        """Whether a step's instructions are under way."""
+        return self.phase is Phase.INSIDE
+
+    @property
     def progress(self) -> tuple[int, ...]:
         """Changes whenever the rank gets anywhere."""
-        return (self.step, int(self.inside), *(slot.count for slot in self.slots))
+        return (self.step, int(self.phase), *(slot.count for slot in self.slots))
 
 
 class Board:
@@ -88,11 +106,11 @@ class Board:
         except OSError as error:
             raise WriteError(f"cannot write: {error.strerror}", where=str(path)) from None
 
-    def step(self, number: int, *, inside: bool) -> None:
-        """A step begins, or is complete."""
+    def step(self, number: int, phase: Phase) -> None:
+        """The rank comes to another phase of a step."""
         self._step = number
         HEAD.pack_into(
-            self._map, self._start, number, int(inside), self._operation, time.monotonic_ns()
+            self._map, self._start, number, int(phase), self._operation, time.monotonic_ns()
         )
 
     def set_operation(self, nanoseconds: int) -> None:
@@ -120,13 +138,13 @@ def read_board(path: Path) -> Reading:
             raise ValueError("length of the table")
         table = json.loads(data[8 : 8 + length])
         start = _slots_start(length)
-        step, inside, operation, _ = HEAD.unpack_from(data, start)
+        step, phase, operation, _ = HEAD.unpack_from(data, start)
         slots = []
         for i, lane in enumerate(table["lanes"]):
             place = start + HEAD.size + i * SLOT.size
             slots.append(Slot(str(lane), *SLOT.unpack_from(data, place)))
         rank, pid = int(table["rank"]), int(table["pid"])
-        return Reading(rank, pid, step, bool(inside), operation, tuple(slots))
+        return Reading(rank, pid, step, Phase(phase), operation, tuple(slots))
     except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
         raise DataError("cannot read a progress board", where=str(path), why=str(error)) from None
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from holmes.lab.faults import KINDS, Fault
 from holmes.runtime.groups import Groups
-from holmes.runtime.monitor.board import Board
+from holmes.runtime.monitor.board import Board, Phase
 from holmes.runtime.monitor.flight import FlightRecorder
 from holmes.runtime.monitor.observer import Observer, Published, Several
 from holmes.runtime.monitor.saboteur import Poison, Saboteur
 from holmes.runtime.pipeline.interpreter import Interpreter, StepResult
 
 FOLDER = "monitor"
+T = TypeVar("T")
 
 
 class Monitor:
@@ -43,14 +45,21 @@ class Monitor:
         observers: list[Observer] = [published, self._saboteur] if mine else [published]
         interpreter.observer = Several(observers) if mine else published
 
+    def measure(self, number: int, measured: Callable[[], T]) -> T:
+        """Run a step with the barriers around it, in which ranks can hang as well."""
+        self._board.step(number, Phase.BEFORE)
+        result = measured()
+        self._board.step(number, Phase.OUTSIDE)
+        return result
+
     def watch(self, number: int, step: Callable[[], StepResult]) -> StepResult:
         """Run a step under watch and record it. A step that fails leaves the board as it was."""
         for comm in self._groups.communicators.values():
             comm.meter.drain()
         self._saboteur.step = number
-        self._board.step(number, inside=True)
+        self._board.step(number, Phase.INSIDE)
         result = step()
-        self._board.step(number, inside=False)
+        self._board.step(number, Phase.AFTER)
         offset = self._groups.clock_offset
         arrivals = {
             f"comm:{name}": [
