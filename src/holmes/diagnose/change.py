@@ -15,7 +15,8 @@ LEAST_STEPS = 8
 WINDOW = 20
 SLOWER = 1.25
 """A quantity counts as slower from here on, whatever its noise."""
-MADS = 5.0
+ERRORS = 3.0
+"""Standard errors of the early noise."""
 SIGMA = 1.4826
 """Standard deviations of a normal distribution per MAD."""
 MEDIAN = 1.2533
@@ -34,20 +35,22 @@ class Windows:
 class Change:
     """Median late over median early time, of ``count`` messages or computations.
 
-    ``noise``: MAD of the early ones, relative, of which a median of many has less.
+    ``noise``: MAD of the early ones, relative, of which a median of many has less; ``steps``
+    tells how many, since what happens within one step is not independent.
     ``stalls``: share of late messages that took at least :data:`STALL_SECONDS` more than usual.
     """
 
     ratio: float
     noise: float
     count: int
+    steps: int
     stalls: float = 0.0
 
     @property
     def slower(self) -> bool:
         """More than :data:`SLOWER`, and more than the noise of the median allows."""
-        noise = SIGMA * MEDIAN * self.noise / math.sqrt(self.count)
-        return self.ratio > max(SLOWER, 1.0 + MADS * noise)
+        noise = SIGMA * MEDIAN * self.noise / math.sqrt(self.steps)
+        return self.ratio > max(SLOWER, 1.0 + ERRORS * noise)
 
 
 STALL_SECONDS = 0.15
@@ -87,4 +90,4 @@ def change_of(samples: Iterable[Sample], compared: Windows, least: float = 0.0) 
     spread = median(abs(value / usual[key] - 1.0) for key in usual for value in early[key])
     waits = [value - usual[key] for key in usual for value in late.get(key, ())]
     stalls = sum(wait > STALL_SECONDS for wait in waits) / len(waits)
-    return Change(median(ratios), spread, len(ratios), stalls)
+    return Change(median(ratios), spread, len(ratios), len(compared.after), stalls)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 
 from holmes.diagnose.change import SLOWER, Change, Windows, change_of, windows
 from holmes.diagnose.edges import Edge, Sample, delays
@@ -17,7 +17,9 @@ LEAST_COMPUTE = 0.0005
 LEAST_WIRE = 0.0005
 STALLS = 0.02
 """From this share of stalled messages on, an edge loses packets."""
-LEAST_FIT = 0.6
+LEAST_FIT = 0.75
+LONGER_STEP = 1.08
+"""Under this a step is as long as it was."""
 SURE = 0.95
 
 
@@ -45,7 +47,7 @@ def why_slow(records: Records) -> Verdict:
         if (change := change_of(samples, compared, LEAST_WIRE)) is not None
     }
     by_compute = _slow_rank(computing, records.places)
-    by_wire = _slow_network(moving, records.places)
+    by_wire = _slow_network(moving, records.places, step_ratios(records, compared))
     if by_compute and by_wire:
         rank = by_compute.rank
         assert rank is not None
@@ -54,6 +56,26 @@ def why_slow(records: Records) -> Verdict:
         return by_compute if same else by_wire
     found = by_compute or by_wire
     return found or Verdict("none", confidence=0.8, evidence=(_steady(computing, moving),))
+
+
+def step_ratios(records: Records, compared: Windows) -> tuple[float, float]:
+    """Late over early steps, by median and by mean (where a tail shows).
+
+    Messages that lengthen no step are no alarm.
+    """
+    lengths = {}
+    for step in (*compared.before, *compared.after):
+        spans = [span for found in records.steps.values() for span in found[step].spans.values()]
+        arrived = [
+            part.at
+            for found in records.steps.values()
+            for parts in found[step].arrivals.values()
+            for part in parts
+        ]
+        starts, stops = [start for start, _ in spans], [stop for _, stop in spans]
+        lengths[step] = max((*stops, *arrived)) - min(starts)
+    early, late = ([lengths[step] for step in part] for part in (compared.before, compared.after))
+    return median(late) / median(early), mean(late) / mean(early)
 
 
 def compute_changes(records: Records, compared: Windows) -> dict[int, Change]:
@@ -93,26 +115,31 @@ def _slow_rank(computing: Mapping[int, Change], places: Places) -> Verdict | Non
     return Verdict("slow-compute", rank, places.host(rank), confidence=sure, evidence=seen)
 
 
-def _slow_network(moving: Mapping[Edge, Change], places: Places) -> Verdict | None:
+def _slow_network(
+    moving: Mapping[Edge, Change], places: Places, longer: tuple[float, float]
+) -> Verdict | None:
     slow = {edge for edge, change in moving.items() if change.slower}
     lossy = {edge for edge, change in moving.items() if change.stalls > STALLS}
-    worse, lost = (slow, False) if slow else (lossy, True)
-    if not worse:
+    lost = not (slow and longer[0] > LONGER_STEP)
+    worse = lossy if lost else slow
+    if not worse or (lost and longer[1] <= LONGER_STEP):
         return None
     fits = [
         (_fit(suspect.edges, worse), suspect)
         for suspect in _suspects(moving, places)
-        if suspect.edges & worse
+        if suspect.edges & worse and (suspect.cls == "slow-link" or suspect.edges <= worse)
     ]
-    best = max(fit for fit, _ in fits)
+    best = max((fit for fit, _ in fits), default=0.0)
+    if best < LEAST_FIT:
+        return None  # some slow messages, but no place that would explain them
     equal = [suspect for fit, suspect in fits if fit > best - 1e-9]
     whole = [one for one in equal if one.cls == "slow-link"] or equal
     chosen = whole[0]
     excess = median(moving[edge].ratio for edge in chosen.edges) / max(
         1.0, median([c.ratio for e, c in moving.items() if e not in chosen.edges] or [1.0])
     )
-    if best < LEAST_FIT or (excess < SLOWER and not lost):
-        return None  # some slow messages, but no place that would explain them
+    if excess < SLOWER and not lost:
+        return None
     cls: VerdictClass = "lossy-link" if lost else chosen.cls
     seen = tuple(_matrix_lines(moving, worse, places))
     sure = SURE * best / len(whole)
