@@ -81,16 +81,16 @@ def trial(rehearsal: Rehearsal, kind: str, seed: int, folder: Path) -> dict[str,
     fault, victim = fault_of(kind, random.Random(f"{kind}-{seed}"))
     resolved = job()
     plan = rehearsal.plan(resolved)
-    ended, message = 0, ""
+    ended, message = False, ""
     with busy() if kind == "neighbour" else quiet():
         try:
             inject = [fault] if fault else []
             rehearsal.run(resolved, plan, folder, steps=STEPS, inject=inject)
         except HolmesError as error:
-            ended, message = time.monotonic_ns(), error.what
+            ended, message = True, error.what
     verdict = diagnose(folder)
     named = verdict.rank if verdict.rank is not None else _number(verdict.host)
-    at = _injected(folder)
+    seconds = _seconds(folder) if ended else None
     return {
         "kind": kind,
         "seed": seed,
@@ -99,7 +99,7 @@ def trial(rehearsal: Rehearsal, kind: str, seed: int, folder: Path) -> dict[str,
         "class_right": verdict.cls == WANTED[kind],
         "victim_right": None if victim is None else named == victim,
         "confidence": round(verdict.confidence, 3),
-        "seconds": (ended - at) / 1e9 if ended and at else None,
+        "seconds": seconds,
         "message": message,
     }
 
@@ -108,9 +108,11 @@ def _number(host: str | None) -> int | None:
     return None if host is None else int(host.rpartition("-")[2])
 
 
-def _injected(folder: Path) -> int | None:
-    path = folder / "injected.json"
-    return json.loads(path.read_text())["faults"][0]["at_ns"] if path.exists() else None
+def _seconds(folder: Path) -> float:
+    """From the fault to its detection; a hang is named by then, a death is known."""
+    (fault,) = json.loads((folder / "injected.json").read_text())["faults"]
+    evidence = json.loads((folder / "evidence.json").read_text())
+    return float(evidence["noticed_ns"] - fault["at_ns"]) / 1e9
 
 
 @contextmanager
@@ -175,11 +177,11 @@ def confusion(trials: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
     """The record's body."""
     right = [float(t["class_right"] and t["victim_right"] is not False) for t in trials]
-    seconds = {
-        kind: record.spread([t["seconds"] for t in trials if t["kind"] == kind and t["seconds"]])
+    measured = {
+        kind: [t["seconds"] for t in trials if t["kind"] == kind and t["seconds"] is not None]
         for kind in FAILING
-        if any(t["kind"] == kind and t["seconds"] for t in trials)
     }
+    seconds = {kind: record.spread(values) for kind, values in measured.items() if values}
     return {
         "headline": record.headline(
             "share of trials with the right class and victim",
@@ -190,7 +192,7 @@ def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
         "right": int(sum(right)),
         "trials": len(right),
         "confusion": confusion(trials),
-        "seconds_from_fault_to_error": seconds,
+        "seconds_from_fault_to_notice": seconds,
         "each": trials,
     }
 

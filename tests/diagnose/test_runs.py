@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,20 +39,20 @@ def run(rehearsal: Rehearsal, folder: Path, *faults: str) -> Verdict:
 
 
 def fails(rehearsal: Rehearsal, folder: Path, fault: str) -> tuple[RankDiedError, Verdict, float]:
-    """The error, the verdict, and seconds from the fault to the error."""
+    """The error, the verdict, and seconds from the fault until it was noticed."""
     with pytest.raises(RankDiedError) as failure:
         run(rehearsal, folder, fault)
-    ended = time.monotonic_ns()
     (truth,) = json.loads((folder / "injected.json").read_text())["faults"]
+    noticed = json.loads((folder / "evidence.json").read_text())["noticed_ns"]
     assert (folder / "diagnosis.json").exists()
-    return failure.value, diagnose(folder), (ended - truth["at_ns"]) / 1e9
+    return failure.value, diagnose(folder), (noticed - truth["at_ns"]) / 1e9
 
 
 def test_a_killed_rank_is_dead(rehearsal: Rehearsal, tmp_path: Path) -> None:
     error, verdict, seconds = fails(rehearsal, tmp_path, "kill:rank=2@step=5,phase=backward")
     assert isinstance(error, RankKilledError)
     assert (verdict.cls, verdict.rank, verdict.host) == ("dead", 2, "a-2")
-    assert seconds < 1.0 + 1.0  # detected within a second, then stacks, sockets and clean-up
+    assert seconds < 1.0
     assert "diagnosis: dead: rank 2" in error.text()
 
 
@@ -61,7 +60,7 @@ def test_a_stopped_rank_is_frozen(rehearsal: Rehearsal, tmp_path: Path) -> None:
     error, verdict, seconds = fails(rehearsal, tmp_path, "freeze:rank=1@step=6")
     assert isinstance(error, StalledError)
     assert (verdict.cls, verdict.rank, verdict.host) == ("frozen", 1, "a-1")
-    assert seconds < FREEZE_SECONDS + 1.0
+    assert seconds < FREEZE_SECONDS
 
 
 def test_a_card_without_carrier_is_a_cut_link(rehearsal: Rehearsal, tmp_path: Path) -> None:

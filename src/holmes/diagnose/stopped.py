@@ -61,6 +61,8 @@ def why_stopped(scene: Scene, order: Order, places: Places) -> Verdict:
         why = (_doing(scene, rank), *graph)
         return Verdict("frozen", rank, places.host(rank), confidence=0.8, evidence=why)
     if not roots:
+        if not graph and scene.no_carrier:
+            return _network(scene, ())
         if not graph:
             return Verdict("software", confidence=0.3, evidence=("no rank is inside a step",))
         return Verdict("deadlock", confidence=0.8, evidence=tuple(graph))

@@ -80,6 +80,7 @@ class Watcher:
         self._stopped_since: dict[int, float] = {}
         self._scene: Scene | None = None
         self._verdict: Verdict | None = None
+        self._noticed = 0
 
     def begin(self, pids: Mapping[int, int]) -> None:
         """Watch these processes, by device of the site."""
@@ -103,8 +104,12 @@ class Watcher:
         inside = len(phases) == len(self._pids) and Phase.OUTSIDE not in phases
         if not frozen and not (inside and now - self._moved > limit):
             return None
-        self._scene = self.scene(boards)
+        self._scene = self.scene(boards, network=False)
         self._verdict = why_stopped(self._scene, self._order, self._places)
+        if self._verdict.cls != "frozen":  # only then does it take the network to tell
+            self._scene = self.scene(boards)
+            self._verdict = why_stopped(self._scene, self._order, self._places)
+        self._noticed = time.monotonic_ns()
         return Hang(
             f"the run hangs: {self._verdict.text()}",
             where=self._verdict.evidence[0],
@@ -122,6 +127,7 @@ class Watcher:
     def freeze(self) -> None:
         """Take down the scene, once."""
         if self._scene is None:
+            self._noticed = time.monotonic_ns()
             self._scene = self.scene(self._boards())
 
     def conclude(self, kind: str, rank: int | None, text: str) -> None:
@@ -135,6 +141,7 @@ class Watcher:
                 self._verdict = found
         written = {
             "kind": kind,
+            "noticed_ns": self._noticed,
             "rank": logical,
             "text": text,
             "verdict": None if self._verdict is None else asdict(self._verdict),
@@ -143,8 +150,8 @@ class Watcher:
         with suppress(OSError):  # the failure itself matters more than its record
             (self._run / EVIDENCE).write_text(json.dumps(written, indent=1))
 
-    def scene(self, boards: Mapping[int, Reading]) -> Scene:
-        """How everything stands now."""
+    def scene(self, boards: Mapping[int, Reading], *, network: bool = True) -> Scene:
+        """How everything stands now; asking the hosts about their cards takes a moment."""
         addresses = {
             address: (host.node.name, fabric.value)
             for host in self._hosts
@@ -156,7 +163,7 @@ class Watcher:
             states={rank: _word(self._kernel.state(pid)) for rank, pid in self._pids.items()},
             addresses=addresses if len(addresses) > 1 else {},
             connections={host: tuple(connections(pid)) for host, pid in pid_on.items()},
-            no_carrier=tuple(self._without_carrier()),
+            no_carrier=tuple(self._without_carrier()) if network else (),
         )
 
     def _boards(self) -> dict[int, Reading]:
@@ -177,18 +184,14 @@ class Watcher:
         return any(now - since > limit for since in self._stopped_since.values())
 
     def _without_carrier(self) -> list[tuple[str, str]]:
-        found = []
-        for host in self._hosts:
-            if host.netns_path is None:
-                continue
-            paths = [path for path in (host.userns_path, host.netns_path) if path]
-            up = carriers(paths)
-            found += [
-                (host.node.name, fabric.value)
-                for fabric, name in host.interfaces.items()
-                if up.get(name) is False
-            ]
-        return found
+        asked = [host for host in self._hosts if host.netns_path is not None]
+        paths = [[p for p in (host.userns_path, host.netns_path) if p] for host in asked]
+        return [
+            (host.node.name, fabric.value)
+            for host, up in zip(asked, carriers(paths), strict=True)
+            for fabric, name in host.interfaces.items()
+            if up.get(name) is False
+        ]
 
 
 def scene_to_dict(scene: Scene) -> dict[str, Any]:

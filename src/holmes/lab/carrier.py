@@ -20,15 +20,31 @@ RUNNING = 0x40
 SECONDS = 5.0
 
 
-def carriers(namespaces: Sequence[str]) -> dict[str, bool]:
-    """Whether each interface behind these namespace files has a carrier; empty if unknown."""
-    command = [sys.executable, "-m", "holmes.lab.carrier", *namespaces]
+def carriers(hosts: Sequence[Sequence[str]]) -> list[dict[str, bool]]:
+    """Of each host, given by its namespace files, whether its interfaces have a carrier.
+
+    All are asked at once; one that does not answer in time gives an empty dict.
+    """
+    asked = [
+        subprocess.Popen(
+            [sys.executable, "-m", "holmes.lab.carrier", *paths],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for paths in hosts
+    ]
+    return [_answer(process) for process in asked]
+
+
+def _answer(process: subprocess.Popen[str]) -> dict[str, bool]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-        found = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+        out, _ = process.communicate(timeout=SECONDS)
+        return {str(name): bool(up) for name, up in json.loads(out).items()}
+    except (ValueError, subprocess.TimeoutExpired):
+        process.kill()
+        process.communicate()
         return {}
-    return {str(name): bool(up) for name, up in found.items()}
 
 
 def own_carriers() -> dict[str, bool]:

@@ -154,9 +154,9 @@ class Pool:
         self.start()
         clean = False
         try:
-            watch = self._send_out(call, per_rank, limits)
             if guard is not None:
                 guard.begin({rank: self._members[rank].pid for rank in range(world)})
+            watch = self._send_out(call, per_rank, limits)
             failure = self._attend(call, watch, on_progress, guard)
             clean = failure is None
         finally:

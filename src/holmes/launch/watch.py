@@ -46,7 +46,7 @@ class Guard(Protocol):
     interval: float
 
     def begin(self, pids: Mapping[int, int]) -> None:
-        """A task starts on these processes, by launch rank."""
+        """A task is about to start on these processes, by launch rank."""
 
     def look(self, now: float) -> Stall | None:
         """What is wrong, where nothing has moved for too long."""
