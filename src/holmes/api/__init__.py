@@ -19,7 +19,15 @@ from holmes.api.planning import (
     simulate,
     sweep,
 )
-from holmes.api.running import probe, rehearse, report, show_config, train, verify
+from holmes.api.running import (
+    diagnose,
+    probe,
+    rehearse,
+    report,
+    show_config,
+    train,
+    verify,
+)
 
 __all__ = [
     "calibrate",
@@ -29,6 +37,7 @@ __all__ = [
     "checkpoint_verify",
     "compare",
     "compare_today",
+    "diagnose",
     "draw_schedule",
     "export_megatron",
     "launch",

@@ -29,8 +29,28 @@ def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -
     console.print(table)
 
 
-def rehearse(jobs: Sequence[ResolvedJob], console: Console) -> dict[str, Any]:
-    """Rehearse one job, or the same job under several placements.
+def diagnose(run: Path) -> dict[str, Any]:
+    """What is or was wrong with a run, which rank, host, card or link, and how sure that is.
+
+    Returns:
+        ``{verdict: {class, rank, host, nic, link, confidence}, evidence, advice}``, which
+        ``diagnosis.json`` in the run folder holds too.
+
+    Raises:
+        DataError: it is no run folder, or what the run left is damaged.
+    """
+    from holmes.diagnose.diagnose import diagnose as find
+    from holmes.diagnose.diagnose import write_diagnosis
+
+    verdict = find(run)
+    write_diagnosis(run, verdict)
+    return verdict.to_dict()
+
+
+def rehearse(
+    jobs: Sequence[ResolvedJob], console: Console, inject: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Rehearse one job, or the same job under several placements; ``inject`` holds faults.
 
     Returns:
         The rehearse object; for several placements ``{<placement>: object, speedup}``.
@@ -43,7 +63,7 @@ def rehearse(jobs: Sequence[ResolvedJob], console: Console) -> dict[str, Any]:
     from holmes.train.summary import machine, write_json
 
     with Bars(console) as bars:
-        results = run_all(jobs, bars.progress)
+        results = run_all(jobs, bars.progress, inject)
     for result in results.values():
         write_report(Path(result["run"]), Path(result["run"]) / "report.html")
     if len(results) == 1:

@@ -38,6 +38,14 @@ def command(
     rank_map: RankMapOption = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps to run.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run folder.")] = None,
+    inject: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--inject",
+            metavar="FAULT",
+            help="Break something, e.g. kill:rank=2@step=5,phase=backward; may be repeated.",
+        ),
+    ] = None,
     json_output: JsonOption = False,
     print_config: PrintConfigOption = False,
 ) -> None:
@@ -61,6 +69,6 @@ def command(
     if print_config:
         api.show_config(jobs[0], console(), json_output=json_output)
         return
-    result = api.rehearse(jobs, console=console())
+    result = api.rehearse(jobs, console=console(), inject=inject or ())
     if json_output:
         emit(result)

@@ -11,6 +11,7 @@ from typing import Any
 from holmes import errors
 from holmes.errors import HolmesError, RankDiedError
 from holmes.launch.process import describe_status
+from holmes.launch.watch import Stall
 
 Progress = Mapping[str, Any]
 
@@ -73,6 +74,13 @@ class RankSilentError(RankDiedError):
         if self.stopped:
             return f"find what stopped it (SIGSTOP, a debugger, a frozen cgroup); its log is {logs}"
         return f"the stack of each silent rank is at the end of its log, {logs}"
+
+
+class StalledError(RankDiedError):
+    """No rank gets anywhere, and a guard has found out why."""
+
+    def __init__(self, stall: Stall) -> None:
+        super().__init__(stall.what, where=stall.where, why=stall.why, next_step=stall.next_step)
 
 
 class RankFailedError(HolmesError):

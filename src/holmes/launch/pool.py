@@ -13,17 +13,23 @@ from __future__ import annotations
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from holmes.errors import ConfigError, HolmesError, RankDiedError
-from holmes.launch.failures import RankKilledError, RankSilentError, Standing, carried
+from holmes.launch.failures import (
+    RankKilledError,
+    RankSilentError,
+    StalledError,
+    Standing,
+    carried,
+)
 from holmes.launch.forker import Forker, Member, Seat
 from holmes.launch.process import state_of
-from holmes.launch.watch import Deadlines, Watch
+from holmes.launch.watch import Deadlines, Guard, Watch
 from holmes.launch.wire import Channel, Message
 
 Args = Mapping[str, Any]
@@ -123,15 +129,18 @@ class Pool:
         silence_seconds: float | None = None,
         on_progress: OnProgress | None = None,
         ranks: int | None = None,
+        guard: Guard | None = None,
     ) -> list[dict[str, Any]]:
         """Run a function on the first ``ranks`` seats (all by default); results by rank.
 
         ``args`` is one mapping for all or one per rank. ``deadline_seconds`` bounds
         the whole task, ``silence_seconds`` the time between two reports of a rank.
+        ``guard`` looks on, and ends the task where it finds it stalled.
 
         Raises:
             RankKilledError: a rank's process ended; the first death is the cause.
             RankSilentError: a deadline passed; names the ranks, the stopped ones first.
+            StalledError: the guard found that nothing moves.
             RankFailedError: an unexpected exception in a rank.
             HolmesError: the error a rank raised, with the rank in ``where``.
         """
@@ -145,8 +154,10 @@ class Pool:
         self.start()
         clean = False
         try:
+            if guard is not None:
+                guard.begin({rank: self._members[rank].pid for rank in range(world)})
             watch = self._send_out(call, per_rank, limits)
-            failure = self._attend(call, watch, on_progress)
+            failure = self._attend(call, watch, on_progress, guard)
             clean = failure is None
         finally:
             if not clean:  # also after Ctrl-C or an error in on_progress
@@ -218,12 +229,13 @@ class Pool:
         return int(messages[0]["port"])
 
     def _attend(
-        self, call: str, watch: Watch, on_progress: OnProgress | None
+        self, call: str, watch: Watch, on_progress: OnProgress | None, guard: Guard | None
     ) -> HolmesError | None:
         """Listen until the task is over; None when every rank answered."""
+        longest = LONGEST_WAIT_SECONDS if guard is None else guard.interval
         while not watch.over(now := time.monotonic()):
             listening = {self._members[rank].channel: rank for rank in watch.pending}
-            wait = min(max(0.0, watch.next_check(now) - now), LONGEST_WAIT_SECONDS)
+            wait = min(max(0.0, watch.next_check(now) - now), longest)
             sources: list[Channel | Forker] = [*listening, self._forker]
             for source in select.select(sources, [], [], wait)[0]:
                 if isinstance(source, Channel):
@@ -232,7 +244,33 @@ class Pool:
                 source.poll()
                 if not source.alive:
                     return _zygote_lost(call)
-        return self._judge(call, watch)
+            if guard is not None and (stopped := self._consult(watch, guard)):
+                return stopped
+        failure = self._judge(call, watch)
+        if failure is not None and guard is not None:
+            self._write_stacks(watch.pending)
+            guard.freeze()
+            guard.conclude(*_kind_of(failure), failure.text())
+        return failure
+
+    def _consult(self, watch: Watch, guard: Guard) -> HolmesError | None:
+        """Let the guard keep evidence of a first failure, or find that nothing moves."""
+        if watch.errors or watch.dead:
+            guard.freeze()
+            return None
+        stall = guard.look(time.monotonic())
+        if stall is None:
+            return None
+        guard.freeze()
+        self._write_stacks(watch.pending)
+        failure = StalledError(stall)
+        guard.conclude("stall", None, failure.text())
+        return failure
+
+    def _write_stacks(self, ranks: Iterable[int]) -> None:
+        """Have ranks write the stack of each thread to their logs."""
+        self._forker.signal([self._members[rank].pid for rank in ranks], signal.SIGUSR1)
+        time.sleep(STACK_SECONDS)
 
     def _listen(self, rank: int, watch: Watch, on_progress: OnProgress | None) -> None:
         messages, gone = self._members[rank].channel.drain()
@@ -256,10 +294,8 @@ class Pool:
             return carried(call, self._standing(rank, watch), payload)
         if watch.pending:
             seconds, late = watch.silent(time.monotonic())
-            pids = [self._members[rank].pid for rank in late]
             standings = [self._standing(rank, watch) for rank in late]
-            self._forker.signal(pids, signal.SIGUSR1)  # each writes its stacks to its log
-            time.sleep(STACK_SECONDS)
+            self._write_stacks(late)
             return RankSilentError(call, seconds, standings)
         return None
 
@@ -297,6 +333,15 @@ def _per_seat(name: str, given: Sequence[T] | None, size: int, default: T) -> li
     if len(given) != size:
         raise ConfigError(f"{name} has {len(given)} entries for {size} ranks")
     return list(given)
+
+
+def _kind_of(failure: HolmesError) -> tuple[str, int | None]:
+    """What a guard is told of a failure, and of which launch rank it is."""
+    if isinstance(failure, RankKilledError):
+        return "death", failure.rank
+    if isinstance(failure, RankSilentError):
+        return "silence", None
+    return "error", getattr(failure, "rank", None)
 
 
 def _zygote_lost(call: str) -> RankDiedError:

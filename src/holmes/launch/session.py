@@ -20,6 +20,7 @@ from holmes.hardware.topology import Topology
 from holmes.lab.lab import Isolation, Lab
 from holmes.launch.forker import Forker
 from holmes.launch.pool import Pool
+from holmes.launch.watch import Guard
 
 OnProgress = Callable[[int, Mapping[str, Any]], None]
 Links = Literal["shaped", "unshaped"]
@@ -102,6 +103,7 @@ class Session:
         deadline_seconds: float,
         operation_seconds: float,
         on_progress: OnProgress | None = None,
+        guard: Guard | None = None,
     ) -> list[dict[str, Any]]:
         """Run a task on all ranks; results by seat. Errors are those of :meth:`Pool.run`.
 
@@ -117,6 +119,7 @@ class Session:
             deadline_seconds=deadline_seconds,
             silence_seconds=SILENCE_FACTOR * operation_seconds,
             on_progress=on_progress,
+            guard=guard,
         )
 
     def _make_pool(self, forker: Forker) -> Pool:

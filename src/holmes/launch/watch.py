@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from holmes.launch.wire import Message
 
@@ -21,6 +21,42 @@ class Deadlines:
     task: float
     silence: float | None = None
     grace: float = 2.0
+
+
+class Stall(Protocol):
+    """The ranks of a task stopped getting anywhere: what, where and why, as for an error."""
+
+    @property
+    def what(self) -> str: ...
+    @property
+    def where(self) -> str: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def next_step(self) -> str: ...
+
+
+class Guard(Protocol):
+    """Follows the progress of a task beside its messages, and keeps the evidence of a failure.
+
+    Attributes:
+        interval: seconds between two looks.
+    """
+
+    interval: float
+
+    def begin(self, pids: Mapping[int, int]) -> None:
+        """A task is about to start on these processes, by launch rank."""
+
+    def look(self, now: float) -> Stall | None:
+        """What is wrong, where nothing has moved for too long."""
+
+    def freeze(self) -> None:
+        """Take down how things stand, at the first sign of a failure; later calls do nothing."""
+
+    def conclude(self, kind: str, rank: int | None, text: str) -> None:
+        """The failure turned out to be this (``death``, ``error``, ``silence``, ``stall``) of a
+        launch rank; all processes still run, or are as they died."""
 
 
 @dataclass

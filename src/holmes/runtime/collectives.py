@@ -9,6 +9,7 @@ the i-th of the buffer. There a wait with a deadline polls once a millisecond.
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Literal, Protocol
 
@@ -130,9 +131,14 @@ def _all_pairs(
     """Post all receives and sends with the other members, then wait for all of them."""
     group = comm.process_group
     others = [i for i in range(comm.size) if i != comm.index]
-    pending = [group.recv([incoming[i]], i, TAG) for i in others]
-    pending += [group.send([outgoing[i]], i, TAG) for i in others]
-    for work in pending:
+    posted = time.monotonic_ns()
+    receives = {i: group.recv([incoming[i]], i, TAG) for i in others}
+    sends = [group.send([outgoing[i]], i, TAG) for i in others]
+    for place, i in enumerate(comm.meter.order(others)):
+        before = time.monotonic_ns()
+        _wait(comm, receives[i])
+        comm.meter.note(comm.ranks[i], posted, before, incoming[i].nbytes, first=place == 0)
+    for work in sends:
         _wait(comm, work)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
 from torch.distributed import ProcessGroup
+
+from holmes.runtime.monitor.meter import Meter
 
 Backend = Literal["gloo", "nccl"]
 
@@ -21,6 +23,7 @@ class Communicator:
         index: position of this rank among them.
         network: what carries it, for messages (``roce on roce0``).
         timeout: the longest that one operation may take.
+        meter: when the parts of direct exchanges arrived, by peer.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Communicator:
     backend: Backend
     timeout: timedelta
     process_group: ProcessGroup
+    meter: Meter = field(default_factory=Meter, compare=False, repr=False)
 
     @property
     def size(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from holmes.hardware.topology import Topology, relative_speed
 from holmes.job.job import Job
+from holmes.lab.faults import Fault, parse_faults
 from holmes.launch.context import RankContext
 from holmes.launch.environment import from_environ, logical_rank
 from holmes.plan.codec import plan_from_dict, plan_to_dict
@@ -33,6 +34,7 @@ class Assignment:
         save: write checkpoints.
         cores: share of a core that a rank on the fastest device computes with, slower
             devices in proportion; None: all it gets.
+        inject: faults, as on the command line.
     """
 
     job: Job
@@ -46,6 +48,7 @@ class Assignment:
     resume_from: str | None = None
     save: bool = True
     cores: float | None = None
+    inject: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; :meth:`from_json` reads them."""
@@ -61,6 +64,7 @@ class Assignment:
             "resume_from": self.resume_from,
             "save": self.save,
             "cores": self.cores,
+            "inject": list(self.inject),
         }
 
     @classmethod
@@ -78,6 +82,7 @@ class Assignment:
                 "plan": plan_from_dict(data["plan"], where="assignment"),
                 "run_folder": Path(data["run_folder"]),
                 "tokens": (tokens[0], tokens[1]) if tokens else None,
+                "inject": tuple(data["inject"]),
             }
         )
 
@@ -89,6 +94,11 @@ class Assignment:
     @cached_property
     def topology(self) -> Topology:
         return Topology(self.plan.site)
+
+    def faults(self) -> list[tuple[Fault, Path]]:
+        """The faults to inject, and for each the file that tells when it happened."""
+        parsed = parse_faults(self.inject, self.topology, self.steps)
+        return [(f, self.run_folder / f".injected-{i}") for i, f in enumerate(parsed)]
 
     def compute_cores(self, rank: int) -> float | None:
         """Share of a core that a logical rank computes with, by the speed of its device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,11 @@ class Parts:
     optimizer: ShardedAdamW | None
     batches: BatchPlan | None
     held_out: HeldOut | None
+
+    def poison(self) -> None:
+        """Put a NaN into a gradient of this rank, as an injected fault does."""
+        if self.optimizer is not None:
+            next(self.optimizer.gradients())[0] = math.nan
 
     def set_learning_rate(self, value: float) -> None:
         """The learning rate of the steps that follow."""

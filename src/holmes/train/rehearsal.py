@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from holmes.cost.calibration import LAB, Calibration
 from holmes.cost.links import with_measured_links
 from holmes.cost.model import CostModel
+from holmes.diagnose.diagnose import diagnose, write_diagnosis
+from holmes.diagnose.watcher import Watcher
 from holmes.errors import ConfigError, HolmesError
 from holmes.events.trace import append_trace
 from holmes.hardware.topology import Topology
@@ -22,6 +25,7 @@ from holmes.runtime.capabilities import CAPABILITIES
 from holmes.runtime.checkpoint.folders import latest_committed
 from holmes.simulate.events import simulate
 from holmes.train.assignment import Assignment
+from holmes.train.injection import Injection, check_faults
 from holmes.train.parts import prepare_data
 from holmes.train.planning import (
     link_timings,
@@ -153,9 +157,19 @@ class Rehearsal:
         )
 
     def run(
-        self, resolved: ResolvedJob, plan: Plan, run: Path, *, steps: int, save: bool = True
+        self,
+        resolved: ResolvedJob,
+        plan: Plan,
+        run: Path,
+        *,
+        steps: int,
+        save: bool = True,
+        inject: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Train the plan; returns the rehearse object, which the run folder holds too.
+
+        Args:
+            inject: faults, as on the command line.
 
         Raises:
             HolmesError: what stopped the run, with the last committed checkpoint.
@@ -168,7 +182,7 @@ class Rehearsal:
         assignment = self._assignment(concrete.job, plan, run, steps=steps, save=save)
         predicted = plan.predicted.step_seconds * steps
         self.execute(
-            assignment,
+            replace(assignment, inject=tuple(inject)),
             run.name,
             deadline_seconds=START_ALLOWANCE_SECONDS + STEP_ALLOWANCE * predicted,
         )
@@ -181,22 +195,31 @@ class Rehearsal:
     def execute(
         self, assignment: Assignment, name: str, *, deadline_seconds: float
     ) -> list[dict[str, Any]]:
-        """Run an assignment on all ranks; results by seat.
+        """Run an assignment on all ranks, under watch; results by seat.
+
+        A run that fails is diagnosed: ``diagnosis.json`` is in its folder, the verdict in
+        the error.
 
         Args:
             deadline_seconds: bound on the whole run. Infinite where no measured calibration
                 stands behind the prediction: then only a silent rank ends the run.
         """
+        run = assignment.run_folder
+        injection = Injection(assignment, self.session)
+        hosts = self.session.lab.hosts if self.session.lab.shaped else ()
         try:
             return self.session.run(
                 "holmes.train.tasks:train",
                 {"assignment": assignment.to_json()},
                 deadline_seconds=deadline_seconds,
                 operation_seconds=assignment.job.train.deadline_seconds,
-                on_progress=self.progress.on_steps(name, assignment.steps),
+                on_progress=injection.following(self.progress.on_steps(name, assignment.steps)),
+                guard=Watcher(assignment.plan, run, hosts),
             )
         except HolmesError as error:
-            raise with_checkpoint(error, assignment.run_folder) from None
+            raise with_checkpoint(with_verdict(error, run), run) from None
+        finally:
+            injection.finish()
 
     def predict(self, plan: Plan) -> tuple[Any, ...]:
         """The predicted spans of one step."""
@@ -205,12 +228,15 @@ class Rehearsal:
         return simulate(plan, cost).spans
 
 
-def rehearse(jobs: Sequence[ResolvedJob], progress: Progress) -> dict[str, dict[str, Any]]:
+def rehearse(
+    jobs: Sequence[ResolvedJob], progress: Progress, inject: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """Rehearse one job, or one job under several placements, in one session.
 
     Args:
         jobs: the same job under different placements; run folders are
             ``<output>/<name>-<placement>`` when there are several.
+        inject: faults that each of the runs suffers.
 
     Returns:
         Rehearse objects by placement.
@@ -219,6 +245,9 @@ def rehearse(jobs: Sequence[ResolvedJob], progress: Progress) -> dict[str, dict[
     for resolved in jobs:  # refuses what cannot be planned before anything starts
         concrete = runnable(resolved, on_gpu=False)
         make_plan(request_of(concrete, capabilities=CAPABILITIES))
+        virtual = concrete.job.rehearsal.devices == "virtual"
+        steps = concrete.job.train.steps
+        check_faults(inject, Topology(concrete.site), steps, virtual=virtual)
     for folder in folders:
         make_run_folder(folder, keep=True)  # what an earlier run left stays until this one runs
     results: dict[str, dict[str, Any]] = {}
@@ -227,7 +256,7 @@ def rehearse(jobs: Sequence[ResolvedJob], progress: Progress) -> dict[str, dict[
             plan = rehearsal.plan(resolved)
             progress.say(f"{folder.name}: {plan.explain[0] if plan.explain else 'planned'}")
             results[plan.placement_name] = rehearsal.run(
-                resolved, plan, folder, steps=resolved.job.train.steps
+                resolved, plan, folder, steps=resolved.job.train.steps, inject=inject
             )
     return results
 
@@ -236,6 +265,17 @@ def token_files(job: Job, say: Say) -> tuple[str, str]:
     """Prepare the job's text once for all ranks; paths of the two token files."""
     prepared = prepare_data(job, say)
     return str(prepared.paths[0]), str(prepared.paths[1])
+
+
+def with_verdict(error: HolmesError, run: Path) -> HolmesError:
+    """The error of a stopped run with what the diagnosis says, which is written down too."""
+    with suppress(HolmesError):  # a diagnosis that fails must not hide the error
+        verdict = diagnose(run)
+        path = write_diagnosis(run, verdict)
+        found = f"{verdict.text()} (confidence {verdict.confidence:.2f}), see {path}"
+        error.why = f"{error.why}; diagnosis: {found}" if error.why else f"diagnosis: {found}"
+        error.args = (error.text(),)
+    return error
 
 
 def with_checkpoint(error: HolmesError, run: Path) -> HolmesError:

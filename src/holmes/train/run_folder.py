@@ -18,7 +18,16 @@ from holmes.plan.plan import Plan
 from holmes.runtime.checkpoint.folders import latest_committed
 from holmes.simulate.events import simulate
 
-FRESH = ("metrics.jsonl", "trace.jsonl", "predicted.jsonl", "evaluations.jsonl", "summary.json")
+FRESH = (
+    "metrics.jsonl",
+    "trace.jsonl",
+    "predicted.jsonl",
+    "evaluations.jsonl",
+    "summary.json",
+    "evidence.json",
+    "diagnosis.json",
+    "injected.json",
+)
 """Files that a new run under an old name starts without; checkpoints go too."""
 
 
@@ -44,7 +53,8 @@ def make_run_folder(path: Path, *, keep: bool) -> None:
         if not keep:
             for name in FRESH:
                 (path / name).unlink(missing_ok=True)
-            shutil.rmtree(path / "checkpoints", ignore_errors=True)
+            for folder in ("checkpoints", "monitor"):
+                shutil.rmtree(path / folder, ignore_errors=True)
             for log in (path / "logs").glob("*.log"):
                 os.truncate(log, 0)  # ranks that are up already go on writing to it
     except OSError as error:

@@ -15,6 +15,7 @@ from holmes.runtime.checkpoint.folders import step_of
 from holmes.runtime.checkpoint.random_state import seed_random
 from holmes.runtime.checkpoint.write import Committed
 from holmes.runtime.groups import Groups
+from holmes.runtime.monitor.monitor import Monitor
 from holmes.runtime.pipeline.stage import MicroBatch
 from holmes.train.assignment import Assignment
 from holmes.train.learning_rate import learning_rate
@@ -53,6 +54,9 @@ class Trainer:
         slot = assignment.topology.devices[self.plan.rank_map[groups.rank]]
         self.stopwatch = Stopwatch(groups, slot)
         self.recorder = RunRecorder(assignment, groups)
+        self.monitor = Monitor(
+            assignment.run_folder, groups, parts.interpreter, assignment.faults(), parts.poison
+        )
         self.data_index = self.plan.layout.coordinates(groups.rank)[1]
         self.first_step = 0
         self.loss: float | None = None
@@ -69,7 +73,7 @@ class Trainer:
         with self.saver:
             for step in range(self.first_step, last):
                 self.parts.set_learning_rate(self.learning_rate(step))
-                measured = self.stopwatch.measure(lambda step=step: self.step(step))  # type: ignore[misc]
+                measured = self.monitor.measure(step, lambda step=step: self.timed(step))  # type: ignore[misc]
                 self.record(step, measured)
                 self.saver.collect()
                 if self.due(step, self.job.train.evaluate_every):
@@ -77,12 +81,18 @@ class Trainer:
                 if self.due(step, self.job.train.checkpoint_every):
                     self.save(step + 1)
         self.recorder.close()
+        self.monitor.close()
         folder = self.saver.last.folder if self.saver.last else None
         return TrainResult(last, self.loss, self.validation, folder)
 
+    def timed(self, step: int) -> MeasuredStep:
+        """One step, barrier to barrier."""
+        return self.stopwatch.measure(lambda: self.step(step))
+
     def step(self, step: int) -> Any:
         """One step of the plan."""
-        return self.interpreter.step(step, self.loader(step) if self.batches else None)
+        loader = self.loader(step) if self.batches else None
+        return self.monitor.watch(step, lambda: self.interpreter.step(step, loader))
 
     def loader(self, step: int) -> Callable[[int], MicroBatch]:
         """Micro-batches of a step for this rank's replica, by number."""

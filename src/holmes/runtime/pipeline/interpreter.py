@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from holmes.errors import ConfigError
+from holmes.events.join import COMPUTE_LANE
 from holmes.events.span import Span
 from holmes.plan.program import LOSS_SLOTS
 from holmes.runtime import collectives
 from holmes.runtime.communicator import Communicator
 from holmes.runtime.groups import Groups
 from holmes.runtime.lanes import Completion, Lanes
+from holmes.runtime.monitor.observer import Observer, Unobserved
 from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.stage import MicroBatch, StageProgram
 from holmes.runtime.sharding.optimizer import Outcome, StepOptimizer
@@ -52,6 +54,8 @@ class Interpreter:
         stages: the (virtual) stages of this rank, in model order.
         tensors: parameter tensors of the whole model, the length of the squared norms.
         pace: what holds this rank's computation to the speed of its device.
+
+    ``observer`` is told when an instruction begins and ends; nobody is, unless it is set.
 
     Raises:
         ConfigError: when the boundary buffers of the stage are not what the plan sends.
@@ -90,6 +94,7 @@ class Interpreter:
         self._gathers_first = bool(self._gathers) and self._gathers[0] is self._list[0]
         self._stale = False
         self._check_boundaries()
+        self.observer: Observer = Unobserved()
         self._lanes = Lanes(self._comms, self._communicate, self._completion, groups.device)
 
     def step(self, number: int, load_batch: LoadBatch | None = None) -> StepResult:
@@ -162,6 +167,11 @@ class Interpreter:
         loss, samples = total.tolist()
         return float(loss / samples)
 
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """The lanes of this rank's list, the one that computes first."""
+        return (COMPUTE_LANE, *self._comms)
+
     def close(self) -> None:
         """End the lanes."""
         self._lanes.close()
@@ -171,8 +181,10 @@ class Interpreter:
             if ins.op in COMPUTE_OPS:
                 self._completion.wait(ins.waits)
                 start = self._clock()
+                self.observer.begin(ins)
                 with self._pace:
                     self._compute(ins)
+                self.observer.end(ins)
                 self._record(ins, start)
                 self._completion.finish(ins.id)
             else:
@@ -222,6 +234,7 @@ class Interpreter:
     def _communicate(self, ins: Instruction) -> None:
         """Run one communication to its end; called by the instruction's lane."""
         start = self._clock()
+        self.observer.begin(ins)
         comm = self._comms[ins.lane]
         if ins.op is Op.SEND:
             collectives.send(comm, self._buffers.pop(ins.buffer), ins.peer[0].rank)
@@ -239,6 +252,7 @@ class Interpreter:
         else:
             self._optimizer.sum_tied(_bucket(ins), comm)
         self._finish_stream()
+        self.observer.end(ins)
         self._record(ins, start)
 
     def _finish_stream(self) -> None:

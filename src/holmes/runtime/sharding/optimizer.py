@@ -10,7 +10,7 @@ update is elementwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,6 +91,10 @@ class ShardedAdamW:
     def set_learning_rate(self, value: float) -> None:
         """The learning rate of the steps that follow."""
         self._learning_rate = value
+
+    def gradients(self) -> Iterator[Tensor]:
+        """The flat gradients of each bucket, as they are now."""
+        return (bucket.gradients for bucket in self._buckets.values())
 
     def reduce(self, bucket: int, comm: Communicator) -> None:
         collectives.reduce_scatter(comm, self._buckets[bucket].gradients, self._scratch)

@@ -1,0 +1,218 @@
+"""Injected faults against what the diagnosis says: class, victim, seconds, false alarms.
+
+Four hosts on one shaped Ethernet, four replicas, virtual devices; victims, steps and phases
+are drawn with a seed. The truth is what the injector wrote; the diagnosis cannot see it.
+Runs in parts: `--only kill,cut`; `--add` keeps the trials that the record has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import arms
+import record
+from holmes.diagnose.diagnose import diagnose
+from holmes.errors import HolmesError
+from holmes.events.span import Span
+from holmes.job.resolve import ResolvedJob
+from holmes.lab.faults import PHASES
+from holmes.runtime.monitor.board import Board
+from holmes.runtime.monitor.flight import FlightRecorder, FlightStep, read_flight
+from holmes.train.rehearsal import Progress, Rehearsal
+
+HOSTS = 4
+STEPS = 24
+SITE = (
+    "{name: flat, clusters: [{name: a, nodes: 4, device: {kind: cpu-core, count: 1}, "
+    "nics: [{kind: ethernet, gbit_s: 0.4}]}], rehearsal: {scale: 1}}"
+)
+SIZES = "gpt-1m, dp 4, 4 and 8 ms a block, 24 steps, 0.4 Gbit/s; faults last half of a run"
+WANTED = {
+    "none": "none",
+    "neighbour": "none",
+    "kill": "dead",
+    "freeze": "frozen",
+    "slow": "slow-compute",
+    "rate": "slow-link",
+    "cut": "cut-link",
+}
+FAILING = ("kill", "freeze", "cut")
+
+
+def job() -> ResolvedJob:
+    """What every trial trains."""
+    return arms.settings(
+        f"site={SITE}",
+        "model={preset: gpt-1m}",
+        "batch={global: 16, micro: 2}",
+        "parallel={pipeline: 1, data: 4}",
+        f"train={{steps: {STEPS}, trace_steps: 0, evaluate_batches: 0}}",
+        "rehearsal={devices: virtual, forward_ms: 4, backward_ms: 8}",
+    )
+
+
+def fault_of(kind: str, draw: random.Random) -> tuple[str | None, int | None]:
+    """The fault to inject and its victim (a rank, which is also the number of its host)."""
+    if kind in ("none", "neighbour"):
+        return None, None
+    victim = draw.randrange(HOSTS)
+    step = draw.randrange(4, 10) if kind in FAILING else STEPS // 2
+    if kind in ("kill", "freeze"):
+        return f"{kind}:rank={victim}@step={step},phase={draw.choice(PHASES)}", victim
+    if kind == "slow":
+        return f"slow:rank={victim},share=0.5@step={step}", victim
+    share = ",share=0.5" if kind == "rate" else ""
+    return f"{kind}:host=a-{victim},nic=ethernet{share}@step={step}", victim
+
+
+def trial(rehearsal: Rehearsal, kind: str, seed: int, folder: Path) -> dict[str, Any]:
+    """One run with one fault, or none."""
+    fault, victim = fault_of(kind, random.Random(f"{kind}-{seed}"))
+    resolved = job()
+    plan = rehearsal.plan(resolved)
+    ended, message = False, ""
+    with busy() if kind == "neighbour" else quiet():
+        try:
+            inject = [fault] if fault else []
+            rehearsal.run(resolved, plan, folder, steps=STEPS, inject=inject)
+        except HolmesError as error:
+            ended, message = True, error.what
+    verdict = diagnose(folder)
+    named = verdict.rank if verdict.rank is not None else _number(verdict.host)
+    seconds = _seconds(folder) if ended else None
+    return {
+        "kind": kind,
+        "seed": seed,
+        "fault": fault,
+        "class": verdict.cls,
+        "class_right": verdict.cls == WANTED[kind],
+        "victim_right": None if victim is None else named == victim,
+        "confidence": round(verdict.confidence, 3),
+        "seconds": seconds,
+        "message": message,
+    }
+
+
+def _number(host: str | None) -> int | None:
+    return None if host is None else int(host.rpartition("-")[2])
+
+
+def _seconds(folder: Path) -> float:
+    """From the fault to its detection; a hang is named by then, a death is known."""
+    (fault,) = json.loads((folder / "injected.json").read_text())["faults"]
+    evidence = json.loads((folder / "evidence.json").read_text())
+    return float(evidence["noticed_ns"] - fault["at_ns"]) / 1e9
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """A neighbour that computes without pause."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    yield
+
+
+def overhead(step: FlightStep, folder: Path) -> dict[str, float]:
+    """CPU-seconds per step of publishing a step like this one, and over the step's seconds."""
+    board = Board(folder / "rank-0.board", 0, ["compute"])
+    recorder = FlightRecorder(folder, 0)
+    spans = [Span(i, 0, 0, "compute", "forward", 0, 0, a, b) for i, (a, b) in step.spans.items()]
+    rounds = 200
+    before = time.process_time()
+    for number in range(rounds):
+        for span in spans:
+            board.turn("compute", span.id)
+            board.turn("compute", span.id)
+        recorder.write(number, spans, step.arrivals, applied=True)
+    each = (time.process_time() - before) / rounds
+    length = max(s.stop for s in spans) - min(s.start for s in spans)
+    return {"cpu_seconds_per_step": each, "share_of_step": each / (length / 1e9)}
+
+
+def run(kinds: list[str], trials: int, first: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """All trials in one session, and what watching costs."""
+    silent = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
+    found = []
+    with tempfile.TemporaryDirectory() as temporary:
+        base = Path(temporary)
+        with Rehearsal(job(), base / "logs", silent) as rehearsal:
+            rehearsal.calibrate(2)
+            for seed in range(first, first + trials):
+                for kind in kinds:
+                    folder = base / f"{kind}-{seed}"
+                    found.append(trial(rehearsal, kind, seed, folder))
+                    print(found[-1], flush=True)
+        kept = next(base.glob(f"*-{first}/monitor")).parent
+        return found, overhead(read_flight(kept / "monitor", 0)[-1], base)
+
+
+def confusion(trials: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """What was injected -> what was said -> how often."""
+    return {
+        kind: dict(Counter(t["class"] for t in trials if t["kind"] == kind))
+        for kind in WANTED
+        if any(t["kind"] == kind for t in trials)
+    }
+
+
+def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record's body."""
+    right = [float(t["class_right"] and t["victim_right"] is not False) for t in trials]
+    measured = {
+        kind: [t["seconds"] for t in trials if t["kind"] == kind and t["seconds"] is not None]
+        for kind in FAILING
+    }
+    seconds = {kind: record.spread(values) for kind, values in measured.items() if values}
+    return {
+        "headline": record.headline(
+            "share of trials with the right class and victim",
+            "none: what was injected",
+            {**record.spread(right), "pairs": len(right)},
+        ),
+        "sizes": SIZES,
+        "right": int(sum(right)),
+        "trials": len(right),
+        "confusion": confusion(trials),
+        "seconds_from_fault_to_notice": seconds,
+        "each": trials,
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=3, help="of each kind")
+    parser.add_argument("--only", default=",".join(WANTED), help="kinds, separated by commas")
+    parser.add_argument("--add", action="store_true", help="to the trials of the record")
+    given = parser.parse_args()
+    before = (record.read("reliability") or {}).get("each", []) if given.add else []
+    first = 1 + max((t["seed"] for t in before), default=-1)
+    trials, cost = run(given.only.split(","), given.trials, first)
+    body = summary([*before, *trials])
+    for kind, said in body["confusion"].items():
+        print(f"{kind:10} {said}")
+    print(f"class and victim right: {body['right']} of {body['trials']}")
+    record.write("reliability", {**body, "overhead": cost})
+
+
+if __name__ == "__main__":
+    main()

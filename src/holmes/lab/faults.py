@@ -1,0 +1,211 @@
+"""Faults that a rehearsal can inject: one registry, one grammar.
+
+    kill:rank=2@step=5,phase=backward      rate:host=roce-0,nic=ethernet,share=0.5@step=10
+
+Before the ``@`` stands what breaks, behind it when. This is the only place that knows
+the names; who carries a fault out is said by :attr:`Kind.by`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from holmes.errors import ConfigError, suggestion
+from holmes.hardware.site import Fabric
+from holmes.hardware.topology import Topology
+
+Phase = Literal["forward", "backward", "communicate", "step"]
+PHASES: tuple[Phase, ...] = ("forward", "backward", "communicate", "step")
+EXAMPLE = "kill:rank=2@step=5,phase=backward"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of fault.
+
+    Attributes:
+        help: what happens.
+        needs, may: keys before the ``@`` that have to, or can, be given.
+        by: ``rank``: the rank does it to itself at an exact instruction, so it takes
+            a phase; ``lab``: the rehearsal does it once the step before is complete.
+    """
+
+    help: str
+    needs: frozenset[str]
+    may: frozenset[str]
+    by: Literal["rank", "lab"]
+
+
+KINDS: Mapping[str, Kind] = {
+    "kill": Kind("SIGKILL to a rank", frozenset({"rank"}), frozenset(), "rank"),
+    "freeze": Kind("SIGSTOP to a rank", frozenset({"rank"}), frozenset(), "rank"),
+    "nan": Kind("a NaN in a gradient of a rank", frozenset({"rank"}), frozenset(), "rank"),
+    "slow": Kind(
+        "a rank computes at `share` of its speed", frozenset({"rank"}), frozenset({"share"}), "rank"
+    ),
+    "cpu": Kind(
+        "a rank gets `share` of a core (a kernel quota)",
+        frozenset({"rank"}),
+        frozenset({"share"}),
+        "lab",
+    ),
+    "rate": Kind(
+        "a NIC of a host (host=, nic=) or a link between clusters (link=) runs at `share`",
+        frozenset(),
+        frozenset({"host", "nic", "link", "share"}),
+        "lab",
+    ),
+    "cut": Kind(
+        "a NIC of a host loses its carrier", frozenset({"host", "nic"}), frozenset(), "lab"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault, checked against a site. ``rank`` is a logical rank, ``host`` a node name."""
+
+    text: str
+    kind: str
+    step: int
+    phase: Phase | None = None
+    rank: int | None = None
+    host: str | None = None
+    nic: Fabric | None = None
+    link: int | None = None
+    share: float = 0.5
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "fault": self.text,
+            "kind": self.kind,
+            "step": self.step,
+            "phase": self.phase,
+            "rank": self.rank,
+            "host": self.host,
+            "nic": None if self.nic is None else self.nic.value,
+            "link": self.link,
+            "share": self.share if "share" in KINDS[self.kind].may else None,
+        }
+
+
+def parse_faults(texts: Sequence[str], topology: Topology, steps: int) -> tuple[Fault, ...]:
+    """Parse and check faults.
+
+    Args:
+        steps: of the run; a fault has to fall inside.
+
+    Raises:
+        ConfigError: naming the fault and the part of it that is wrong.
+    """
+    return tuple(_parse(text, topology, steps) for text in texts)
+
+
+def _parse(text: str, topology: Topology, steps: int) -> Fault:
+    head, at, when = text.partition("@")
+    name, _, what = head.partition(":")
+    if name not in KINDS:
+        raise _wrong(text, f"there is no fault {name!r}", _near(name, KINDS))
+    kind = KINDS[name]
+    if not at:
+        raise _wrong(text, "it does not say when", f"add @step=N, as in {EXAMPLE}")
+    where = _pairs(text, what, kind.needs | kind.may)
+    missing = sorted(kind.needs - where.keys())
+    if missing:
+        raise _wrong(text, f"{name} needs {' and '.join(missing)}=", f"{name}: {kind.help}")
+    moment = _pairs(text, when, {"step", "phase"} if kind.by == "rank" else {"step"})
+    if "step" not in moment:
+        raise _wrong(text, "it names no step", f"add step=N, as in {EXAMPLE}")
+    if name == "rate" and ("link" in where) == bool(where.keys() & {"host", "nic"}):
+        raise _wrong(text, "rate needs either host= and nic=, or link=", kind.help)
+    fault = Fault(
+        text,
+        name,
+        step=_integer(text, "step", moment["step"], steps),
+        phase=_phase(text, moment.get("phase")),
+        rank=_optional(text, "rank", where, len(topology.devices)),
+        link=_optional(text, "link", where, len(topology.site.links)),
+        share=_share(text, where.get("share", "0.5")),
+        **_card(text, where, topology),
+    )
+    return fault
+
+
+def _pairs(text: str, part: str, known: frozenset[str] | set[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for word in part.split(",") if part else []:
+        key, equals, value = word.partition("=")
+        if key not in known:
+            hint = _near(key, known) or f"known here: {', '.join(sorted(known))}"
+            raise _wrong(text, f"unknown key {key!r}", hint)
+        if not equals or not value:
+            raise _wrong(text, f"{key} has no value", f"write {key}=VALUE")
+        if key in found:
+            raise _wrong(text, f"{key} is given twice", "leave one of them out")
+        found[key] = value
+    return found
+
+
+def _integer(text: str, key: str, value: str, limit: int) -> int:
+    if not value.isdecimal() or int(value) >= limit:
+        raise _wrong(
+            text, f"{key}={value} is not possible", f"give a whole number from 0 to {limit - 1}"
+        )
+    return int(value)
+
+
+def _optional(text: str, key: str, given: Mapping[str, str], limit: int) -> int | None:
+    if key not in given:
+        return None
+    if limit == 0:
+        raise _wrong(text, f"the site has no {key}", "leave it out")
+    return _integer(text, key, given[key], limit)
+
+
+def _phase(text: str, value: str | None) -> Phase | None:
+    if value is None:
+        return None
+    for phase in PHASES:
+        if phase == value:
+            return phase
+    raise _wrong(text, f"there is no phase {value!r}", _near(value, PHASES))
+
+
+def _share(text: str, value: str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share < 1.0:
+        raise _wrong(text, f"share={value} is not possible", "give a share between 0 and 1")
+    return share
+
+
+def _card(text: str, given: Mapping[str, str], topology: Topology) -> dict[str, Any]:
+    if "host" not in given and "nic" not in given:
+        return {}
+    if not {"host", "nic"} <= given.keys():
+        raise _wrong(text, "a NIC needs host= and nic=", "for example host=a-0,nic=ethernet")
+    nodes = {node.name: node for node in topology.nodes}
+    host = given["host"]
+    if host not in nodes:
+        raise _wrong(text, f"the site has no host {host!r}", _near(host, nodes))
+    kinds = {nic.kind.value: nic.kind for nic in nodes[host].group.nics}
+    if given["nic"] not in kinds:
+        raise _wrong(
+            text, f"host {host} has no {given['nic']} card", f"it has {', '.join(sorted(kinds))}"
+        )
+    return {"host": host, "nic": kinds[given["nic"]]}
+
+
+def _near(word: str, known: Any) -> str:
+    found = suggestion(word, known)
+    listed = f"choose from {', '.join(sorted(known))}"
+    return f"did you mean {found!r}? {listed}" if found else listed
+
+
+def _wrong(text: str, what: str, hint: str) -> ConfigError:
+    return ConfigError(f"cannot inject {text!r}: {what}", where="--inject", next_step=hint)

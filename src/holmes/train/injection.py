@@ -1,0 +1,118 @@
+"""The one runner of injected faults: what the lab does to a run, and the ground truth.
+
+Faults that a rank does to itself travel in its assignment; the others are carried out here,
+when rank 0 has reported the step before. ``injected.json`` holds what was injected and when.
+It is for whoever scores a diagnosis; the diagnosis never reads it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holmes.errors import ConfigError, UnavailableError
+from holmes.hardware.topology import Topology
+from holmes.lab.faults import KINDS, Fault, parse_faults
+from holmes.lab.lab import Lab
+from holmes.launch.session import OnProgress, Session
+from holmes.train.assignment import Assignment
+from holmes.train.summary import write_json
+
+
+def check_faults(texts: Sequence[str], topology: Topology, steps: int, *, virtual: bool) -> None:
+    """Refuse what cannot be injected, before anything starts.
+
+    Raises:
+        ConfigError: naming the fault.
+    """
+    for fault in parse_faults(texts, topology, steps):
+        if virtual and fault.kind in {"nan", "cpu"}:
+            other = "nothing computes gradients" if fault.kind == "nan" else "ranks sleep"
+            raise ConfigError(
+                f"cannot inject {fault.text!r}: devices are virtual, {other}",
+                where="--inject",
+                next_step="set rehearsal.devices=real, or inject `slow` instead of `cpu`",
+            )
+
+
+class Injection:
+    """The faults of one run."""
+
+    def __init__(self, assignment: Assignment, session: Session) -> None:
+        self._faults = assignment.faults()
+        self._plan = assignment.plan
+        self._session = session
+        self._run = assignment.run_folder
+        self._done: dict[str, int] = {}
+        self._undo: list[tuple[Fault, float]] = []
+        self._limited: list[int] = []
+
+    def following(self, tell: OnProgress) -> OnProgress:
+        """Pass reports on to ``tell``, and inject when their time has come."""
+
+        def hear(rank: int, report: Mapping[str, Any]) -> None:
+            tell(rank, report)
+            if "seconds" in report:
+                self._after(int(report["step"]))
+            elif "phase" in report and rank == 0:
+                self._after(0)
+
+        return hear
+
+    def finish(self) -> None:
+        """Put the lab right again and write the ground truth."""
+        lab = self._session.lab
+        for fault, rate in reversed(self._undo):
+            if fault.kind == "cut":
+                lab.link_up(self._node(fault), fault.nic or _no_card())
+            elif fault.link is not None:
+                lab.set_link_rate(fault.link, rate)
+            else:
+                lab.set_rate(self._node(fault), fault.nic or _no_card(), rate)
+        for pid in self._limited:
+            lab.unquota(pid)
+        for fault, mark in self._faults:
+            if mark.exists():
+                self._done[fault.text] = int(mark.read_text() or 0)
+                mark.unlink()
+        if self._faults:
+            rows = [{**f.to_dict(), "at_ns": self._done.get(f.text)} for f, _ in self._faults]
+            write_json(self._run / "injected.json", {"faults": rows})
+
+    def _after(self, steps: int) -> None:
+        """``steps`` are complete."""
+        for fault, _ in self._faults:
+            due = KINDS[fault.kind].by == "lab" and fault.text not in self._done
+            if due and steps >= fault.step:
+                self._done[fault.text] = time.monotonic_ns()
+                self._carry_out(fault, self._session.lab)
+
+    def _carry_out(self, fault: Fault, lab: Lab) -> None:
+        if fault.kind == "cpu":
+            assert fault.rank is not None
+            pid = self._session.pool.pids[self._plan.rank_map[fault.rank]]
+            self._limited.append(pid)
+            if not lab.quota(pid, fault.share):
+                raise UnavailableError(
+                    f"cannot inject {fault.text!r}", where="--inject", why=lab.quota_reason
+                )
+        elif fault.kind == "cut":
+            self._undo.append((fault, 0.0))
+            lab.link_down(self._node(fault), fault.nic or _no_card())
+        elif fault.link is not None:
+            rate = lab.rates.links[fault.link]
+            self._undo.append((fault, rate))
+            lab.set_link_rate(fault.link, rate * fault.share)
+        else:
+            nic = fault.nic or _no_card()
+            rate = lab.rates.nics[self._node(fault), nic]
+            self._undo.append((fault, rate))
+            lab.set_rate(self._node(fault), nic, rate * fault.share)
+
+    def _node(self, fault: Fault) -> int:
+        return next(n.index for n in self._session.topology.nodes if n.name == fault.host)
+
+
+def _no_card() -> Any:
+    raise AssertionError("the parser lets no such fault through without a card")
