@@ -184,7 +184,7 @@ def plan_with_groups(job: Path, ranks: int) -> Any:
         wanted.append(("data.verbs", "data", Fabric.INFINIBAND))
     if ranks > 1:
         wanted.append(("pipeline.0-1", "pipeline", None))
-    plan = api.plan(resolve_job(job, [], {}))
+    plan = api.plan(resolve_job(job, [], {})).plan
     (node,) = Topology(plan.site).nodes
     names = {node.name: ("any",)}  # NCCL takes interfaces from the environment
     groups = tuple(

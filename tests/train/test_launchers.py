@@ -103,7 +103,7 @@ def test_a_refused_run_leaves_the_one_before_alone(tmp_path: Path) -> None:
         (78, ["batch.global=7"]),
         (65, ["data.source=/no/where"]),
     ):
-        done = holmes("train", *given, *more)
+        done = holmes("train", *given, "--overwrite", *more)
         assert done.returncode == code, done.stderr
         assert kept.exists() and (run / "metrics.jsonl").exists()
     assert holmes("rehearse", *given, "batch.global=7").returncode == 78
