@@ -127,7 +127,7 @@ def in_flight(
     (Narayanan et al. 2021, figure 4). Zero-bubble H1 holds on every stage what 1F1B
     holds on the first, s of them only for their weight gradients (Qi et al. 2023,
     section 2.3). GPipe and the breadth-first loop hold all. The generated schedules
-    hold as many; a test compares them.
+    of one stage a device hold as many; a test compares them.
     """
     if schedule in ("gpipe", "looped-bfs"):
         return float(microbatches)
