@@ -12,13 +12,14 @@ Order = Literal["cluster", "launch", "scattered"]
 TransportRule = Literal["per-group", "common"]
 PartitionRule = Literal["exact", "proportional", "even"]
 Recompute = Literal["none", "selective", "full"]
+ContextAlgorithm = Literal["rsa", "ring", "ulysses"]
 Overlap = bool
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Degrees of the axes. Logical rank = ((pp * dp) + dp_index) * tp + tp_index:
-    tensor fastest, then data, then pipeline."""
+    """Degrees of the axes. Logical rank = ((pipeline * dp + data) * cp + context) * tp +
+    tensor: tensor fastest, then context, data, pipeline."""
 
     tp: int = 1
     pp: int = 1
@@ -30,15 +31,28 @@ class Layout:
     def devices(self) -> int:
         return self.tp * self.pp * self.dp * self.cp
 
-    def rank(self, pipeline: int, data: int, tensor: int = 0) -> int:
+    @property
+    def replicas(self) -> int:
+        """Ranks that hold the same parameters: those of the data and the context axis."""
+        return self.dp * self.cp
+
+    def rank(self, pipeline: int, data: int, tensor: int = 0, context: int = 0) -> int:
         """The logical rank at these coordinates."""
-        return (pipeline * self.dp + data) * self.tp + tensor
+        return ((pipeline * self.dp + data) * self.cp + context) * self.tp + tensor
 
     def coordinates(self, rank: int) -> tuple[int, int, int]:
         """(pipeline, data, tensor) of a logical rank."""
-        rest, tensor = divmod(rank, self.tp)
-        pipeline, data = divmod(rest, self.dp)
+        replica, tensor = divmod(rank, self.tp)
+        pipeline, data = divmod(replica // self.cp, self.dp)
         return pipeline, data, tensor
+
+    def context(self, rank: int) -> int:
+        """Place of a logical rank in its context group."""
+        return rank // self.tp % self.cp
+
+    def replica(self, rank: int) -> int:
+        """Place of a logical rank among those that hold the same parameters."""
+        return rank // self.tp % self.replicas
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ the i-th of the buffer. There a wait with a deadline polls once a millisecond.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, Protocol
 
@@ -110,6 +111,61 @@ def send(comm: Communicator, tensor: Tensor, rank: int) -> None:
 def receive(comm: Communicator, tensor: Tensor, rank: int) -> None:
     """Receive into a contiguous tensor from a logical rank of the group."""
     _wait(comm, comm.process_group.recv([tensor], comm.index_of(rank), TAG))
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A step of a ring under way: one tensor to the next member, one from the one before."""
+
+    comm: Communicator
+    outgoing: Tensor
+    incoming: Tensor
+    works: tuple[Pending, ...]
+    posted: int
+
+    def wait(self) -> Tensor:
+        """What came; ``outgoing`` may be changed from now on."""
+        before = time.monotonic_ns()
+        for place, work in enumerate(self.works):
+            _wait(self.comm, work)
+            if place == 0:
+                source = self.comm.ranks[self.comm.index - 1]
+                size = self.incoming.nbytes
+                self.comm.meter.note(source, self.posted, before, size, first=True)
+        return self.incoming
+
+
+def post_shift(comm: Communicator, outgoing: Tensor, incoming: Tensor, tag: int = TAG) -> Shift:
+    """Begin to pass a contiguous tensor on around the ring of the members, in rank order.
+
+    Args:
+        tag: keeps two rings apart that are under way at the same time.
+    """
+    group, index = comm.process_group, comm.index
+    following, previous = (index + 1) % comm.size, (index - 1) % comm.size
+    posted = time.monotonic_ns()
+    works: tuple[Pending, ...]
+    if comm.backend == "nccl":
+        # One launch for both directions: a send alone would wait for its receive.
+        group._start_coalescing(outgoing.device)
+        group.recv([incoming], previous, tag)
+        group.send([outgoing], following, tag)
+        works = (group._end_coalescing(outgoing.device),)
+    else:
+        works = (
+            group.recv([incoming], previous, tag),
+            group.send([outgoing], following, tag),
+        )
+    return Shift(comm, outgoing, incoming, works, posted)
+
+
+def all_to_all(comm: Communicator, outgoing: list[Tensor], incoming: list[Tensor]) -> None:
+    """Send member i the i-th contiguous tensor and fill the i-th with what it sends here."""
+    if comm.backend == "nccl":
+        _wait(comm, comm.process_group.alltoall(incoming, outgoing, dist.AllToAllOptions()))
+        return
+    incoming[comm.index].copy_(outgoing[comm.index])
+    _all_pairs(comm, dict(enumerate(outgoing)), dict(enumerate(incoming)))
 
 
 def barrier(comm: Communicator, device: torch.device) -> None:

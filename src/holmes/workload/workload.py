@@ -93,6 +93,18 @@ class Block:
         return self.whole_parameters + split / tp + self.expert_parameters / (tp * ep)
 
 
+def exchange_obstacle(heads: int, key_heads: int, ranks: int) -> str | None:
+    """Why heads cannot be dealt over ``ranks`` that exchange them for tokens, or None.
+
+    Keys and values of fewer heads than ranks are repeated.
+    """
+    if heads % ranks:
+        return f"{heads} attention heads do not divide over {ranks} context ranks"
+    if key_heads % ranks and ranks % key_heads:
+        return f"{key_heads} heads of keys and values do not divide over {ranks} context ranks"
+    return None
+
+
 @dataclass(frozen=True)
 class Workload:
     """A model as the planner sees it.

@@ -7,9 +7,6 @@ computing thread alone calls these, so all members issue them in the same order.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -17,24 +14,21 @@ from torch import Tensor
 
 from holmes.runtime import collectives
 from holmes.runtime.communicator import Communicator
-from holmes.runtime.tensor.tally import Tally
+from holmes.runtime.tensor.tally import Counted
 
 
-class TensorAxis:
+class TensorAxis(Counted):
     """The collectives of one tensor group.
 
     Attributes:
         index: this rank's place in it.
-        tally: calls and bytes sent since they were last taken.
     """
 
     def __init__(self, comm: Communicator) -> None:
+        super().__init__()
         self.comm = comm
         self.index = comm.index
         self.size = comm.size
-        self._counted = True
-        self._calls: Counter[str] = Counter()
-        self._bytes: Counter[str] = Counter()
 
     def gather_tokens(self, part: Tensor) -> Tensor:
         """[B, S/t, D] of every rank to [B, S, D], tokens in rank order."""
@@ -64,27 +58,9 @@ class TensorAxis:
         self._count("all_reduce", tensor)
         return tensor
 
-    @contextmanager
-    def uncounted(self) -> Iterator[None]:
-        """Collectives in here are no part of a step."""
-        self._counted, before = False, self._counted
-        try:
-            yield
-        finally:
-            self._counted = before
-
-    def take_tally(self) -> Tally:
-        """What was counted since the last call."""
-        taken = Tally(dict(self._calls), {op: float(n) for op, n in self._bytes.items()})
-        self._calls.clear()
-        self._bytes.clear()
-        return taken
-
     def _count(self, op: str, buffer: Tensor) -> None:
-        if self._counted:
-            rounds = 2 if op == "all_reduce" else 1
-            self._calls[op] += 1
-            self._bytes[op] += rounds * buffer.nbytes * (self.size - 1) // self.size
+        rounds = 2 if op == "all_reduce" else 1
+        self.count(op, rounds * buffer.nbytes * (self.size - 1) // self.size)
 
 
 def compute_type(tensor: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from holmes.errors import HolmesError
@@ -24,6 +25,40 @@ class Tally:
     @property
     def total_bytes(self) -> float:
         return sum(self.bytes_.values())
+
+
+class Counted:
+    """Counts the collectives that its blocks call for.
+
+    :meth:`take_tally` gives calls and bytes sent since they were last taken.
+    """
+
+    def __init__(self) -> None:
+        self._counted = True
+        self._calls: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Collectives in here are no part of a step."""
+        self._counted, before = False, self._counted
+        try:
+            yield
+        finally:
+            self._counted = before
+
+    def take_tally(self) -> Tally:
+        """What was counted since the last call."""
+        taken = Tally(dict(self._calls), {op: float(n) for op, n in self._bytes.items()})
+        self._calls.clear()
+        self._bytes.clear()
+        return taken
+
+    def count(self, op: str, sent: int) -> None:
+        """Note a collective of which this rank sends ``sent`` bytes."""
+        if self._counted:
+            self._calls[op] += 1
+            self._bytes[op] += sent
 
 
 def declared(blocks: Iterable[Block], tp: int, samples: int, recompute: Recompute) -> Tally:
@@ -56,7 +91,7 @@ def _as_run(part: Collective, forwards: int) -> tuple[tuple[str, int], ...]:
     return (("all_gather", forwards), ("reduce_scatter", 1))
 
 
-def check(counted: Tally, expected: Tally, times: int, where: str) -> None:
+def check(counted: Tally, expected: Tally, times: int, where: str, axis: str = "tensor") -> None:
     """Compare a step of ``times`` micro-batches with what one is declared to send.
 
     Raises:
@@ -67,7 +102,7 @@ def check(counted: Tally, expected: Tally, times: int, where: str) -> None:
     if counted.calls == calls and low <= counted.total_bytes <= high:
         return
     raise HolmesError(
-        "the tensor collectives of a step are not those that the workload declares",
+        f"the {axis} collectives of a step are not those that the workload declares",
         where=where,
         why=f"counted {counted.calls}, {counted.total_bytes:.0f} bytes; declared {calls}, "
         f"{expected.total_bytes * times:.0f} bytes",
