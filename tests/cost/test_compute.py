@@ -48,6 +48,20 @@ def test_narrow_products_are_slower_per_flop() -> None:
     assert rates == sorted(rates)
 
 
+def test_a_measured_block_is_shared_as_the_analytic_model_has_it() -> None:
+    half, talk = Segment("m", 1e9, 1.0), Collective("all_reduce", "tensor", 1e6, "forward")
+    work = block(half, Segment("n", 1e9, 1.0, split=()), talk)
+    kind = resolve(Device(kind="cpu-core"))
+    measured = {kind.name: {"transformer": BlockTime(4.0, 8.0)}}
+    known = LAB.with_blocks(measured, micro=1, source="by hand")
+    two = block_seconds(work, kind, known, 1, tp=2)
+    link = known.link("intra-node")
+    exchange = 2 * link.step_seconds + 1e6 / link.bytes_per_second(2e9)
+    assert two.forward == pytest.approx(4.0 * 3 / 4 + exchange, rel=1e-3)
+    split = replace(known, split_blocks={2: {kind.name: {"transformer": BlockTime(3.0, 5.0)}}})
+    assert block_seconds(work, kind, split, 2, tp=2) == BlockTime(6.0, 10.0)
+
+
 def test_tensor_ranks_divide_what_is_split_and_pay_for_their_collectives() -> None:
     split, whole = Segment("m", 1e15, 1.0), Segment("n", 1e15, 1.0, split=())
     one = block_seconds(block(split, whole), A100, DEFAULT, 1).forward

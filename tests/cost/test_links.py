@@ -49,4 +49,10 @@ def test_a_line_never_carries_more_than_its_rate() -> None:
 
 
 def test_without_timings_nothing_changes() -> None:
-    assert with_measured_links(LAB, PLAN, COST.topology, None, []) is LAB
+    assert with_measured_links(LAB, PLAN, COST.topology, None, []) == LAB
+
+
+def test_groups_inside_a_node_have_coefficients_of_their_own() -> None:
+    near = with_measured_links(LAB, PLAN, COST.topology, None, timings(TRUE))
+    assert near.link("intra-node") == LAB.link("intra-node")
+    assert near.link("roce") == near.link("ethernet") != LAB.link("roce")

@@ -67,3 +67,14 @@ def test_an_error_passes_without_a_pause(clocks: Clocks) -> None:
         clocks.work(1.0)
         raise KeyError("x")
     assert clocks.pauses == []
+
+
+def test_a_collective_inside_the_work_is_neither_paced_nor_counted(clocks: Clocks) -> None:
+    pace = Pace(0.5)
+    with pace:
+        clocks.work(1.0)
+        with pace.outside():
+            clocks.work(0.25, waiting=5.0)
+        clocks.work(2.0)
+    assert clocks.pauses == [1.0, 2.0]
+    assert pace.busy_seconds == 3.0

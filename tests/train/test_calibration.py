@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from holmes.cost.calibration import BlockTime
 from holmes.job.resolve import resolve_job
 from holmes.train.planning import measured_calibration, runnable
 from holmes.train.tasks import short_model
@@ -27,6 +28,16 @@ def test_busy_seconds_become_wall_seconds_at_speed_one() -> None:
     assert (head.forward, head.backward) == (8.0, 16.0)
     assert found.optimizer_seconds_per_element == 4e-9
     assert found.drag_seconds_per_byte == 4e-9
+
+
+def test_split_blocks_were_measured_as_a_rank_takes_them() -> None:
+    resolved = resolve_job(None, WORDS, {})
+    one = {"forward": 1.0, "backward": 2.0}
+    busy = {"blocks": {"head": one}, "split_blocks": {"head": one}, "optimizer": 1e-9}
+    found = measured_calibration(resolved, 1, [{**busy, "drag": None}], cores=0.5, tensor=2)
+    assert found.measured("cpu-core", "head", 1) == BlockTime(4.0, 8.0)
+    assert found.measured("cpu-core", "head", 2) == BlockTime(2.0, 4.0)  # wall seconds already
+    assert found.measured("cpu-core", "head", 4) is None
 
 
 def test_the_measured_chain_is_a_short_model() -> None:

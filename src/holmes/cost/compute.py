@@ -15,7 +15,7 @@ Recomputation repeats the forward, or its selective part, before the backward.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from holmes.cost.calibration import BlockTime, Calibration, ComputeCoefficients
@@ -178,18 +178,22 @@ def block_seconds(
 ) -> BlockTime:
     """Seconds of one block for a micro-batch of ``micro`` samples on one device.
 
-    Measured block times win over the analytic model when the calibration has
-    them for this device kind and block kind (and ``tp`` is 1, where they were
-    taken).
+    Measured block times win over the analytic model when the calibration has them for this
+    device kind and block kind, and for ``tp`` ranks; with those of one rank alone, the share
+    of one of ``tp`` is as the analytic model has it.
 
     Raises:
         ConfigError: a figure that is needed is missing from the catalogue.
     """
     inner = collectives_seconds(block, device, calibration, micro, tp, how)
-    measured = calibration.blocks.get(device.name, {}).get(block.kind)
+    measured = calibration.measured(device.name, block.kind, tp)
     segments = _Segments(device, calibration.compute, micro, tp, how)
     parts = [part for part in block.program(how.sequence_parallel) if isinstance(part, Segment)]
-    if measured is not None and tp == 1:
+    if measured is None and (whole := calibration.measured(device.name, block.kind, 1)):
+        alone = replace(segments, tp=1)
+        mine, all_ = (sum(one.forward(p).seconds for p in parts) for one in (segments, alone))
+        measured = whole.scaled(mine / all_ if all_ else 1.0 / tp) + inner
+    if measured is not None:
         base = measured.scaled(micro / calibration.micro).scaled(1.0 / device.speed)
         again = base.forward if recompute == "full" and _repeats(block) else 0.0
         if recompute == "selective":

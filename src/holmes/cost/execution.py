@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holmes.cost.calibration import BlockTime, Calibration, LinkCalibration
+from holmes.cost.calibration import BlockTime, Calibration, CollectiveStyle, LinkCalibration
 from holmes.cost.collectives import SMALL_BYTES, SMALL_STEP, SWITCH_SHARE
 from holmes.cost.kernels import missing
 from holmes.hardware.catalogue import DeviceKind
@@ -16,7 +16,8 @@ class TensorLink:
     """What the tensor group of a block talks over: bytes per second, and latencies.
 
     ``local_seconds_per_byte`` is the payload's way through memory in each round,
-    ``switch_adds`` says that the switch sums an all-reduce.
+    ``switch_adds`` says that the switch sums an all-reduce, ``direct`` that members send
+    straight to the owner of a part, all at once.
     """
 
     bytes_per_second: float
@@ -24,13 +25,18 @@ class TensorLink:
     step_seconds: float
     local_seconds_per_byte: float = 0.0
     switch_adds: bool = False
+    direct: bool = False
 
     def seconds(self, op: str, payload: float, members: int) -> float:
         """A collective of ``payload`` bytes at full size, by ring or switch, as
         :meth:`holmes.cost.network.Network.collective` has it inside one node."""
         rounds = 2 if op == "all_reduce" else 1
-        step = self.step_seconds * (SMALL_STEP if payload <= SMALL_BYTES else 1.0)
         sent = rounds * payload * (members - 1) / members
+        if self.direct:
+            steps = 2 * (members - 1) if op == "all_reduce" else 1
+            latency = self.latency_seconds + steps * self.step_seconds
+            return latency + sent / self.bytes_per_second
+        step = self.step_seconds * (SMALL_STEP if payload <= SMALL_BYTES else 1.0)
         ring = sent / self.bytes_per_second + rounds * payload * self.local_seconds_per_byte
         ring += rounds * (members - 1) * step
         if op == "all_reduce" and self.switch_adds:
@@ -62,7 +68,9 @@ class Execution:
 PLAIN = Execution()
 
 
-def inner_link(device: DeviceKind, link: LinkCalibration) -> TensorLink:
+def inner_link(
+    device: DeviceKind, link: LinkCalibration, style: CollectiveStyle = "ring"
+) -> TensorLink:
     """The link between the devices of a node.
 
     Raises:
@@ -77,7 +85,8 @@ def inner_link(device: DeviceKind, link: LinkCalibration) -> TensorLink:
             raise missing(device, "memory_gbytes_s")
         local = link.passes / (device.memory_gbytes_s * 1e9)
     adds = device.in_switch_reduction
-    return TensorLink(rate, link.latency_seconds, link.step_seconds, local, adds)
+    direct = style == "direct"
+    return TensorLink(rate, link.latency_seconds, link.step_seconds, local, adds, direct)
 
 
 def collectives_seconds(
@@ -91,7 +100,9 @@ def collectives_seconds(
     """Tensor-parallel collectives of the block."""
     if tp == 1:
         return BlockTime(0.0, 0.0)
-    link = how.tensor_link or inner_link(device, calibration.link("intra-node"))
+    link = how.tensor_link or inner_link(
+        device, calibration.link("intra-node"), calibration.collectives
+    )
     total = {"forward": 0.0, "backward": 0.0}
     for part in block.program(how.sequence_parallel):
         if isinstance(part, Collective) and part.axis == "tensor":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from holmes.hardware.topology import Topology
 from holmes.plan.plan import Group, Plan
 from holmes.schedule.instruction import Op
 
+INSIDE = "intra-node"
 PERFECT = LinkCalibration(1.0, 0.0)
 LEAST_EFFICIENCY = 0.5
 """A fit that finds less than half of the line rate has met a disturbance, not a link."""
@@ -38,16 +39,25 @@ def with_measured_links(
     rates: Rates | None,
     timings: Sequence[LinkTiming],
 ) -> Calibration:
-    """The calibration with one set of link coefficients fitted to all timings.
+    """The calibration with link coefficients fitted to the timings.
 
-    Non-negative least squares of the relative error over the latency of a hop, the time
-    on the line, and the time per byte beside it. Transports of the lab differ by rate
-    alone, so all share the coefficients; without timings nothing changes.
+    Transports of the lab differ by rate alone, so all between nodes share one set; groups
+    inside a node have their own. What was not timed stays as it is.
     """
-    if not timings:
-        return calibration
     ideal = replace(calibration, network=dict.fromkeys(calibration.network, PERFECT))
     network = Network(topology, plan.rank_map, ideal, rates)
+    inside = {name for name, group in plan.group_by_name.items() if group.transport.fabric is None}
+    links: dict[str, LinkCalibration] = dict(calibration.network)
+    for names in ({INSIDE}, set(links) - {INSIDE}):
+        mine = [timing for timing in timings if (timing.group in inside) == (INSIDE in names)]
+        if mine:
+            links |= dict.fromkeys(names, _fitted(network, plan, mine))
+    return replace(calibration, network=links)
+
+
+def _fitted(network: Network, plan: Plan, timings: Sequence[LinkTiming]) -> LinkCalibration:
+    """Non-negative least squares of the relative error over the latency of a hop, the time on
+    the line, and the time per byte beside it."""
     rows = [
         np.array(_terms(network, plan.group_by_name[timing.group], timing)) / timing.seconds
         for timing in timings
@@ -55,14 +65,12 @@ def with_measured_links(
     from scipy.optimize import nnls  # only where links are fitted
 
     (step, line, per_byte), _ = nnls(np.array(rows), np.ones(len(rows)))
-    fitted = LinkCalibration(
+    return LinkCalibration(
         efficiency=float(min(1.0, max(LEAST_EFFICIENCY, 1.0 / max(line, 1.0)))),
         latency_seconds=0.0,
         step_seconds=float(step),
         seconds_per_byte=float(per_byte),
     )
-    links: Mapping[str, LinkCalibration] = dict.fromkeys(calibration.network, fitted)
-    return replace(calibration, network=links)
 
 
 def _terms(network: Network, group: Group, timing: LinkTiming) -> tuple[float, float, float]:

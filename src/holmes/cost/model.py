@@ -100,10 +100,14 @@ class CostModel:
 
     def _between_nodes(self, slot: DeviceSlot) -> TensorLink:
         """A tensor group that leaves its node: a ring over all fast cards of the node."""
-        nic = max(slot.node.group.nics, key=lambda nic: nic.total_gbit_s)
-        link = self.calibration.link(nic.kind.value)
-        rate = link.bytes_per_second(nic.total_gbit_s * GBIT, slot.node.device.count)
-        return TensorLink(rate, link.latency_seconds, link.step_seconds)
+        rates = {nic.kind: nic.total_gbit_s for nic in slot.node.group.nics}
+        given = self.rates or {}
+        rates |= {kind: given.get((slot.node.index, kind), rate) for kind, rate in rates.items()}
+        kind = max(rates, key=lambda kind: rates[kind])
+        link = self.calibration.link(kind.value)
+        rate = link.bytes_per_second(rates[kind] * GBIT, slot.node.device.count)
+        direct = self.calibration.collectives == "direct"
+        return TensorLink(rate, link.latency_seconds, link.step_seconds, direct=direct)
 
     def blocks_time(
         self,

@@ -15,14 +15,15 @@ from holmes.runtime.pipeline.stage import MicroBatch, TorchStage
 from holmes.runtime.sharding.norm import sum_of_squares
 
 WARM_UP = 5
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Measured:
     """Mean busy seconds of one micro-batch; ``spread`` is (q3 - q1) / median of the sum.
 
-    Busy is processor time of the computing thread, which what else runs on the machine
-    hardly moves; on CUDA it is the time until the device is done.
+    Busy is processor time of the computing thread outside collectives, which what else runs
+    on the machine hardly moves; on CUDA it is the time until the device is done.
     """
 
     forward: float
@@ -31,7 +32,12 @@ class Measured:
 
 
 def profile_blocks(
-    stage: TorchStage, kinds: Sequence[str], batch: MicroBatch, pace: Pace, repeats: int = 25
+    stage: TorchStage,
+    kinds: Sequence[str],
+    batch: MicroBatch,
+    pace: Pace,
+    repeats: int = 25,
+    clock: Clock | None = None,
 ) -> dict[str, Measured]:
     """Forward and backward of each kind of block, gradients accumulating.
 
@@ -42,11 +48,12 @@ def profile_blocks(
         stage: a whole short model, its blocks numbered from 0.
         kinds: the kind of each block; a kind may occur several times.
         repeats: turns, after some that warm up.
+        clock: seconds, of which the time of a block is taken; busy seconds by default.
     """
     forward: dict[str, list[float]] = {kind: [] for kind in kinds}
     backward: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(WARM_UP + repeats):
-        down, up = run_chain(stage, kinds, batch, pace)
+        down, up = run_chain(stage, kinds, batch, pace, clock)
         if turn >= WARM_UP:
             for kind, first, second in zip(kinds, down, up, strict=True):
                 forward[kind].append(first)
@@ -62,19 +69,22 @@ def profile_blocks(
 
 
 def run_chain(
-    stage: TorchStage, kinds: Sequence[str], batch: MicroBatch, pace: Pace
+    stage: TorchStage,
+    kinds: Sequence[str],
+    batch: MicroBatch,
+    pace: Pace,
+    clock: Clock | None = None,
 ) -> tuple[list[float], list[float]]:
-    """One micro-batch forward, then backward; busy seconds of each block, in model order."""
+    """One micro-batch forward, then backward; seconds of each block, in model order."""
     device = batch.tokens.device
     down, up = [], []
     for index in range(len(kinds)):
         blocks = (index, index + 1)
-        with pace:
-            down.append(_busy_seconds(partial(stage.forward, 0, blocks, None, batch), device))
+        forward = partial(stage.forward, 0, blocks, None, batch)
+        down.append(_seconds(forward, pace, device, clock))
     for index in reversed(range(len(kinds))):
         blocks = (index, index + 1)
-        with pace:
-            up.append(_busy_seconds(partial(stage.backward, 0, blocks, None), device))
+        up.append(_seconds(partial(stage.backward, 0, blocks, None), pace, device, clock))
     stage.take_loss()
     return down, up[::-1]
 
@@ -94,18 +104,21 @@ def profile_optimizer(
 
     seconds = []
     for turn in range(WARM_UP + repeats):
-        with pace:
-            took = _busy_seconds(update, leaf.device)
+        took = _seconds(update, pace, leaf.device)
         if turn >= WARM_UP:
             seconds.append(took)
     return statistics.median(seconds) / elements
 
 
-def _busy_seconds(work: Callable[[], object], device: torch.device) -> float:
+def _seconds(
+    work: Callable[[], object], pace: Pace, device: torch.device, clock: Clock | None = None
+) -> float:
     if device.type != "cuda":
-        start = time.thread_time()
-        work()
-        return time.thread_time() - start
+        read = clock or (lambda: pace.busy_seconds)
+        before = read()
+        with pace:
+            work()
+        return read() - before
     torch.cuda.synchronize(device)
     start = time.perf_counter()
     work()

@@ -29,14 +29,18 @@ BESIDE_SECONDS = 1.0
 
 
 def profile_links(groups: Groups, plan: Plan) -> list[LinkTiming]:
-    """Time the operations of every group of the plan, one group at a time.
+    """Time the operations of every group of the plan: of tensor ranks at once, else in turn.
 
     Every rank calls it; each returns the timings of the groups it is a member of.
     """
     found: list[LinkTiming] = []
+    groups.barrier()
+    for group in plan.groups:  # at once, as in a step: they share no link but the processors
+        if group.axis == "tensor" and groups.rank in group.ranks:
+            found += _time_tensor(groups, plan, group)
     for group in plan.groups:
         groups.barrier()
-        if groups.rank in group.ranks and len(group.ranks) > 1:
+        if groups.rank in group.ranks and len(group.ranks) > 1 and group.axis != "tensor":
             found += _time_group(groups, group)
     groups.barrier()
     return found
@@ -89,7 +93,24 @@ def _time_group(groups: Groups, group: Group) -> list[LinkTiming]:
         flat = _payload(SMALL_BYTES, comm.size, groups.device)
         seconds = _typical(lambda: collectives.all_reduce(comm, flat))
         return [LinkTiming(group.name, Op.ALL_REDUCE, flat.nbytes, seconds)]
-    flat = _payload(LARGE_BYTES, comm.size, groups.device)
+    return _exchanges(group, comm, _payload(LARGE_BYTES, comm.size, groups.device))
+
+
+def _time_tensor(groups: Groups, plan: Plan, group: Group) -> list[LinkTiming]:
+    """The exchanges of activations of one micro-batch, and of a quarter of them."""
+    comm = groups[group.name]
+    workload, width = plan.workload, 4
+    whole = plan.batch.micro * workload.sequence * workload.hidden * width
+    found = []
+    for size in (whole, whole // 4):
+        flat = _payload(size, comm.size, groups.device)
+        found += _exchanges(group, comm, flat)
+    few = _payload(SMALL_BYTES, comm.size, groups.device)
+    seconds = _typical(lambda: collectives.all_reduce(comm, few))
+    return [*found, LinkTiming(group.name, Op.ALL_REDUCE, few.nbytes, seconds)]
+
+
+def _exchanges(group: Group, comm: Communicator, flat: Tensor) -> list[LinkTiming]:
     scratch = flat.new_empty(collectives.scratch_elements(flat.numel(), comm.size))
     return [
         LinkTiming(

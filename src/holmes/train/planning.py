@@ -213,33 +213,42 @@ def virtual_calibration(resolved: ResolvedJob, micro: int) -> Calibration:
 
 
 def measured_calibration(
-    resolved: ResolvedJob, micro: int, profiles: Sequence[Mapping[str, Any]], cores: float
+    resolved: ResolvedJob,
+    micro: int,
+    profiles: Sequence[Mapping[str, Any]],
+    cores: float,
+    tensor: int = 1,
 ) -> Calibration:
     """Block times from what all ranks measured at once: the median, at relative speed 1.
 
     Args:
         profiles: one per device of the site, as the profile task returns them.
         cores: share of a core that a rank on the fastest device computes with.
+        tensor: degree of the plan that was profiled.
     """
     fastest = max(slot.node.device.speed for slot in Topology(resolved.site).devices)
 
-    def seconds(busy: Sequence[float]) -> float:
-        return median(busy) / cores * fastest
+    def times(found: str, share: float) -> dict[str, BlockTime]:
+        kinds = profiles[0].get(found, {})
+        parts = {k: [[p[found][k][part] for p in profiles] for part in BLOCK_PARTS] for k in kinds}
+        return {
+            kind: BlockTime(*(median(taken) / share * fastest for taken in parts[kind]))
+            for kind in kinds
+        }
 
-    times = {
-        kind: BlockTime(
-            *(seconds([p["blocks"][kind][part] for p in profiles]) for part in BLOCK_PARTS)
-        )
-        for kind in profiles[0]["blocks"]
-    }
     drags = [p["drag"] for p in profiles if p["drag"] is not None]
     calibration = LAB.with_blocks(
-        _for_every_kind(resolved, times),
+        _for_every_kind(resolved, times("blocks", cores)),
         micro=micro,
         source=f"blocks measured on {len(profiles)} ranks at once",
-        optimizer_seconds_per_element=seconds([p["optimizer"] for p in profiles]),
+        optimizer_seconds_per_element=median(p["optimizer"] for p in profiles) / cores * fastest,
     )
-    return replace(calibration, drag_seconds_per_byte=median(drags) / cores if drags else 0.0)
+    split = _for_every_kind(resolved, times("split_blocks", 1.0))
+    return replace(
+        calibration,
+        split_blocks={tensor: split} if tensor > 1 else {},
+        drag_seconds_per_byte=median(drags) / cores if drags else 0.0,
+    )
 
 
 def link_timings(profiles: Sequence[Mapping[str, Any]]) -> list[LinkTiming]:

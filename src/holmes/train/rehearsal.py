@@ -117,7 +117,9 @@ class Rehearsal:
             operation_seconds=PROFILE_SECONDS,
         )
         if not virtual:
-            assumed = measured_calibration(self.resolved, micro, profiles, self.cores or 1.0)
+            assumed = measured_calibration(
+                self.resolved, micro, profiles, self.cores or 1.0, plan.layout.tp
+            )
         rates = self.session.rates
         if rates is not None:  # unshaped links have no line rate to compare with
             timings = link_timings(profiles)

@@ -6,6 +6,7 @@ session's warm ranks or in a process that torchrun or Slurm started.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,8 +24,9 @@ from holmes.runtime.checkpoint.read import read_checkpoint
 from holmes.runtime.groups import GroupOptions, Groups, Rendezvous, open_groups
 from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.stage import MicroBatch, StagePlace, TorchStage
-from holmes.runtime.profile import profile_blocks, profile_optimizer, run_chain
+from holmes.runtime.profile import Measured, profile_blocks, profile_optimizer, run_chain
 from holmes.runtime.profile_links import busy_per_byte, profile_links
+from holmes.runtime.tensor.share import Share, share_of
 from holmes.train.assignment import Assignment
 from holmes.train.compare import compare_parameters
 from holmes.train.parts import build_parts, open_data
@@ -101,7 +103,8 @@ def profile(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, An
     Returns:
         ``{links: [{group, op, bytes_, seconds}]}`` and, where devices are real, ``{blocks:
         {kind: {forward, backward, spread}}, optimizer: seconds per element, drag: busy
-        seconds that computation loses per byte exchanged beside it, or None}``.
+        seconds that computation loses per byte exchanged beside it, or None}``; with tensor
+        ranks also ``split_blocks``, seconds of a share of each block with its collectives.
     """
     given = Assignment.from_json(assignment)
     torch.set_num_threads(given.job.train.threads)
@@ -115,7 +118,9 @@ def profile(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, An
         stage, kinds, batch = short_model(given.job, given.plan.batch.micro)
         groups.barrier()
         measured = profile_blocks(stage, kinds, batch, pace)
-        found["blocks"] = {kind: asdict(times) for kind, times in measured.items()}
+        found["blocks"] = _as_json(measured)
+        if given.plan.layout.tp > 1:
+            found["split_blocks"] = _as_json(_profile_split(given, groups, pace))
         found["optimizer"] = profile_optimizer(pace)
         turn = sum(measured[kind].forward + measured[kind].backward for kind in kinds)
         groups.barrier()
@@ -125,12 +130,33 @@ def profile(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, An
     return found
 
 
+def _profile_split(given: Assignment, groups: Groups, pace: Pace) -> dict[str, Measured]:
+    """Seconds of blocks, collectives included, all tensor groups computing at once."""
+    split, tensor = sharding_module(family_of(given.job.model)).TENSOR_SPLIT, given.plan.layout.tp
+    share = share_of(given.plan, groups, split, pace)
+    groups.barrier()
+    chain = short_model(given.job, given.plan.batch.micro, share, tensor)
+    return profile_blocks(*chain, pace, clock=time.perf_counter)
+
+
+def _as_json(measured: Mapping[str, Measured]) -> dict[str, Any]:
+    return {kind: asdict(times) for kind, times in measured.items()}
+
+
 PROFILED_LAYERS = 3
 """Transformer blocks of the measured chain: several, so that caches do not hold them all."""
 
 
-def short_model(job: Job, micro: int) -> tuple[TorchStage, list[str], MicroBatch]:
-    """A model of the job's blocks but few layers, the kinds of its blocks, and a micro-batch."""
+def short_model(
+    job: Job, micro: int, share: Share | None = None, tensor: int = 1
+) -> tuple[TorchStage, list[str], MicroBatch]:
+    """A model of the job's blocks but few layers, the kinds of its blocks, and a micro-batch.
+
+    Args:
+        share: what this rank holds of each block; all of it by default.
+        tensor: ranks that share a block.
+    """
+    share = share or Share()
     family = family_of(job.model)
     module, config = model_module(family), describe(family).config_from(job.model)
     dtype = dtype_of(job.train.precision)
@@ -139,15 +165,16 @@ def short_model(job: Job, micro: int) -> tuple[TorchStage, list[str], MicroBatch
         *module.build_blocks(config, 0, 1 + layers, dtype=dtype),
         *module.build_blocks(config, config.blocks - 1, config.blocks, dtype=dtype),
     ]
+    share.apply(blocks, [*range(1 + layers), config.blocks - 1])
     generator = torch.Generator().manual_seed(0)
     shape = (micro, config.sequence)
     tokens = torch.randint(config.vocabulary, shape, generator=generator)
-    stage = TorchStage(
+    stage = share.stage(
         StagePlace(0, 0, len(blocks), len(blocks)),
         blocks,
-        module.loss,
+        share.loss(module.loss),
         1,
-        torch.empty((*shape, config.hidden), dtype=dtype),
+        torch.empty((micro, config.sequence // tensor, config.hidden), dtype=dtype),
         autocast=partial(module.autocast, job.train.precision),
     )
     return stage, ["embedding", *["transformer"] * layers, "head"], MicroBatch(tokens, tokens)

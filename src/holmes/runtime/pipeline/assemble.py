@@ -78,7 +78,7 @@ def real_engine(
         ConfigError: when the model is not the one that was planned.
     """
     mine = stages_of(plan, groups.rank)
-    share = share_of(plan, groups, model.tensor)
+    share = share_of(plan, groups, model.tensor, model.pace)
     built = {stage.stage: share.build(model.build, stage) for stage in mine}
     slots = [
         slot

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -18,16 +20,31 @@ class Pace:
 
     Args:
         cores: share of one core, at most 1; None means no pacing.
+
+    Attributes:
+        busy_seconds: processor time of all the work so far.
     """
 
     def __init__(self, cores: float | None) -> None:
+        self.busy_seconds = 0.0
         self._cores = cores
         self._wall = self._busy = 0.0
 
     def __enter__(self) -> Self:
-        if self._cores is not None:
-            self._wall, self._busy = time.perf_counter(), time.thread_time()
+        self._begin()
         return self
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """In the middle of the work, something that is none: a collective inside a block.
+
+        What was computed before it is paced first, so that all members meet at a pause.
+        """
+        self._end()
+        try:
+            yield
+        finally:
+            self._begin()
 
     def __exit__(
         self,
@@ -35,9 +52,17 @@ class Pace:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._cores is None or error is not None:
-            return
+        if error is None:
+            self._end()
+
+    def _begin(self) -> None:
+        self._wall, self._busy = time.perf_counter(), time.thread_time()
+
+    def _end(self) -> None:
         busy = time.thread_time() - self._busy
+        self.busy_seconds += busy
+        if self._cores is None:
+            return
         left = busy / self._cores - (time.perf_counter() - self._wall)
         if left > 0.0:
             time.sleep(left)

@@ -14,19 +14,24 @@ from torch import Tensor
 
 from holmes.runtime import collectives
 from holmes.runtime.communicator import Communicator
+from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.tensor.tally import Counted
 
 
 class TensorAxis(Counted):
     """The collectives of one tensor group.
 
+    Args:
+        pace: of the computation that the collectives interrupt.
+
     Attributes:
         index: this rank's place in it.
     """
 
-    def __init__(self, comm: Communicator) -> None:
+    def __init__(self, comm: Communicator, pace: Pace | None = None) -> None:
         super().__init__()
         self.comm = comm
+        self._pace = pace or Pace(None)
         self.index = comm.index
         self.size = comm.size
 
@@ -34,7 +39,8 @@ class TensorAxis(Counted):
         """[B, S/t, D] of every rank to [B, S, D], tokens in rank order."""
         flat = part.new_empty((self.size, *part.shape))
         flat[self.index].copy_(part)
-        collectives.all_gather(self.comm, flat.view(-1))
+        with self._pace.outside():
+            collectives.all_gather(self.comm, flat.view(-1))
         self._count("all_gather", flat)
         return flat.transpose(0, 1).reshape(part.shape[0], -1, *part.shape[2:])
 
@@ -44,7 +50,9 @@ class TensorAxis(Counted):
         shape = (samples, self.size, length // self.size, *rest)
         flat = whole.reshape(shape).transpose(0, 1).contiguous()
         needed = collectives.scratch_elements(flat.numel(), self.size)
-        own = collectives.reduce_scatter(self.comm, flat.view(-1), flat.new_empty(needed))
+        scratch = flat.new_empty(needed)
+        with self._pace.outside():
+            own = collectives.reduce_scatter(self.comm, flat.view(-1), scratch)
         self._count("reduce_scatter", flat)
         return own.view(samples, length // self.size, *rest).clone()
 
@@ -54,7 +62,8 @@ class TensorAxis(Counted):
 
     def all_reduce(self, tensor: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
         """Combine in place; returns the tensor."""
-        collectives.all_reduce(self.comm, tensor, op)
+        with self._pace.outside():
+            collectives.all_reduce(self.comm, tensor, op)
         self._count("all_reduce", tensor)
         return tensor
 

@@ -12,6 +12,7 @@ from holmes.errors import ConfigError
 from holmes.models.common.tensor import TensorSplit
 from holmes.plan.plan import Plan, Stage
 from holmes.runtime.groups import Groups
+from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.stage import LossFunction, TorchStage
 from holmes.runtime.tensor.axis import TensorAxis
 from holmes.runtime.tensor.piece import Piece
@@ -39,6 +40,13 @@ class Share:
         """The blocks of a stage."""
         return build(*stage.blocks)
 
+    def apply(self, blocks: Sequence[nn.Module], indices: Sequence[int]) -> None:
+        """Keep this rank's share of whole blocks, in place.
+
+        Args:
+            indices: their places in the model.
+        """
+
     def stage(self, *arguments: Any, **options: Any) -> TorchStage:
         """The program of a stage; arguments of :class:`TorchStage`."""
         return TorchStage(*arguments, **options)
@@ -51,9 +59,11 @@ class Share:
 class TensorShare(Share):
     """One rank's share among those of its tensor group."""
 
-    def __init__(self, plan: Plan, groups: Groups, split: TensorSplit) -> None:
+    def __init__(
+        self, plan: Plan, groups: Groups, split: TensorSplit, pace: Pace | None = None
+    ) -> None:
         name = next(g.name for g in plan.groups if g.axis == "tensor" and groups.rank in g.ranks)
-        self._axis = TensorAxis(groups[name])
+        self._axis = TensorAxis(groups[name], pace)
         self._split = split
         self._plan = plan
         self.pieces = {}
@@ -62,10 +72,19 @@ class TensorShare(Share):
         expected = declared(blocks, self._axis.size, plan.batch.micro, plan.recompute)
         self.shared = SharedGradients(self._axis, expected, plan.schedule.microbatches)
 
+    def apply(self, blocks: Sequence[nn.Module], indices: Sequence[int]) -> None:
+        assert self.pieces is not None
+        for block, index in zip(blocks, indices, strict=True):
+            pieces = self._splitter().apply(block)
+            self.pieces |= {f"blocks.{index}.{name}": piece for name, piece in pieces.items()}
+
+    def _splitter(self) -> TensorSplitter:
+        workload = self._plan.workload
+        return TensorSplitter(self._split, workload.key_heads or workload.heads, self._axis)
+
     def build(self, build: Build, stage: Stage) -> Sequence[nn.Module]:
         workload = self._plan.workload
-        splitter = TensorSplitter(self._split, workload.key_heads or workload.heads, self._axis)
-        blocks, pieces = splitter.build(build, *stage.blocks)
+        blocks, pieces = self._splitter().build(build, *stage.blocks)
         assert self.pieces is not None
         self.pieces |= pieces
         if workload.tied is not None:
@@ -94,8 +113,13 @@ def _split_loss(piece: Piece, axis: TensorAxis, logits: Tensor, targets: Tensor)
     return split_loss(logits, targets, piece, axis)
 
 
-def share_of(plan: Plan, groups: Groups, split: TensorSplit | None) -> Share:
+def share_of(
+    plan: Plan, groups: Groups, split: TensorSplit | None, pace: Pace | None = None
+) -> Share:
     """The share of this rank.
+
+    Args:
+        pace: of this rank's computation.
 
     Raises:
         ConfigError: tensor ranks are planned for a model that declares no split.
@@ -108,4 +132,4 @@ def share_of(plan: Plan, groups: Groups, split: TensorSplit | None) -> Share:
             where="parallel.tensor",
             next_step="use parallel.tensor=1",
         )
-    return TensorShare(plan, groups, split)
+    return TensorShare(plan, groups, split, pace)
