@@ -33,15 +33,6 @@ SLURM = {
     "SLURMD_NODENAME": "n02",
     "SLURM_JOB_ID": "12345",
 }
-HOLMES = {
-    "HOLMES_RANK": "0",
-    "HOLMES_WORLD_SIZE": "2",
-    "HOLMES_LOCAL_RANK": "0",
-    "HOLMES_MASTER_ADDR": "127.0.0.1",
-    "HOLMES_MASTER_PORT": "4000",
-    "HOLMES_NODE": "ib-0",
-    "HOLMES_INTERFACE": "eth0",
-}
 
 
 def test_torchrun() -> None:
@@ -67,11 +58,6 @@ def test_slurm() -> None:
     assert 20_000 <= found.master_port < 32_768
     assert found.master_port == from_environ({**SLURM, "SLURM_PROCID": "1"}).master_port
     assert found.master_port != from_environ({**SLURM, "SLURM_JOB_ID": "12346"}).master_port
-
-
-def test_holmes_own_variables() -> None:
-    found = from_environ(HOLMES)
-    assert (found.node_name, found.interface, found.hosts_store) == ("ib-0", "eth0", True)
 
 
 def test_torchrun_inside_a_slurm_step_wins() -> None:
@@ -103,15 +89,11 @@ def test_each_missing_variable_is_named(name: str) -> None:
         {"MASTER_PORT": "0"},
         {"MASTER_PORT": "70000"},
         {"WORLD_SIZE": "0"},
-        {"HOLMES_RANK": "4"},
     ],
 )
 def test_contradictions_are_refused(change: dict[str, str]) -> None:
-    own = {f"HOLMES_{key}": value for key, value in TORCHRUN.items()}
     with pytest.raises(ConfigError):
-        from_environ(
-            {**TORCHRUN, **own, **change} if "HOLMES_RANK" in change else TORCHRUN | change
-        )
+        from_environ(TORCHRUN | change)
 
 
 def place(node_rank: int, local_rank: int = 0, **fields: object) -> RankEnvironment:

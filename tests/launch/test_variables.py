@@ -24,7 +24,6 @@ def test_variables_of_an_infiniband_node() -> None:
         "NCCL_IB_HCA": "=ibp1s0,ibp2s0",
         "NCCL_SOCKET_IFNAME": "=eth0",
         "GLOO_SOCKET_IFNAME": "eth0",
-        "HOLMES_INTERFACE": "eth0",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -125,3 +126,45 @@ def test_a_plan_of_another_job_is_refused_before_anything_starts(tmp_path: Path)
         assert "the plan is not one of this job" in done.stderr
         assert said in done.stderr
         assert "bringing up" not in done.stderr
+
+
+def torchrun(*given: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={RANKS}", "-m", "holmes", "train", *given, "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE, env=in_environment()
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.parallel
+def test_a_run_goes_on_under_another_launcher(tmp_path: Path) -> None:
+    """Own launcher for two steps, torchrun for two, own again: as if nobody had stopped."""
+    given = words(tmp_path, "optimizer={decay: constant}")
+    whole = holmes("train", *given, "name=whole", "train={steps: 6}")
+    assert whole.returncode == 0, whole.stderr
+    first = holmes("train", *given, "name=moved", "train={steps: 2}")
+    assert first.returncode == 0, first.stderr
+    torchrun(*given, "name=moved", "train={steps: 4}", "--resume")
+    last = holmes("train", *given, "name=moved", "train={steps: 6}", "--resume")
+    assert last.returncode == 0, last.stderr
+    runs = tmp_path / "runs"
+    steps = (runs / "moved" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in steps] == list(range(6))
+    log = (runs / "moved" / "logs" / "rank-0.log").read_text()
+    assert "resumed from step-2" in log and "resumed from step-4" in log
+    assert parameters(runs / "whole")
+    assert parameters(runs / "moved") == parameters(runs / "whole")
+
+
+def parameters(run: Path) -> dict[str, str]:
+    """Name to the checksum of its bytes, over all ranks' files of the last checkpoint."""
+    from safetensors.numpy import load_file
+
+    found: dict[str, str] = {}
+    for path in sorted((run / "checkpoints" / "step-6").glob("*.safetensors")):
+        for name, value in load_file(path).items():
+            found[f"{path.name}:{name}"] = hashlib.sha256(value.tobytes()).hexdigest()
+    return found

@@ -7,12 +7,13 @@ from holmes.api.checkpoints import (
     checkpoint_repair,
     checkpoint_verify,
 )
+from holmes.api.files import schema, write_text
+from holmes.api.launching import launch, submit
 from holmes.api.planning import (
     compare,
     compare_today,
     draw_schedule,
     export_megatron,
-    launch,
     plan,
     rehearsed,
     schedule,
@@ -47,10 +48,13 @@ __all__ = [
     "rehearsed",
     "report",
     "schedule",
+    "schema",
     "show_config",
     "simulate",
+    "submit",
     "sweep",
     "train",
     "validate",
     "verify",
+    "write_text",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from holmes.errors import ConfigError, UsageError
 from holmes.job.resolve import ResolvedJob
@@ -227,34 +227,3 @@ def draw_schedule(
     if html is not None:
         write_html(facts, html)
     return [path for path in (svg, html) if path is not None]
-
-
-def launch(plan_file: Path, job: Path, *, starter: Literal["torchrun", "slurm"]) -> dict[str, Any]:
-    """The command lines and per-node environment that start a plan.
-
-    Raises:
-        ConfigError: there is no such job, the plan is of another one, or the runtime cannot
-            run it.
-    """
-    from holmes.job.resolve import resolve_job
-    from holmes.launch.scripts import slurm_script, torchrun_command, used_nodes
-    from holmes.plan.codec import read_plan
-    from holmes.runtime import capabilities
-    from holmes.train.planning import check_fits, on_cpu, runnable
-
-    made = read_plan(plan_file)
-    if not job.is_file():
-        raise ConfigError(
-            "there is no job file",
-            where=f"--job {job}",
-            next_step="give the job that the plan was made from",
-        )
-    capabilities.check(made)
-    resolved = resolve_job(job)
-    check_fits(made, runnable(resolved, on_gpu=not on_cpu(resolved)), where=str(plan_file))
-    command = ["holmes", "train", str(job), "--plan", str(plan_file)]
-    if starter == "slurm":
-        return {"starter": starter, "text": slurm_script(made, command)}
-    nodes = {node.name: torchrun_command(made, node.name, command) for node, _ in used_nodes(made)}
-    text = "\n".join(f"# on {name}\n{line}" for name, line in nodes.items())
-    return {"starter": starter, "nodes": nodes, "text": text}

@@ -166,7 +166,7 @@ def probe(
     Raises:
         WriteError: the site file cannot be written.
     """
-    from holmes.errors import WriteError
+    from holmes.api.files import write_text
     from holmes.probe.probe import probe as run
 
     result = run(name, quick=quick)
@@ -175,9 +175,6 @@ def probe(
     for remark in result.found.remarks:
         console.print(remark, markup=False)
     if output is not None:
-        try:
-            output.write_text(result.text)
-        except OSError as error:
-            raise WriteError(f"cannot write: {error.strerror}", where=str(output)) from None
+        write_text(output, result.text)
         console.print(f"wrote {output}")
     return {"site": result.text, "nodes": len(result.nodes), "remarks": result.found.remarks}

@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import JsonOption, console, emit
+from holmes.cli.options import JsonOption, console, described, emit
 
 
 def register(app: typer.Typer) -> None:
-    app.command("calibrate", help="Fit the cost model to a run's trace or a table of runs.")(
-        command
+    text = described(
+        "Fit the cost model to a run's trace or a table of runs.",
+        "holmes calibrate runs/demo -o mine.json",
+        "holmes calibrate runs.csv --sites sites -o mine.json",
     )
+    app.command("calibrate", help=text)(command)
 
 
 def command(

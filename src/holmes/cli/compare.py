@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import JsonOption, console, emit
+from holmes.cli.options import JsonOption, console, described, emit
 
 
 def register(app: typer.Typer) -> None:
-    app.command("compare", help="Say why a step is slower than predicted, or than another's.")(
-        command
+    text = described(
+        "Say why a step is slower than predicted, or than another's.",
+        "holmes compare runs/demo",
+        "holmes compare runs/before runs/after",
+        "holmes compare plan.json runs/demo/trace.jsonl --html why.html",
     )
+    app.command("compare", help=text)(command)
 
 
 def command(

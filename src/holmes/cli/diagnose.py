@@ -7,11 +7,16 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import JsonOption, emit
+from holmes.cli.options import JsonOption, described, emit
 
 
 def register(app: typer.Typer) -> None:
-    app.command("diagnose", help="Say what failed or slowed a run, and where.")(command)
+    text = described(
+        "Say what failed or slowed a run, and where.",
+        "holmes diagnose runs/demo",
+        "holmes diagnose runs/demo --json",
+    )
+    app.command("diagnose", help=text)(command)
 
 
 def command(

@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Annotated
 
 import typer
 
+from holmes import __version__
 from holmes.cli import (
     calibrate,
     checkpoint,
@@ -20,18 +22,18 @@ from holmes.cli import (
     rehearse,
     report,
     schedule,
+    schema,
     simulate,
     train,
     validate,
     verify,
 )
-from holmes.cli.options import emit
+from holmes.cli.options import described, emit
 from holmes.errors import HolmesError, UsageError
 
 INTERRUPTED = 130
 app = typer.Typer(
     name="holmes",
-    help="Plan, rehearse and train large models on clusters whose network cards differ.",
     epilog="Anywhere on the line, --debug shows the traceback of an error.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -53,9 +55,35 @@ COMMANDS = (
     launch,
     validate,
     calibrate,
+    schema,
 )
 for module in COMMANDS:
     module.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"holmes {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    help=described(
+        "Plan, rehearse and train large models on clusters whose network cards differ.",
+        "holmes plan examples/demo.yaml --explain",
+        "holmes rehearse examples/demo.yaml --name mine",
+        "holmes train examples/demo.yaml --name mine",
+    )
+)
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
 
 
 class Terminated(BaseException):
@@ -78,7 +106,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     """Run one command; its exit code. With ``--json`` an error is the one object on stdout."""
     as_json = "--json" in arguments
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, standalone_mode=False, prog_name="holmes")
         if code == INTERRUPTED:  # the command-line library turns Ctrl-C into this
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0

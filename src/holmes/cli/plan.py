@@ -7,40 +7,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from holmes.cli.options import (
-    GlobalBatchOption,
-    JobWords,
-    JsonOption,
-    MicroBatchOption,
-    ModelOption,
-    PlacementOption,
-    PrintConfigOption,
-    RankMapOption,
-    SiteOption,
-    console,
-    emit,
-    resolve,
-)
+from holmes.cli.job_options import JobOptions, PlacementOption, takes_job
+from holmes.cli.options import described, emit
 
 if TYPE_CHECKING:
     from holmes.job.resolve import ResolvedJob
 
 
 def register(app: typer.Typer) -> None:
-    app.command("plan", help="Plan a model for a site, with the reasons.")(command)
+    text = described(
+        "Plan a model for a site, with the reasons.",
+        "holmes plan examples/demo.yaml",
+        "holmes plan --site paper --model gpt-3.6b --global-batch 768 --explain",
+        "holmes plan examples/demo.yaml clusters.roce.nics.roce.gbit_s=400 -o plan.json",
+    )
+    app.command("plan", help=text)(takes_job(command))
 
 
 def command(
-    words: JobWords = None,
-    site: SiteOption = None,
-    model: ModelOption = None,
-    global_batch: GlobalBatchOption = None,
-    micro_batch: MicroBatchOption = None,
+    given: JobOptions,
     seq: Annotated[
         int | None, typer.Option("--seq", help="Tokens of a sample (`model.sequence`).")
     ] = None,
     placement: PlacementOption = None,
-    rank_map: RankMapOption = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Every decision: order, groups, partition, losers.")
     ] = False,
@@ -79,29 +68,17 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the plan as JSON to this file.")
     ] = None,
-    json_output: JsonOption = False,
-    print_config: PrintConfigOption = False,
 ) -> None:
     from holmes import api
     from holmes.plan.codec import plan_to_dict, write_plan
     from holmes.planner.answer import Wanted
 
     _check(objective=objective, target=target, sweep=sweep, page=page, export=export, output=output)
-    job = resolve(
-        words,
-        site=site,
-        model=model,
-        global_batch=global_batch,
-        micro_batch=micro_batch,
-        seq=seq,
-        placement=placement,
-        rank_map=rank_map,
-    )
-    if print_config:
-        api.show_config(job, console(), json_output=json_output)
+    job = given.resolve(seq=seq, placement=placement)
+    if given.shows_config(job):
         return
     if sweep is not None:
-        _sweep(job, sweep, page, json_output=json_output)
+        _sweep(job, sweep, page, json_output=given.json_output)
         return
     wanted = Wanted(top or 10, objective, target, full, explain or top is not None)
     found = api.plan(job, wanted, note=explain, search_seconds=search_seconds)
@@ -120,7 +97,7 @@ def command(
         extra["written"] = api.export_megatron(found.best, job, output)
     elif output is not None:
         write_plan(found.plan, output)
-    if json_output:
+    if given.json_output:
         emit({**plan_to_dict(found.plan), **extra})
         return
     from holmes.report.terminal import show_plan

@@ -7,11 +7,16 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import JsonOption, console, emit
+from holmes.cli.options import JsonOption, console, described, emit
 
 
 def register(app: typer.Typer) -> None:
-    app.command("probe", help="Write a site file for the machine(s) this runs on.")(command)
+    text = described(
+        "Write a site file for the machine(s) this runs on.",
+        "holmes probe -o here.yaml",
+        "torchrun --nnodes=2 ... --no-python holmes probe -o site.yaml",
+    )
+    app.command("probe", help=text)(command)
 
 
 def command(

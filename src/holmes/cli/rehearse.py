@@ -6,38 +6,28 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import (
-    GlobalBatchOption,
-    JobWords,
-    JsonOption,
-    MicroBatchOption,
-    ModelOption,
-    PrintConfigOption,
-    RankMapOption,
-    SiteOption,
-    console,
-    emit,
-    resolve,
-)
+from holmes.cli.job_options import JobOptions, NameOption, takes_job
+from holmes.cli.options import console, described, emit
 
 
 def register(app: typer.Typer) -> None:
-    app.command("rehearse", help="Run a job on emulated hosts with shaped links.")(command)
+    text = described(
+        "Run a job on emulated hosts with shaped links.",
+        "holmes rehearse examples/demo.yaml",
+        "holmes rehearse examples/demo.yaml --placement holmes --placement megatron",
+        "holmes rehearse examples/demo.yaml --inject 'kill:rank=2@step=5'",
+    )
+    app.command("rehearse", help=text)(takes_job(command))
 
 
 def command(
-    words: JobWords = None,
-    site: SiteOption = None,
-    model: ModelOption = None,
-    global_batch: GlobalBatchOption = None,
-    micro_batch: MicroBatchOption = None,
+    given: JobOptions,
     placement: Annotated[
         list[str] | None,
         typer.Option(help="holmes, megatron or scattered; give several to compare them."),
     ] = None,
-    rank_map: RankMapOption = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps to run.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run folder.")] = None,
+    name: NameOption = None,
     inject: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,29 +36,13 @@ def command(
             help="Break something, e.g. kill:rank=2@step=5,phase=backward; may be repeated.",
         ),
     ] = None,
-    json_output: JsonOption = False,
-    print_config: PrintConfigOption = False,
 ) -> None:
     from holmes import api
 
     chosen: list[str | None] = [*dict.fromkeys(placement or ())] or [None]
-    jobs = [
-        resolve(
-            words,
-            placement=each,
-            rank_map=rank_map,
-            site=site,
-            model=model,
-            global_batch=global_batch,
-            micro_batch=micro_batch,
-            steps=steps,
-            name=name,
-        )
-        for each in chosen
-    ]
-    if print_config:
-        api.show_config(jobs[0], console(), json_output=json_output)
+    jobs = [given.resolve(placement=each, steps=steps, name=name) for each in chosen]
+    if given.shows_config(jobs[0]):
         return
     result = api.rehearse(jobs, console=console(), inject=inject or ())
-    if json_output:
+    if given.json_output:
         emit(result)

@@ -7,11 +7,17 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import JsonOption, console, emit
+from holmes.cli.options import JsonOption, console, described, emit
 
 
 def register(app: typer.Typer) -> None:
-    app.command("report", help="Write a run's report as one HTML page.")(command)
+    text = described(
+        "Write a run's report as one HTML page.",
+        "holmes report runs/demo",
+        "holmes report runs/a runs/b -o both.html",
+        "holmes report runs/demo --perfetto trace.json",
+    )
+    app.command("report", help=text)(command)
 
 
 def command(

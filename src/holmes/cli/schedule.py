@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import JsonOption, console, emit
+from holmes.cli.options import JsonOption, console, described, emit
 from holmes.errors import UsageError
 
 
@@ -24,9 +24,12 @@ class Name(StrEnum):
 
 def register(app: typer.Typer) -> None:
     schedules = typer.Typer(help="Draw pipeline schedules.", no_args_is_help=True)
-    schedules.command("show", help="Draw a schedule: who runs what when, and what stays idle.")(
-        show
+    text = described(
+        "Draw a schedule: who runs what when, and what stays idle.",
+        "holmes schedule show 1f1b",
+        "holmes schedule show interleaved --stages 4 --microbatches 8 --virtual 2",
     )
+    schedules.command("show", help=text)(show)
     app.add_typer(schedules, name="schedule")
 
 

@@ -7,11 +7,17 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import JsonOption, console, emit
+from holmes.cli.options import JsonOption, console, described, emit
 
 
 def register(app: typer.Typer) -> None:
-    app.command("simulate", help="Simulate one step of a plan; ask what if.")(command)
+    text = described(
+        "Simulate one step of a plan; ask what if.",
+        "holmes simulate plan.json",
+        "holmes simulate plan.json --what-if clusters.roce.nics.roce.gbit_s=400",
+        "holmes simulate plan.json --fail node:1 --html study.html",
+    )
+    app.command("simulate", help=text)(command)
 
 
 def command(

@@ -7,39 +7,26 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import (
-    GlobalBatchOption,
-    JobWords,
-    JsonOption,
-    MicroBatchOption,
-    ModelOption,
-    PlacementOption,
-    PrintConfigOption,
-    RankMapOption,
-    SiteOption,
-    console,
-    emit,
-    resolve,
-)
+from holmes.cli.job_options import JobOptions, NameOption, PlacementOption, takes_job
+from holmes.cli.options import console, described, emit
 from holmes.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
-    app.command(
-        "train", help="Train a job on this machine, or as one rank under torchrun or Slurm."
-    )(command)
+    text = described(
+        "Train a job on this machine, or as one rank under torchrun or Slurm.",
+        "holmes train examples/demo.yaml --name mine",
+        "holmes train examples/demo.yaml --name mine --resume train.steps=40",
+        "torchrun --nproc-per-node=4 --no-python holmes train examples/demo.yaml",
+    )
+    app.command("train", help=text)(takes_job(command))
 
 
 def command(
-    words: JobWords = None,
-    site: SiteOption = None,
-    model: ModelOption = None,
-    global_batch: GlobalBatchOption = None,
-    micro_batch: MicroBatchOption = None,
+    given: JobOptions,
     placement: PlacementOption = None,
-    rank_map: RankMapOption = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps to train.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run folder.")] = None,
+    name: NameOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the last committed checkpoint.")
     ] = False,
@@ -50,29 +37,16 @@ def command(
     plan_file: Annotated[
         Path | None, typer.Option("--plan", help="Run this plan instead of planning.")
     ] = None,
-    json_output: JsonOption = False,
-    print_config: PrintConfigOption = False,
 ) -> None:
     from holmes import api
 
-    job = resolve(
-        words,
-        site=site,
-        model=model,
-        global_batch=global_batch,
-        micro_batch=micro_batch,
-        placement=placement,
-        rank_map=rank_map,
-        steps=steps,
-        name=name,
-    )
-    if print_config:
-        api.show_config(job, console(), json_output=json_output)
+    job = given.resolve(placement=placement, steps=steps, name=name)
+    if given.shows_config(job):
         return
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other")
     result = api.train(
         job, resume=resume, overwrite=overwrite, plan_file=plan_file, console=console()
     )
-    if json_output and result is not None:
+    if given.json_output and result is not None:
         emit(result)

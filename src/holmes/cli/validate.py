@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import JsonOption, emit
+from holmes.cli.options import JsonOption, described, emit
 
 SitesOption = Annotated[
     Path, typer.Option("--sites", help="Folder of site files; a row's `site` names one of them.")
@@ -19,9 +19,12 @@ CalibrationOption = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    app.command("validate", help="Predict a table of measured runs and score the predictions.")(
-        command
+    text = described(
+        "Predict a table of measured runs and score the predictions.",
+        "holmes validate runs.csv --sites sites",
+        "holmes validate runs.csv --sites sites --calibration mine.json",
     )
+    app.command("validate", help=text)(command)
 
 
 def command(

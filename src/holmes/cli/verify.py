@@ -6,51 +6,31 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import (
-    GlobalBatchOption,
-    JobWords,
-    JsonOption,
-    MicroBatchOption,
-    ModelOption,
-    PlacementOption,
-    RankMapOption,
-    SiteOption,
-    console,
-    emit,
-    resolve,
-)
+from holmes.cli.job_options import JobOptions, PlacementOption, takes_job
+from holmes.cli.options import console, described, emit
 
 
 def register(app: typer.Typer) -> None:
-    app.command("verify", help="Compare a job's parameters with the plain single-process run.")(
-        command
+    text = described(
+        "Compare a job's parameters with the plain single-process run.",
+        "holmes verify examples/demo.yaml --steps 20",
+        "holmes verify examples/demo.yaml parallel.pipeline=4 parallel.data=1",
     )
+    app.command("verify", help=text)(takes_job(command))
 
 
 def command(
-    words: JobWords = None,
-    site: SiteOption = None,
-    model: ModelOption = None,
-    global_batch: GlobalBatchOption = None,
-    micro_batch: MicroBatchOption = None,
+    given: JobOptions,
     placement: PlacementOption = None,
-    rank_map: RankMapOption = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps before comparing.")] = 20,
-    json_output: JsonOption = False,
 ) -> None:
     from holmes import api
 
-    job = resolve(
-        words,
-        site=site,
-        model=model,
-        global_batch=global_batch,
-        micro_batch=micro_batch,
-        placement=placement,
-        rank_map=rank_map,
-    )
+    job = given.resolve(placement=placement)
+    if given.shows_config(job):
+        return
     result = api.verify(job, steps=steps, console=console())
-    if json_output:
+    if given.json_output:
         emit(result)
     else:
         from holmes.report.terminal import show_verification

@@ -12,6 +12,7 @@ from holmes.hardware.yaml_reader import shown
 from holmes.job.sections import (
     Batch,
     Data,
+    Launch,
     Optimizer,
     Parallel,
     RehearsalOptions,
@@ -51,6 +52,7 @@ class Job(Section):
     batch: Batch
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
+    launch: Launch = Launch()
     parallel: Annotated[Parallel, BeforeValidator(_auto)] = Parallel()
     placement: PlacementName | None = None
     """Named settings of order, transport, partition and overlap; keys of `parallel` win."""

@@ -154,6 +154,34 @@ class Parallel(Section):
         return self
 
 
+def _port_range(value: Any) -> Any:
+    """``20000-31999`` as a pair; anything else as it is."""
+    if isinstance(value, str) and value.count("-") == 1:
+        return [part.strip() for part in value.split("-")]
+    return value
+
+
+Port = Annotated[int, Number, Field(ge=1024, le=65_535)]
+
+
+class Launch(Section):
+    """How the ranks of a launcher find each other, and how long that may take."""
+
+    port: Port = 29_500
+    """Port of the rendezvous under torchrun; MASTER_PORT wins."""
+    ports: Annotated[tuple[Port, Port], BeforeValidator(_port_range)] = (20_000, 31_999)
+    """Under Slurm: the rendezvous takes the one that the job id chooses; MASTER_PORT wins.
+    The default stays below the ports that kernels hand out."""
+    start_seconds: Annotated[float, Number, Field(gt=0, le=86_400, allow_inf_nan=False)] = 30.0
+    """How long ranks wait for each other, and for each group, at the start."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Launch:
+        if self.ports[0] > self.ports[1]:
+            raise ValueError(f"ports {self.ports[0]}-{self.ports[1]} is an empty range")
+        return self
+
+
 class RehearsalOptions(Section):
     """How ranks compute in a rehearsal.
 

@@ -1,4 +1,4 @@
-"""Who this process is: read from the variables of torchrun, Slurm or Holmes, never guessed.
+"""Who this process is: read from the variables of torchrun or Slurm, never guessed.
 
 The launch rank orders processes as the launcher started them. What a process
 *does* follows from its device: ``plan.rank_map`` says which logical rank runs there.
@@ -16,8 +16,7 @@ from holmes.launch.slurm import expand_hosts
 from holmes.plan.plan import Plan
 
 Environ = Mapping[str, str]
-FIRST_SLURM_PORT = 20_000
-SLURM_PORTS = 12_000  # stays below the ports the kernel hands out
+SLURM_PORTS = (20_000, 31_999)  # below the ports that kernels hand out
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,7 @@ class RankEnvironment:
 
     ``node_name`` is the site's name of this node (``HOLMES_NODE``) or None;
     ``host_name`` is what the machine calls itself. ``hosts_store`` says that the
-    rendezvous store is to be opened in this process; ``interface`` is the
-    interface of that traffic, where given. ``attempt`` counts elastic restarts.
+    rendezvous store is to be opened in this process. ``attempt`` counts elastic restarts.
     ``one_host`` says that this machine runs all processes of the job.
     """
 
@@ -38,22 +36,19 @@ class RankEnvironment:
     node_rank: int
     master_address: str
     master_port: int
-    interface: str | None = None
     host_name: str = ""
     hosts_store: bool = False
     attempt: int = 0
-    launcher: str = "holmes"
+    launcher: str = "torchrun"
     one_host: bool = False
 
 
 def launcher_of(environ: Environ) -> str | None:
-    """``holmes``, ``torchrun`` or ``slurm``: who started this process; None for nobody.
+    """``torchrun`` or ``slurm``: who started this process; None for nobody.
 
     A shell inside a Slurm allocation is no rank: only ``srun`` gives a node list
     of the step. torchrun wins over the Slurm step that started it.
     """
-    if "HOLMES_RANK" in environ:
-        return "holmes"
     if "RANK" in environ or "LOCAL_RANK" in environ:
         return "torchrun"
     if "SLURM_PROCID" in environ and "SLURM_STEP_NODELIST" in environ:
@@ -61,8 +56,11 @@ def launcher_of(environ: Environ) -> str | None:
     return None
 
 
-def from_environ(environ: Environ) -> RankEnvironment:
+def from_environ(environ: Environ, slurm_ports: tuple[int, int] = SLURM_PORTS) -> RankEnvironment:
     """Read the launcher's variables.
+
+    Args:
+        slurm_ports: first and last of the ports from which Slurm's job id chooses one.
 
     Raises:
         ConfigError: none of the launchers started this process, a variable is
@@ -72,10 +70,10 @@ def from_environ(environ: Environ) -> RankEnvironment:
     if launcher is None:
         raise ConfigError(
             "this process was not started as a rank",
-            why="none of HOLMES_RANK, RANK (torchrun) or SLURM_STEP_NODELIST (srun) is set",
+            why="neither RANK (torchrun) nor SLURM_STEP_NODELIST (srun) is set",
             next_step="start it with torchrun or srun; `holmes launch` prints the command",
         )
-    found = _from_slurm(environ) if launcher == "slurm" else _from_names(environ, launcher)
+    found = _from_slurm(environ, slurm_ports) if launcher == "slurm" else _from_torchrun(environ)
     _check(found)
     return found
 
@@ -170,38 +168,29 @@ def _node(topology: Topology, environment: RankEnvironment) -> Node:
     return topology.nodes[environment.node_rank]
 
 
-def _from_names(environ: Environ, launcher: str) -> RankEnvironment:
-    """torchrun's variables, or the same with ``HOLMES_`` before them."""
-    prefix = "HOLMES_" if launcher == "holmes" else ""
-    rank = _number(environ, prefix + "RANK")
-    if prefix and "RANK" in environ and _number(environ, "RANK") != rank:
-        raise ConfigError(
-            f"HOLMES_RANK is {rank} and RANK is {environ['RANK']}",
-            why="two launchers disagree about which process this is",
-            next_step="unset one of them",
-        )
-    local_rank = _number(environ, prefix + "LOCAL_RANK")
-    node_key = "HOLMES_NODE_RANK" if prefix else "GROUP_RANK"
-    agent_store = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not prefix
-    world = _number(environ, prefix + "WORLD_SIZE")
+def _from_torchrun(environ: Environ) -> RankEnvironment:
+    """torchrun's variables; its agent may keep the store."""
+    rank = _number(environ, "RANK")
+    local_rank = _number(environ, "LOCAL_RANK")
+    world = _number(environ, "WORLD_SIZE")
+    agent_store = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return RankEnvironment(
         launch_rank=rank,
         world_size=world,
         local_rank=local_rank,
         node_name=environ.get("HOLMES_NODE"),
-        node_rank=_number(environ, node_key, 0 if rank == local_rank else None),
-        master_address=_text(environ, prefix + "MASTER_ADDR"),
-        master_port=_number(environ, prefix + "MASTER_PORT"),
-        interface=environ.get("HOLMES_INTERFACE"),
+        node_rank=_number(environ, "GROUP_RANK", 0 if rank == local_rank else None),
+        master_address=_text(environ, "MASTER_ADDR"),
+        master_port=_number(environ, "MASTER_PORT"),
         host_name=environ.get("SLURMD_NODENAME") or socket.gethostname(),
         hosts_store=rank == 0 and not agent_store,
-        attempt=0 if prefix else _number(environ, "TORCHELASTIC_RESTART_COUNT", 0),
-        launcher=launcher,
-        one_host=_number(environ, prefix + "LOCAL_WORLD_SIZE", 0) == world,
+        attempt=_number(environ, "TORCHELASTIC_RESTART_COUNT", 0),
+        launcher="torchrun",
+        one_host=_number(environ, "LOCAL_WORLD_SIZE", 0) == world,
     )
 
 
-def _from_slurm(environ: Environ) -> RankEnvironment:
+def _from_slurm(environ: Environ, ports: tuple[int, int]) -> RankEnvironment:
     """srun's variables; the master is the first host of the step, the port from the job id."""
     hosts = expand_hosts(_text(environ, "SLURM_STEP_NODELIST"))
     world = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
@@ -209,7 +198,8 @@ def _from_slurm(environ: Environ) -> RankEnvironment:
     if "MASTER_PORT" in environ:
         port = _number(environ, "MASTER_PORT")
     else:
-        port = FIRST_SLURM_PORT + _number(environ, "SLURM_JOB_ID") % SLURM_PORTS
+        first, last = ports
+        port = first + _number(environ, "SLURM_JOB_ID") % (last - first + 1)
     return RankEnvironment(
         launch_rank=rank,
         world_size=_number(environ, world),
@@ -218,7 +208,6 @@ def _from_slurm(environ: Environ) -> RankEnvironment:
         node_rank=_number(environ, "SLURM_NODEID"),
         master_address=environ.get("MASTER_ADDR") or hosts[0],
         master_port=port,
-        interface=environ.get("HOLMES_INTERFACE"),
         host_name=environ.get("SLURMD_NODENAME") or socket.gethostname(),
         hosts_store=rank == 0,
         attempt=_number(environ, "SLURM_RESTART_COUNT", 0),

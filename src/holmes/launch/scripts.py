@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from holmes.errors import ConfigError
 from holmes.hardware.topology import Node, Topology
+from holmes.job.sections import Launch
 from holmes.launch.variables import assumptions, node_named, node_variables
 from holmes.plan.plan import Plan
 
-MASTER_PORT = 29_500
 ADAPTERS = """\
 adapters() {  # interface names to the names NCCL knows, where this machine has them
   local list= name found
@@ -44,7 +44,9 @@ def used_nodes(plan: Plan) -> list[tuple[Node, int]]:
     return list(found.values())
 
 
-def torchrun_command(plan: Plan, node_name: str, command: Sequence[str]) -> str:
+def torchrun_command(
+    plan: Plan, node_name: str, command: Sequence[str], port: int = Launch().port
+) -> str:
     """The script that starts this node's ranks of ``command`` under torchrun.
 
     ``$MASTER_ADDR`` must be set to the Ethernet address of the first node.
@@ -64,7 +66,7 @@ def torchrun_command(plan: Plan, node_name: str, command: Sequence[str]) -> str:
         f"--node-rank={position}",
         f"--nproc-per-node={nodes[position][1]}",
         f'--master-addr="${{MASTER_ADDR:?the Ethernet address of {names[0]}}}"',
-        f'--master-port="${{MASTER_PORT:-{MASTER_PORT}}}"',
+        f'--master-port="${{MASTER_PORT:-{port}}}"',
         "--no-python",
         shlex.join(command),
     ]
@@ -99,11 +101,11 @@ def slurm_script(plan: Plan, command: Sequence[str]) -> str:
     if not uniform:
         lines += _host_file(counts)
         spread += " --distribution=arbitrary"
-    lines += [f"srun {spread} bash -c {shlex.quote(_node_script(plan, nodes, command))}"]
+    lines += [f"srun {spread} bash -c {shlex.quote(node_script(plan, nodes, command))}"]
     return "\n".join(lines) + "\n"
 
 
-def _node_script(plan: Plan, nodes: Sequence[tuple[Node, int]], command: Sequence[str]) -> str:
+def node_script(plan: Plan, nodes: Sequence[tuple[Node, int]], command: Sequence[str]) -> str:
     """What each task runs: variables of its node, then the command."""
     lines = ['case "$SLURM_NODEID" in']
     for position, (node, _) in enumerate(nodes):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holmes.launch.context import RankContext
-from holmes.launch.environment import RankEnvironment, from_environ
+from holmes.launch.environment import SLURM_PORTS, RankEnvironment, from_environ
 from holmes.launch.pool import OnProgress
 from holmes.launch.rank import resolve
 
@@ -37,6 +37,7 @@ def run_here(
     args: Mapping[str, Any],
     *,
     environ: Mapping[str, str] = os.environ,
+    slurm_ports: tuple[int, int] = SLURM_PORTS,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Run the function that :meth:`Pool.run` would run, as the rank this process is.
@@ -44,5 +45,5 @@ def run_here(
     Raises:
         ConfigError: the launcher's variables are missing or contradict each other.
     """
-    context = context_of(from_environ(environ), on_progress)
+    context = context_of(from_environ(environ, slurm_ports), on_progress)
     return dict(resolve(call)(context, **args))

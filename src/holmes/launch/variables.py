@@ -67,7 +67,6 @@ def node_variables(plan: Plan, node_name: str) -> dict[str, str]:
     if sockets:
         variables["NCCL_SOCKET_IFNAME"] = "=" + ",".join(sockets)
         variables["GLOO_SOCKET_IFNAME"] = sockets[0]
-        variables["HOLMES_INTERFACE"] = sockets[0]
     return variables
 
 

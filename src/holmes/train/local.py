@@ -158,7 +158,10 @@ def _one_rank(
     on_steps = progress.on_steps(run.name, assignment.steps) if first else None
     with own_log(run / "logs", here.launch_rank):
         result = run_here(
-            "holmes.train.tasks:train", {"assignment": assignment.to_json()}, on_progress=on_steps
+            "holmes.train.tasks:train",
+            {"assignment": assignment.to_json()},
+            slurm_ports=concrete.job.launch.ports,
+            on_progress=on_steps,
         )
     if result["rank"] != 0:
         return None

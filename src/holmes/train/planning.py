@@ -19,6 +19,7 @@ from holmes.plan.plan import Plan
 from holmes.planner.request import PlanRequest
 from holmes.runtime.capabilities import CAPABILITIES
 from holmes.schedule.instruction import Op
+from holmes.train.board import check_board
 from holmes.workload.workload import Workload
 
 CPU_KIND = "cpu-core"
@@ -35,8 +36,10 @@ def runnable(resolved: ResolvedJob, *, on_gpu: bool) -> ResolvedJob:
 
     Raises:
         ConfigError: the model is not one, or one that no run here can have.
+        UnavailableError: the job wants what is not installed.
     """
     _check_blocks(workload_of(resolved), CAPABILITIES)
+    check_board(resolved.job)
     train = resolved.job.train
     if train.precision != "auto":
         return resolved

@@ -16,6 +16,7 @@ from holmes.events.span import Span
 from holmes.events.trace import append_trace
 from holmes.runtime.groups import Groups
 from holmes.train.assignment import Assignment
+from holmes.train.board import ScalarBoard
 
 WARM_UP_STEPS = 3
 """Steps that neither the trace nor the medians take, where the run is longer."""
@@ -35,11 +36,9 @@ class RunRecorder:
         self._folder = assignment.run_folder
         self._traced = traced_steps(0, assignment.steps, assignment.job.train.trace_steps)
         self._writes = groups.rank == 0
-        self._board: Any = None
+        self._board: ScalarBoard | None = None
         if self._writes and assignment.job.train.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(self._folder / "tensorboard"))
+            self._board = ScalarBoard(self._folder, assignment.plan)
 
     def step(self, metrics: StepMetrics, spans: Sequence[Span], *, applied: bool) -> None:
         """Record one step; every rank calls it, since the trace has the spans of all."""
@@ -50,7 +49,8 @@ class RunRecorder:
                 append_trace(self._folder / "trace.jsonl", everything)
         if self._writes:
             append_metrics(self._folder / "metrics.jsonl", [metrics])
-            self._to_board(metrics)
+            if self._board is not None:
+                self._board.step(metrics)
         loss = "" if metrics.loss is None else f" loss {metrics.loss:.4f}"
         skipped = "" if applied else " SKIPPED: the gradient norm is not finite"
         self.log(f"step {metrics.step}:{loss} {metrics.step_seconds:.4f} s{skipped}")
@@ -60,7 +60,7 @@ class RunRecorder:
         if self._writes:
             append_objects(self._folder / "evaluations.jsonl", [{"step": step, "loss": loss}])
             if self._board is not None:
-                self._board.add_scalar("loss/validation", loss, step)
+                self._board.evaluation(step, loss)
         self.log(f"step {step}: held-out loss {loss:.4f}")
 
     def log(self, line: str) -> None:
@@ -71,14 +71,6 @@ class RunRecorder:
         """Flush what is open."""
         if self._board is not None:
             self._board.close()
-
-    def _to_board(self, metrics: StepMetrics) -> None:
-        if self._board is None:
-            return
-        if metrics.loss is not None:
-            self._board.add_scalar("loss/train", metrics.loss, metrics.step)
-        self._board.add_scalar("step_seconds", metrics.step_seconds, metrics.step)
-        self._board.add_scalar("learning_rate", metrics.learning_rate, metrics.step)
 
 
 def gather_json(groups: Groups, value: Any) -> list[Any]:

@@ -34,8 +34,6 @@ from holmes.train.reference import train_reference
 from holmes.train.settings import dtype_of
 from holmes.train.trainer import Trainer
 
-START_SECONDS = 30.0
-
 
 def train(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, Any]:
     """Run an assignment on this rank; returns where it ended."""
@@ -91,7 +89,7 @@ def _options(given: Assignment, context: RankContext) -> GroupOptions:
     return GroupOptions(
         backend=given.backend,
         timeout_seconds=seconds,
-        start_seconds=min(seconds, START_SECONDS),
+        start_seconds=given.job.launch.start_seconds,
         interface_override=given.interface_override,
         device=device,
     )
