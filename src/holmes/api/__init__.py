@@ -8,6 +8,7 @@ from holmes.api.checkpoints import (
     checkpoint_verify,
 )
 from holmes.api.files import schema, write_text
+from holmes.api.health import doctor
 from holmes.api.launching import launch, submit
 from holmes.api.planning import (
     compare,
@@ -39,6 +40,7 @@ __all__ = [
     "compare",
     "compare_today",
     "diagnose",
+    "doctor",
     "draw_schedule",
     "export_megatron",
     "launch",

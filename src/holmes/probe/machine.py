@@ -27,7 +27,7 @@ def describe_machine(*, repeats: int) -> NodeFacts:
     return NodeFacts(
         name=host.split(".")[0] or "node",
         host=host,
-        identity=_identity(),
+        identity=identity(),
         device_kind=_catalogue_kind(device_name, cuda),
         device_count=torch.cuda.device_count() if cuda else len(os.sched_getaffinity(0)),
         device_name=device_name,
@@ -41,7 +41,7 @@ def describe_machine(*, repeats: int) -> NodeFacts:
     )
 
 
-def _identity() -> str:
+def identity() -> str:
     """Equal for two processes exactly when they share a machine and its network."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}/{Path('/proc/self/ns/net').readlink()}"

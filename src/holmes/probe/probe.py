@@ -46,7 +46,9 @@ def probe(name: str, *, quick: bool, environ: Mapping[str, str] = os.environ) ->
         found = find_clusters(alone, {})
         return ProbeResult(site_text(name, alone, found, {}), alone, found)
     here = from_environ(environ)
-    exchange = Exchange(_store(here), here.launch_rank, here.world_size, DEADLINE_SECONDS)
+    exchange = Exchange(
+        open_store(here, DEADLINE_SECONDS), here.launch_rank, here.world_size, DEADLINE_SECONDS
+    )
     mine = describe_machine(repeats=repeats)
     everybody = [NodeFacts.from_json(each) for each in exchange.all_gather("facts", mine.to_json())]
     first: dict[str, int] = {}
@@ -72,7 +74,7 @@ def distinct(nodes: tuple[NodeFacts, ...]) -> tuple[NodeFacts, ...]:
     )
 
 
-def _store(here: RankEnvironment) -> Store:
+def open_store(here: RankEnvironment, deadline_seconds: float) -> Store:
     """The rendezvous store of the job: torchrun's, or one that rank 0 opens."""
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
@@ -83,7 +85,7 @@ def _store(here: RankEnvironment) -> Store:
             here.master_port,
             is_master=here.hosts_store,
             wait_for_workers=False,
-            timeout=timedelta(seconds=DEADLINE_SECONDS),
+            timeout=timedelta(seconds=deadline_seconds),
         )
     except Exception as error:
         raise UnavailableError(

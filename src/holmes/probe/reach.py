@@ -48,21 +48,32 @@ class Exchange:
         Raises:
             UnavailableError: naming the first rank that did not answer in time.
         """
-        self.store.set(f"probe/{what}/{self.rank}", json.dumps(value))
-        values = []
-        for rank in range(self.world):
-            key = f"probe/{what}/{rank}"
-            try:
-                self.store.wait([key], self.deadline)
-                values.append(json.loads(self.store.get(key)))
-            except Exception as error:
-                raise UnavailableError(
-                    f"rank {rank} did not answer during {what}",
-                    where=f"rank {self.rank} waited {self.deadline.total_seconds():.0f} s",
-                    why=str(error).splitlines()[0][:120],
-                    next_step="check that every node runs the probe and reaches the store",
-                ) from None
-        return values
+        self.tell(f"{what}/{self.rank}", value)
+        return [
+            self.wait(f"{what}/{rank}", f"rank {rank} did not answer during {what}")
+            for rank in range(self.world)
+        ]
+
+    def tell(self, key: str, value: Any) -> None:
+        """Let the others know a JSON value under this key."""
+        self.store.set(f"probe/{key}", json.dumps(value))
+
+    def wait(self, key: str, missing: str = "another rank did not answer") -> Any:
+        """The value that somebody tells under this key.
+
+        Raises:
+            UnavailableError: saying ``missing`` when nobody does in time.
+        """
+        try:
+            self.store.wait([f"probe/{key}"], self.deadline)
+            return json.loads(self.store.get(f"probe/{key}"))
+        except Exception as error:
+            raise UnavailableError(
+                missing,
+                where=f"rank {self.rank} waited {self.deadline.total_seconds():.0f} s",
+                why=str(error).splitlines()[0][:120],
+                next_step="check that every node runs this and reaches the store",
+            ) from None
 
     def leave(self) -> None:
         """Return when everybody has read what it needs: the store may go away with rank 0."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -149,6 +149,61 @@ def open_groups(
                 leave_groups(failed=True)
         raise
     return Groups(rank, plan.world_size, options.device, communicators, offset, store)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network for a group of all ranks: NCCL's module, and gloo's interface on this node."""
+
+    name: str
+    net_name: str
+    interface: str
+
+
+def open_networks(
+    store: Store, rank: int, size: int, networks: Sequence[Network], options: GroupOptions
+) -> list[Communicator]:
+    """A group of all ranks on each network, in this order and without any plan.
+
+    For probing whether a process can hold groups on several networks at once.
+
+    Raises:
+        RuntimeError, ValueError: as torch does, when a group does not come up.
+    """
+    timeout = timedelta(seconds=options.start_seconds)
+    register_gloo_nic()
+    opened: list[Communicator] = []
+    for network in networks:
+        on_nccl = options.backend == "nccl"
+        native = (
+            nccl_options(network.net_name, timeout)
+            if on_nccl
+            else NicOptions(network.interface, timeout)
+        )
+        backend = "nccl" if on_nccl else GLOO_NIC
+        if not opened:
+            dist.init_process_group(
+                backend,
+                store=PrefixStore(network.name, store),
+                rank=rank,
+                world_size=size,
+                timeout=timeout,
+                pg_options=native,
+            )
+            group: Any = dist.group.WORLD
+        else:
+            group = dist.new_group(
+                timeout=timeout,
+                backend=backend,
+                pg_options=native,
+                device_id=options.device if on_nccl else None,
+            )
+        ranks = tuple(range(size))
+        carrier = network.interface if not on_nccl else network.net_name
+        opened.append(
+            Communicator(network.name, ranks, rank, carrier, options.backend, timeout, group)
+        )
+    return opened
 
 
 class _Opener:
