@@ -51,8 +51,10 @@ def test_sites_grow_to_the_devices_of_a_run(tmp_path: Path) -> None:
     assert [g.count for c in scaled(site, 64).clusters for g in c.groups()] == [8]
     (part,) = scaled(site, 4).clusters[0].groups()
     assert (part.count, part.device.count) == (1, 4)
+    (parts,) = scaled(site, 12).clusters[0].groups()
+    assert (parts.count, parts.device.count) == (2, 6)
     with pytest.raises(UnusableRowError, match="whole nodes"):
-        scaled(site, 12)
+        scaled(site, 13)
     text = (
         "name: two\nclusters:\n"
         + "".join(
@@ -71,6 +73,21 @@ def test_sites_grow_to_the_devices_of_a_run(tmp_path: Path) -> None:
     # Data groups of 16 across the clusters fall back to Ethernet, pipeline cuts alone do not.
     crossing = predict(replace(case, pp=1, dp=4), tmp_path, DEFAULT).seconds
     assert crossing > predict(replace(case, pp=2, dp=2), tmp_path, DEFAULT).seconds
+
+
+def test_a_site_with_the_devices_of_a_run_stays(tmp_path: Path) -> None:
+    text = (
+        "name: mixed\nclusters:\n  - name: mixed\n    nodes:\n"
+        "      - {count: 1, device: {kind: t4, count: 8}, nics: [{kind: ethernet, gbit_s: 50}]}\n"
+        "      - {count: 2, device: {kind: V100-SXM2-16GB, count: 8}, nics: "
+        "[{kind: ethernet, gbit_s: 50}]}\n"
+    )
+    (tmp_path / "mixed.yaml").write_text(text)
+    site = read_site(tmp_path / "mixed.yaml")
+    assert scaled(site, 24) is site
+    assert [g.count for g in scaled(site, 48).clusters[0].groups()] == [2, 4]
+    with pytest.raises(UnusableRowError, match="several kinds"):
+        scaled(site, 32)
 
 
 def test_unfitted_device_kinds_have_a_wider_interval() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from holmes.accuracy.case_plan import plan_of
 from holmes.accuracy.predict import predict
 from holmes.accuracy.table import read_table
 from holmes.accuracy.validate import validate
@@ -55,7 +57,7 @@ def test_a_prediction_does_not_depend_on_what_was_measured(tmp_path: Path) -> No
         ((",2,64,", ",2,,"), "global_batch is not stated"),
         ((",full,", ",some,"), "recompute 'some'"),
         ((",0.5,,,,,", ",0.5,,,,SUSPECT,"), "SUSPECT"),
-        ((",8,2,1,4,2,64,", ",12,2,1,6,2,60,"), "whole nodes"),
+        ((",8,2,1,4,2,64,", ",13,1,1,13,2,52,"), "whole nodes"),
     ],
 )
 def test_rows_that_cannot_be_scored_are_listed(
@@ -94,6 +96,57 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
         read_table(table(tmp_path, header="a,b"))
     with pytest.raises(DataError, match="no folder of site files"):
         validate(table(tmp_path, ROW), tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ((",8,2,1,4,2,64,", ",8,2,1,,2,64,"), True),
+        ((",8,2,1,4,2,64,", ",8,2,,4,2,64,"), True),
+        ((",8,2,1,4,2,64,", ",,2,1,4,2,64,"), True),
+        ((",full,", ",Full,"), True),
+        ((",8,2,1,4,2,64,", ",8,2,1,4,,64,"), False),
+    ],
+)
+def test_what_a_row_leaves_out_follows_from_the_rest(
+    tmp_path: Path, change: tuple[str, str], same: bool
+) -> None:
+    one, other = read_table(table(tmp_path, ROW, ROW.replace(*change)))
+    assert one.case is not None and other.case is not None
+    assert (replace(other.case, row=one.row) == one.case) == same
+    assert bool(other.case.assumed) != same
+    assert predict(other.case, SITES, DEFAULT).seconds > 0
+
+
+def test_other_words_and_columns_are_understood(tmp_path: Path) -> None:
+    header = HEADER + ",sharding,schedule,interleave,layers_per_stage,precision,colour"
+    row = ROW.replace(",8,2,1,4,2,64,", ",8,1,4,2,2,64,")
+    rows = read_table(
+        table(
+            tmp_path,
+            row + ",ZeRO-1,Zero Bubble,,6 6 6 6,fp32,red",
+            row + ",hsdp,1F1B,2,,bf16,",
+            row + ",,made up,1,7 6 6 7,,",
+            header=header,
+        )
+    )
+    cases = [found.case for found in rows]
+    assert None not in cases
+    one, two, three = (plan_of(case, SITES, DEFAULT) for case in cases if case is not None)
+    assert (one.plan.sharding, one.plan.schedule.name) == ("optimizer", "zero-bubble")
+    assert one.plan.workload.compute_bytes == 4
+    assert [stage.blocks for stage in one.plan.stages] == [(0, 7), (7, 13), (13, 19), (19, 26)]
+    assert (two.plan.sharding, two.plan.schedule.name) == ("parameters", "interleaved")
+    assert any("hybrid" in text for text in two.assumed)
+    assert three.plan.stages[0].blocks == (0, 7)
+    with pytest.raises(DataError, match="layers_per_stage"):
+        read_table(table(tmp_path, row + ",,,,six,,", header=header))
+
+
+def test_the_source_says_whether_recomputation_counts(tmp_path: Path) -> None:
+    ends = ("", "model FLOPs", "hardware FLOPs", "Megatron-DeepSpeed log")
+    rows = read_table(table(tmp_path, *(f"{ROW[:-1]},{end}" for end in ends)))
+    assert [row.measured.hardware_flops for row in rows] == [False, False, True, True]
 
 
 def test_time_wins_over_rate_and_rate_over_flops(tmp_path: Path) -> None:

@@ -96,6 +96,35 @@ def test_unknown_kind_gets_a_suggestion() -> None:
     assert caught.value.where == "device.kind"
 
 
+@pytest.mark.parametrize(
+    ("spelt", "kind"),
+    [
+        ("A100-SXM4-80GB", "a100-80g-sxm"),
+        ("NVIDIA-H200", "h200-141g-sxm"),
+        ("mi250x", "mi250x-gcd-64g"),
+        ("v100-32gb", "v100-32g-sxm2"),
+        ("h100-80g", "h100-80g-sxm"),
+    ],
+)
+def test_other_spellings_mean_the_same_kind(spelt: str, kind: str) -> None:
+    assert device_kind(spelt) is device_kind(kind)
+
+
+def test_a_name_of_several_sizes_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        device_kind("v100")
+    assert "v100-16g-sxm2, v100-32g-sxm2" in (caught.value.next_step or "")
+
+
+def test_an_entry_with_all_figures_needs_no_kind_of_the_catalogue() -> None:
+    own = {"peak_tflops": 400.0, "memory_gb": 64.0, "memory_gbytes_s": 1600.0}
+    with pytest.raises(ConfigError):
+        resolve(Device(kind="accelerator-9", **own))
+    kind = resolve(Device(kind="accelerator-9", link_gbytes_s=100.0, **own))
+    assert (kind.name, kind.peak_tflops, kind.link_gbytes_s) == ("accelerator-9", 400, 100)
+    assert set(kind.sources.values()) == {"site file"}
+
+
 def test_fabrics_and_measurements() -> None:
     for fabric in Fabric:
         kind = nic_kind(fabric)

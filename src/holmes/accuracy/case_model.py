@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holmes.accuracy.table import Case
+from holmes.accuracy.words import SINGLE, key
 from holmes.models.common.describe import decoder_workload
 from holmes.models.common.shape import DecoderShape
 from holmes.workload.workload import Workload
@@ -37,12 +38,19 @@ def workload_of(case: Case) -> Workload:
     row says so), a tied and padded token table. An fp8 run computes its products in fp8 and
     keeps bf16 activations.
     """
-    gated = any(name in case.model.lower() for name in GATED)
+    gated = is_gated(case)
     shape = _gated(case) if gated else _gpt(case)
+    if key(case.precision) in SINGLE:
+        shape = replace(shape, precision="fp32")
     found = decoder_workload(shape, "llama" if gated else "gpt", case.model)
     if case.precision.startswith("fp8"):
         found = replace(found, compute_bytes=FP8_BYTES)
     return found
+
+
+def is_gated(case: Case) -> bool:
+    """Whether the model's name is of a family with gated MLPs."""
+    return any(name in case.model.lower() for name in GATED)
 
 
 def _gpt(case: Case) -> DecoderShape:

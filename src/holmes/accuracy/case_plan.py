@@ -24,6 +24,7 @@ from holmes.planner.partition import Borders, even
 from holmes.planner.placement import RankMap, rank_maps
 from holmes.planner.request import PlanRequest
 from holmes.planner.settings import Settings, settings_of
+from holmes.schedule.generate import WITH_VIRTUAL_STAGES
 from holmes.workload.workload import Workload
 
 FULLY_SHARDED = ("parameters", "hybrid", "three-level")
@@ -60,14 +61,16 @@ def reason_of(error: HolmesError) -> str:
 
 
 def scaled(site: Site, devices: int) -> Site:
-    """A site file of one node a cluster, grown to this many devices.
+    """A site file grown to this many devices; one that has them already stays.
 
-    With several clusters each takes an equal share; fewer devices than a node
-    has are a part of one node.
+    With several clusters each takes an equal share, and so does each kind of node its own;
+    fewer devices than a node has are a part of one node.
 
     Raises:
-        UnusableRowError: the devices are not whole nodes.
+        UnusableRowError: the devices are no such share.
     """
+    if devices == sum(_devices(cluster) for cluster in site.clusters):
+        return site
     share, rest = divmod(devices, len(site.clusters))
     if rest:
         raise UnusableRowError(
@@ -78,28 +81,40 @@ def scaled(site: Site, devices: int) -> Site:
     )
 
 
+def _devices(cluster: Cluster) -> int:
+    return sum(group.count * group.device.count for group in cluster.groups())
+
+
 def _scaled_cluster(cluster: Cluster, devices: int) -> Cluster:
     groups = cluster.groups()
-    if len(groups) != 1:
+    if len(groups) > 1:
+        times, rest = divmod(devices, _devices(cluster))
+        if rest:
+            raise UnusableRowError(
+                f"{devices} devices are no multiple of the {_devices(cluster)} of cluster "
+                f"{cluster.name}, which has several kinds of nodes"
+            )
+        more = (group.model_copy(update={"count": group.count * times}) for group in groups)
+        return _with_nodes(cluster, *more)
+    nodes = -(-devices // groups[0].device.count)
+    each, rest = divmod(devices, nodes)
+    if rest:
         raise UnusableRowError(
-            f"cluster {cluster.name} has several kinds of nodes, so it does not scale"
+            f"{devices} devices are not whole nodes of {groups[0].device.count}, "
+            f"nor {nodes} equal parts of some"
         )
-    per_node = groups[0].device.count
-    if devices < per_node:
-        part = groups[0].device.model_copy(update={"count": devices})
-        return _with_nodes(cluster, groups[0].model_copy(update={"device": part, "count": 1}))
-    if devices % per_node:
-        raise UnusableRowError(f"{devices} devices are not whole nodes of {per_node}")
-    nodes = devices // per_node
-    return _with_nodes(cluster, groups[0].model_copy(update={"count": nodes}))
+    part = groups[0].device.model_copy(update={"count": each})
+    return _with_nodes(cluster, groups[0].model_copy(update={"device": part, "count": nodes}))
 
 
-def _with_nodes(cluster: Cluster, group: NodeGroup) -> Cluster:
-    return cluster.model_copy(update={"nodes": (group,), "device": None, "nics": ()})
+def _with_nodes(cluster: Cluster, *groups: NodeGroup) -> Cluster:
+    bare = {"hosts": ()}
+    nodes = tuple(group.model_copy(update=bare) for group in groups)
+    return cluster.model_copy(update={"nodes": nodes, "device": None, "nics": ()})
 
 
 def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) -> CasePlan:
-    assumed = []
+    assumed = list(case.assumed)
     recompute = case.recompute
     if recompute is None:
         recompute = "selective" if case.sharding in FULLY_SHARDED else "none"
@@ -143,12 +158,25 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
     )
     cost = CostModel(topology, workload, calibration, execution=execution)
     ranks = _ranks(topology, layout, settings)
-    schedule: ScheduleName = "interleaved" if case.interleave > 1 else "1f1b"
+    sharding = case.sharding
+    if sharding in ("hybrid", "three-level"):
+        sharding = "parameters"
+        assumed.append(f"{case.sharding} sharding priced as sharded over all replicas")
     ground = Ground(cost, layout, ranks, settings.transport)
-    choice = Choice(recompute, case.sharding, schedule, case.interleave)
+    choice = Choice(recompute, sharding, _schedule(case, assumed), case.interleave)
     estimates = Estimates(settings, shape, ground, choice)
     draft = Draft(request, settings, estimates, _borders(case, workload), (0,) * (case.pp - 1))
     return CasePlan(case, draft.plan, cost, tuple(assumed))
+
+
+def _schedule(case: Case, assumed: list[str]) -> ScheduleName:
+    """The schedule that the row states, where it can have the row's stages."""
+    usual: ScheduleName = "interleaved" if case.interleave > 1 else "1f1b"
+    stated = case.schedule or usual
+    if (stated in WITH_VIRTUAL_STAGES) == (case.interleave > 1):
+        return stated
+    assumed.append(f"schedule {stated} with {case.interleave} stage(s) a rank taken as {usual}")
+    return usual
 
 
 def _ranks(topology: Topology, layout: Layout, settings: Settings) -> RankMap:
@@ -160,11 +188,14 @@ def _ranks(topology: Topology, layout: Layout, settings: Settings) -> RankMap:
 
 def _borders(case: Case, workload: Workload) -> Borders:
     blocks = len(workload.blocks)
-    if len(case.stage_layers) == case.pp > 1:
-        if sum(case.stage_layers) != blocks:
+    held_by = list(case.stage_layers)
+    if sum(held_by) == case.layers and held_by:
+        held_by[0], held_by[-1] = held_by[0] + 1, held_by[-1] + 1
+    if len(held_by) == case.pp * case.interleave > 1:
+        if sum(held_by) != blocks:
             raise UnusableRowError(f"layers_per_stage do not add up to {blocks} blocks")
         borders, start = [], 0
-        for held in case.stage_layers:
+        for held in held_by:
             borders.append((start, start + held))
             start += held
         return tuple(borders)

@@ -11,15 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
 
+from holmes.accuracy.words import RECOMPUTE, SCHEDULE, SHARDING, key
 from holmes.errors import DataError
 from holmes.plan.layout import Recompute, ScheduleName, Sharding
 
 GIB = 2**30
 NEEDED = (
-    "model", "layers", "hidden", "heads", "seq", "site", "n_gpus", "tp", "pp", "dp", "micro_batch",
-    "global_batch",
+    "model", "layers", "hidden", "heads", "seq", "site", "n_gpus", "global_batch",
 )  # fmt: skip
 MEASURED = ("iter_time_s", "samples_per_s", "tflops_per_gpu")
 DEFAULT_VOCABULARY = 51_200
@@ -44,7 +43,8 @@ class Case:
     ``row`` is the line's number in the file, the header being 1. ``devices`` is
     the number of accelerators, ``recompute`` None where the row does not know.
     ``stage_layers`` counts layers per stage, embedding and head included.
-    ``flash_attention``: the row says somewhere that its attention is fused.
+    ``flash_attention``: the row says somewhere that its attention is fused. ``assumed`` says
+    what stands in for empty cells.
     """
 
     row: int
@@ -74,6 +74,7 @@ class Case:
     framework: str = ""
     flash_attention: bool = False
     stage_layers: tuple[int, ...] = ()
+    assumed: tuple[str, ...] = ()
 
     @property
     def microbatches(self) -> int:
@@ -172,6 +173,13 @@ class _Cells:
             )
         return int(value)
 
+    def counts(self, name: str) -> tuple[int, ...]:
+        words = self.text(name).replace(",", " ").replace("|", " ").split()
+        if not all(word.isdigit() for word in words):
+            where = f"{self.path}:{self.row}"
+            raise DataError(f"{name} is {self.text(name)!r}, not whole numbers", where=where)
+        return tuple(int(word) for word in words)
+
     def flag(self, name: str) -> bool:
         text = self.text(name).lower()
         if text in ("", "0", "false", "no"):
@@ -194,14 +202,11 @@ def _case(cells: _Cells) -> Case:
         raise UnusableRowError(f"the table marks the row: {flag}")
     if not cells.text("site"):
         raise UnusableRowError("site is not stated")
-    recompute = cells.text("recompute") or "unknown"
-    sharding = cells.text("sharding") or "none"
-    schedule = cells.text("schedule").lower()
-    if recompute != "unknown" and recompute not in get_args(Recompute):
+    recompute, sharding = cells.text("recompute"), cells.text("sharding")
+    if key(recompute) not in RECOMPUTE:
         raise UnusableRowError(f"recompute {recompute!r} is not known")
-    if sharding not in get_args(Sharding):
+    if key(sharding) not in SHARDING:
         raise UnusableRowError(f"sharding {sharding!r} is not known")
-    stage_layers = tuple(int(word) for word in cells.text("layers_per_stage").split())
     case = Case(
         row=cells.row,
         model=cells.text("model"),
@@ -212,27 +217,36 @@ def _case(cells: _Cells) -> Case:
         parameters_b=cells.number("params"),
         vocabulary=cells.count("vocab", DEFAULT_VOCABULARY),
         site=cells.text("site"),
-        devices=cells.count("n_gpus"),
-        tp=cells.count("tp", 1),
-        pp=cells.count("pp", 1),
-        dp=cells.count("dp"),
-        cp=cells.count("cp", 1),
+        **_degrees(cells),
         interleave=cells.count("interleave", 1),
-        micro=cells.count("micro_batch"),
+        micro=cells.count("micro_batch", 1),
         global_batch=cells.count("global_batch"),
-        recompute=None if recompute == "unknown" else cast(Recompute, recompute),
+        recompute=RECOMPUTE[key(recompute)],
         sequence_parallel=cells.flag("seq_parallel"),
-        sharding=cast(Sharding, sharding),
+        sharding=SHARDING[key(sharding)],
         precision=cells.text("precision") or "mixed",
         compiled=cells.flag("compile"),
         async_tp=cells.flag("async_tp"),
-        schedule=cast(ScheduleName, schedule) if schedule in get_args(ScheduleName) else None,
+        schedule=SCHEDULE.get(key(cells.text("schedule"))),
         framework=cells.text("framework"),
         flash_attention=any("flash" in text.lower() for text in cells.line.values()),
-        stage_layers=stage_layers,
+        stage_layers=cells.counts("layers_per_stage"),
+        assumed=("micro_batch not stated, taken as 1",) * (not cells.text("micro_batch")),
     )
     _check(case)
     return case
+
+
+def _degrees(cells: _Cells) -> dict[str, int]:
+    """Devices and degrees; one of the number of devices and dp follows from the others."""
+    tp, pp, cp = (cells.count(name, 1) for name in ("tp", "pp", "cp"))
+    if cells.text("dp") or not cells.text("n_gpus"):
+        dp = cells.count("dp", 1)
+        devices = cells.count("n_gpus", tp * pp * dp * cp)
+    else:
+        devices = cells.count("n_gpus")
+        dp = max(1, devices // (tp * pp * cp))
+    return {"devices": devices, "tp": tp, "pp": pp, "dp": dp, "cp": cp}
 
 
 def _check(case: Case) -> None:
@@ -257,8 +271,9 @@ def _measured(cells: _Cells) -> Measured:
     activations = cells.number("act_gib_fig1")
     counted = None if states is None or activations is None else (states + activations) * GIB
     memory = cells.number("max_mem_bytes")
-    if memory is None and (gib := cells.number("mem_gib")) is not None:
-        memory = gib * GIB
+    for name, unit in (("mem_gib", GIB), ("mem_gb", 10**9)):
+        if memory is None and (stated := cells.number(name)) is not None:
+            memory = stated * unit
     return Measured(
         seconds=cells.number("iter_time_s"),
         samples_per_second=cells.number("samples_per_s"),
@@ -270,8 +285,12 @@ def _measured(cells: _Cells) -> Measured:
 
 
 def _counts_recomputation(cells: _Cells) -> bool:
-    """Whether a row's TFLOP/s are hardware FLOPs: it says so, or its source counts that way."""
+    """Whether a row's TFLOP/s are hardware FLOPs: it says so, or its source counts that way, as
+    Megatron-LM's log does where it recomputes (megatron/training.py, checkpoint factor)."""
     text = " ".join(cells.text(name) for name in ("source", "how_obtained", "confidence")).lower()
     if "model flop" in text or "mfu" in text:
         return False
-    return any(mark in text for mark in HARDWARE_FLOPS)
+    if any(mark in text for mark in HARDWARE_FLOPS):
+        return True
+    megatron = "megatron" in f"{text} {cells.text('framework').lower()}"
+    return megatron and RECOMPUTE.get(key(cells.text("recompute"))) == "full"

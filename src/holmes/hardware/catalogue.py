@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from holmes.errors import ConfigError, suggestion
+from holmes.hardware.names import kinds_called
 from holmes.hardware.site import Device, Fabric
 from holmes.hardware.yaml_reader import read_yaml
 
@@ -28,6 +29,10 @@ FIGURES = (
     "pcie_gbytes_s",
 )
 HALF_PRECISIONS = ("bf16", "fp16", "fp32")
+GIVEN = ("peak_tflops", "matmul_tflops", "memory_gb", "memory_gbytes_s", "link_gbytes_s")
+"""Figures that a site's device entry may give."""
+NEEDED = {"peak_tflops", "memory_gb", "memory_gbytes_s", "link_gbytes_s"}
+"""Figures without which nothing can be planned."""
 
 
 @dataclass(frozen=True)
@@ -148,31 +153,41 @@ def _kind(name: str) -> DeviceKind:
 
 
 def device_kind(name: str, *, where: str | None = None) -> DeviceKind:
-    """The figures of one kind.
+    """The figures of one kind, also under another spelling of its name
+    (see :mod:`holmes.hardware.names`).
 
     Raises:
-        ConfigError: unknown kind, with the nearest known one.
+        ConfigError: unknown kind, with the nearest known one, or a name of several.
     """
-    if name not in _table("devices"):
-        near = suggestion(name, device_kinds())
-        raise ConfigError(
-            f"unknown device kind {name!r}",
-            where=where or "device.kind",
-            why="known kinds: " + ", ".join(device_kinds()),
-            next_step=f"did you mean `{near}`?" if near else "use a kind of the catalogue",
-        )
-    return _kind(name)
+    if name in _table("devices"):
+        return _kind(name)
+    found = kinds_called(name, device_kinds())
+    if found and len({_kind(one).memory_gb for one in found}) == 1:
+        return _kind(found[0])
+    near = None if found else suggestion(name, device_kinds())
+    next_step = f"did you mean `{near}`?" if near else "use a kind of the catalogue"
+    raise ConfigError(
+        f"unknown device kind {name!r}",
+        where=where or "device.kind",
+        why="known kinds: " + ", ".join(device_kinds()),
+        next_step="say which: " + ", ".join(found) if found else next_step,
+    )
 
 
-def resolve(device: Device) -> DeviceKind:
-    """The kind of a site's device entry, with what the entry says winning.
+def resolve(device: Device, *, where: str | None = None) -> DeviceKind:
+    """The kind of a site's device entry, with what the entry says winning. An entry that gives
+    all that planning needs may name a kind of its own.
 
     Raises:
         ConfigError: unknown kind.
     """
-    kind = device_kind(device.kind)
-    names = ("peak_tflops", "matmul_tflops", "memory_gb", "memory_gbytes_s", "link_gbytes_s")
-    given = {name: getattr(device, name) for name in names if getattr(device, name) is not None}
+    given = {name: getattr(device, name) for name in GIVEN if getattr(device, name) is not None}
+    try:
+        kind = device_kind(device.kind, where=where)
+    except ConfigError:
+        if not given.keys() >= NEEDED:
+            raise
+        kind = DeviceKind(device.kind, device.kind, peak_precision=HALF_PRECISIONS[0])
     return replace(
         kind,
         **given,

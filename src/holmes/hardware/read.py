@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from holmes.errors import ConfigError, suggestion
-from holmes.hardware.catalogue import device_kind
+from holmes.hardware.catalogue import resolve
 from holmes.hardware.site import Cluster, Fabric, Site
 from holmes.hardware.validation import did_you_mean, validated
 from holmes.hardware.yaml_reader import Document, KeyPath, part_of, read_yaml, shown
@@ -115,7 +115,7 @@ def _check_kinds(site: Site, where: Where) -> None:
         for position, group in enumerate(cluster.groups()):
             inner: KeyPath = () if short else ("nodes", position)
             place: KeyPath = ("clusters", index, *inner, "device", "kind")
-            device_kind(group.device.kind, where=where(place))
+            resolve(group.device, where=where(place))
 
 
 def _check_size(site: Site, where: Where) -> None:
