@@ -43,6 +43,20 @@ def test_the_fit_finds_what_made_the_timings() -> None:
     assert fitted.seconds_per_byte == pytest.approx(TRUE.seconds_per_byte, rel=0.1)
 
 
+def test_groups_of_one_rate_do_not_count_the_line_twice() -> None:
+    perfect = LinkCalibration(1.0, 0.0, 1e-4)
+    found = timings(perfect)
+    alike = [one for one in found if one.group.startswith("data")][:2]
+    fitted = with_measured_links(LAB, PLAN, COST.topology, None, alike)
+    network = Network(
+        COST.topology, PLAN.rank_map, replace(COST.calibration, network=fitted.network)
+    )
+    for one in alike:
+        group = PLAN.group_by_name[one.group]
+        again = network.collective(one.op, group.ranks, one.bytes_, group.transport.fabric)
+        assert again.seconds == pytest.approx(one.seconds, rel=0.01)
+
+
 def test_a_line_never_carries_more_than_its_rate() -> None:
     quick = [replace(one, seconds=one.seconds / 3) for one in timings(TRUE)]
     assert with_measured_links(LAB, PLAN, COST.topology, None, quick).link("roce").efficiency == 1.0

@@ -57,16 +57,21 @@ def with_measured_links(
 
 def _fitted(network: Network, plan: Plan, timings: Sequence[LinkTiming]) -> LinkCalibration:
     """Non-negative least squares of the relative error over the latency of a hop, the time on
-    the line, and the time per byte beside it."""
+    the line beyond that of its rate, and the time per byte beside it.
+
+    The line itself is no free term: where all timings are of one rate, a fit could not tell
+    its time from that per byte, and would count it twice.
+    """
     rows = [
         np.array(_terms(network, plan.group_by_name[timing.group], timing)) / timing.seconds
         for timing in timings
     ]
     from scipy.optimize import nnls  # only where links are fitted
 
-    (step, line, per_byte), _ = nnls(np.array(rows), np.ones(len(rows)))
+    terms = np.array(rows)
+    (step, beyond, per_byte), _ = nnls(terms, 1.0 - terms[:, 1])
     return LinkCalibration(
-        efficiency=float(min(1.0, max(LEAST_EFFICIENCY, 1.0 / max(line, 1.0)))),
+        efficiency=float(max(LEAST_EFFICIENCY, 1.0 / (1.0 + beyond))),
         latency_seconds=0.0,
         step_seconds=float(step),
         seconds_per_byte=float(per_byte),
