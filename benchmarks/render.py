@@ -220,8 +220,8 @@ def prediction(data: Data) -> Rendered:
         f"{data['within_limit']} of {data['compared']} predictions lie within "
         f"{data['limit']:.0%}; the worst is off by {data['worst']:.0%}.",
         (
-            f"Sizes: {data['sizes']}; links "
-            + "; ".join(f"{site}: {_rates(r)}" for site, r in data["rates_gbit_s"].items())
+            f"Sizes: {data['sizes']}"
+            + "".join(f"; links {site}: {_rates(r)}" for site, r in data["rates_gbit_s"].items())
             + ". Block times are measured in the session before any plan is made; no step is.",
         ),
     )
@@ -234,6 +234,7 @@ RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "partition": partition,
     "overlap": overlap,
     "prediction": prediction,
+    "rehearsals": prediction,
 }
 
 

@@ -45,6 +45,12 @@ def test_every_arm_ran_over_shaped_links() -> None:
 def test_tables_are_those_of_the_records(path: Path) -> None:
     text = path.read_text()
     assert tables.filled(text, tables.FILES[path]) == text, "run `python benchmarks/tables.py`"
+    shown = re.findall(r"<!-- table:(\w+) -->", text)
+    assert len(set(shown)) == len(shown) and set(shown) <= set(NAMES)
+
+
+def test_every_record_has_its_table_in_the_docs() -> None:
+    text = (tables.ROOT / "docs" / "benchmarks.md").read_text()
     assert sorted(re.findall(r"<!-- table:(\w+) -->", text)) == NAMES
 
 
