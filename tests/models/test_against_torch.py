@@ -26,12 +26,15 @@ GPT_GRID = [
     GptConfig(2, 64, 2, 56, 203, mlp="swiglu", positions="rotary", tied=False),
     GptConfig(1, 128, 8, 48, 77, mlp="swiglu", bias=False, norm="rmsnorm"),
     GptConfig(1, 96, 4, 40, 333, ffn=200, attention="unfused"),
+    GptConfig(1, 96, 4, 40, 333, mlp="gelu-tanh"),
 ]
 LLAMA_GRID = [
     LlamaConfig(2, 64, 4, 32, 101),
     LlamaConfig(1, 64, 8, 56, 203, key_heads=2, tied=True),
     LlamaConfig(1, 96, 4, 40, 333, key_heads=1, ffn=200),
     LlamaConfig(1, 96, 4, 40, 333, key_heads=2, attention="unfused"),
+    LlamaConfig(1, 96, 4, 40, 333, key_heads=2, head_dim=32, qk_norm=True),
+    LlamaConfig(1, 96, 6, 40, 333, key_heads=2, head_dim=8, qkv_bias=True),
 ]
 SMALL = [("gpt", c) for c in GPT_GRID] + [("llama", c) for c in LLAMA_GRID]
 LARGE = [

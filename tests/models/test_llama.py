@@ -74,7 +74,9 @@ def test_mixtral_is_described_not_trained(module: Any) -> None:
 class SlowGroupedAttention(torch.nn.Module):
     """The obvious twin: one head and one query at a time."""
 
-    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: torch.Tensor | None
+    ) -> torch.Tensor:
         out = torch.empty_like(q)
         for head in range(q.shape[1]):
             group = head * k.shape[1] // q.shape[1]

@@ -100,7 +100,9 @@ def test_a_token_sees_nothing_of_the_future() -> None:
 class SlowAttention(nn.Module):
     """The obvious twin: one query at a time."""
 
-    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: torch.Tensor | None
+    ) -> torch.Tensor:
         out = torch.empty_like(q)
         for t in range(q.shape[2]):
             scores = (k[:, :, : t + 1] * q[:, :, t : t + 1]).sum(-1) / math.sqrt(q.shape[3])

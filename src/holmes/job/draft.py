@@ -21,6 +21,11 @@ class Origin:
 DEFAULT = Origin("default", "default")
 
 
+def named_model(name: str) -> dict[str, str]:
+    """What ``model: NAME`` stands for: with a slash in it a folder, else a preset."""
+    return {"from" if "/" in name else "preset": name}
+
+
 @dataclass
 class Draft:
     """Values under construction: a document, then overrides on top of it.
@@ -91,7 +96,7 @@ class Draft:
             if below is None or below == "auto":
                 below = here[part] = {}
             elif part == "model" and position == 0 and isinstance(below, str):
-                below = here[part] = {"preset": below}
+                below = here[part] = named_model(below)
             if not isinstance(below, dict | list):
                 place = dotted(tuple(way[: position + 1]), self.data)
                 raise ConfigError(

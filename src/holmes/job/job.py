@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from holmes.hardware.site import Name
 from holmes.hardware.yaml_reader import shown
+from holmes.job.draft import named_model
 from holmes.job.sections import (
     Batch,
     Data,
@@ -29,8 +30,8 @@ NO_WISH = frozenset({"context_algorithm", "scatter_gather"})
 
 
 def _preset(value: Any) -> Any:
-    """``model: gpt-3.6b`` means the preset of that name."""
-    return {"preset": value} if isinstance(value, str) else value
+    """``model: gpt-3.6b`` means the preset of that name, a path the model in that folder."""
+    return named_model(value) if isinstance(value, str) else value
 
 
 def _auto(value: Any) -> Any:
@@ -41,8 +42,9 @@ def _auto(value: Any) -> Any:
 class Job(Section):
     """One training job.
 
-    ``model`` holds ``family`` (default: that of the preset, else gpt) and ``preset`` or
-    sizes; the model family checks the sizes. ``site`` is a path, a catalogue name or a whole site.
+    ``model`` holds ``family`` (default: that of the preset or folder, else gpt) and ``preset``,
+    ``from`` (a Hugging Face folder) or sizes; the model family checks the sizes. ``site`` is a
+    path, a catalogue name or a whole site.
     """
 
     name: Name = "run"

@@ -155,18 +155,26 @@ def _site_draft(job: Job, draft: Draft, job_path: Path | None) -> Draft:
 
 
 def _with_places(job: Job, draft: Draft, job_path: Path | None) -> Job:
-    """The path of the text made absolute; one in a job file starts at its folder."""
-    if job.data.source == "shakespeare":
-        return job
-    try:
-        path = Path(job.data.source).expanduser()
-    except RuntimeError:  # ~somebody who has no home here
-        path = Path(job.data.source)
-    origin = draft.origin(("data", "source"))
-    if not path.is_absolute() and job_path is not None and origin and origin.line_known:
-        path = job_path.parent / path
-    data = job.data.model_copy(update={"source": str(path.absolute())})
-    return job.model_copy(update={"data": data})
+    """The paths of text and model made absolute; one in a job file starts at its folder."""
+
+    def place(given: str, key: KeyPath) -> str:
+        try:
+            path = Path(given).expanduser()
+        except RuntimeError:  # ~somebody who has no home here
+            path = Path(given)
+        origin = draft.origin(key)
+        if not path.is_absolute() and job_path is not None and origin and origin.line_known:
+            path = job_path.parent / path
+        return str(path.absolute())
+
+    changes: dict[str, Any] = {}
+    folder = job.model.get("from")
+    if isinstance(folder, str):
+        changes["model"] = {**job.model, "from": place(folder, ("model", "from"))}
+    if job.data.source != "shakespeare":
+        source = place(job.data.source, ("data", "source"))
+        changes["data"] = job.data.model_copy(update={"source": source})
+    return job.model_copy(update=changes)
 
 
 def _origins(job: Job, site: Site, draft: Draft, site_draft: Draft) -> dict[str, str]:

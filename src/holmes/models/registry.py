@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from holmes.errors import ConfigError, suggestion
+from holmes.models.common.hf.folder import FolderConfig
 from holmes.workload import Workload
 
 FAMILIES: dict[str, str] = {
@@ -20,6 +22,13 @@ FAMILIES: dict[str, str] = {
     "llama": "holmes.models.llama",
     "mixtral": "holmes.models.mixtral",
 }
+
+
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "gpt": ("gpt2",),
+    "llama": ("llama", "mistral", "qwen2", "qwen3"),
+}
+"""Names that config.json of a Hugging Face folder may give, by family."""
 
 
 class Describe(Protocol):
@@ -35,12 +44,15 @@ class Describe(Protocol):
 
 
 def family_of(spec: Mapping[str, Any]) -> str:
-    """The family that a job's `model:` names; else that of its preset; else ``gpt``.
+    """The family that a job's `model:` names; else that of its preset or folder; else ``gpt``.
 
     Raises:
-        ConfigError: for a family that does not exist.
+        ConfigError: for a family or an architecture that does not exist.
+        DataError: the folder cannot be read.
     """
     family = spec.get("family")
+    if spec.get("from") is not None:
+        return _family_in_folder(spec["from"], family)
     if family is None:
         family = _family_of_preset(spec.get("preset")) or "gpt"
     if family not in FAMILIES:
@@ -52,6 +64,38 @@ def family_of(spec: Mapping[str, Any]) -> str:
             next_step=f"did you mean {near!r}?" if near else None,
         )
     return str(family)
+
+
+def weights_module(family: str) -> Any:
+    """The ``weights`` module of a family: how it lies in a Hugging Face folder. No torch.
+
+    Raises:
+        ConfigError: the family has no such folders.
+    """
+    return _trained(family, "weights")
+
+
+def _family_in_folder(folder: object, named: object) -> str:
+    """The family of the architecture that a folder's config.json names."""
+    if not isinstance(folder, str):
+        raise ConfigError("bad model folder", where="model.from", why="it must be a path")
+    config = FolderConfig(Path(folder))
+    kind = config.model_type
+    homes = {name: family for family, names in ARCHITECTURES.items() for name in names}
+    if kind not in homes:
+        raise ConfigError(
+            f"models of the architecture {kind[:64]!r} are not supported",
+            where=f"{config.where}: model_type",
+            why="supported: " + ", ".join(homes),
+            next_step="docs/models.md lists what is read",
+        )
+    if named not in (None, homes[kind]):
+        raise ConfigError(
+            f"the folder holds a model of the family {homes[kind]}, not {named}",
+            where="model.family",
+            next_step="leave model.family out",
+        )
+    return homes[kind]
 
 
 def describe(family: str) -> Describe:

@@ -16,7 +16,14 @@ from holmes.data.prepare import prepare
 from holmes.data.tokens import Tokens, open_tokens
 from holmes.errors import ConfigError
 from holmes.job.job import Job
-from holmes.models.registry import describe, family_of, model_module, sharding_module
+from holmes.models.common.hf.store import FolderWeights
+from holmes.models.registry import (
+    describe,
+    family_of,
+    model_module,
+    sharding_module,
+    weights_module,
+)
 from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.assemble import (
     StageModel,
@@ -69,6 +76,7 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
     family = family_of(job.model)
     module, config = model_module(family), describe(family).config_from(job.model)
     sharding = sharding_module(family)
+    weights = None if assignment.resume_from else folder_weights(job, config)
     model = StageModel(
         partial(
             module.build_blocks,
@@ -76,6 +84,7 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
             seed=job.train.seed,
             dtype=dtype_of(job.train.precision),
             device=groups.device,
+            absent=weights is not None,
         ),
         module.loss,
         sharding.decays,
@@ -83,10 +92,25 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
         partial(module.autocast, job.train.precision, groups.device.type),
         Pace(assignment.compute_cores(groups.rank)),
         sharding.TENSOR_SPLIT,
+        weights.read if weights else None,
     )
     engine = real_engine(plan, groups, model, adamw_settings(job.optimizer))
     batches, held_out = open_data(assignment, config)
     return Parts(engine.interpreter, engine.optimizer, batches, held_out)
+
+
+def folder_weights(job: Job, config: Any) -> FolderWeights | None:
+    """The parameters that a job's model begins with; None: they are drawn.
+
+    Raises:
+        DataError: the folder is damaged, or of another model.
+        ConfigError: its weights are pickles.
+    """
+    folder = job.model.get("from")
+    if folder is None:
+        return None
+    layout = weights_module(family_of(job.model)).layout(config)
+    return FolderWeights(Path(str(folder)), layout)
 
 
 def _virtual_parts(assignment: Assignment, groups: Groups) -> Parts:

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from holmes.data.batches import BatchPlan
 from holmes.job.job import Job
+from holmes.models.common.hf.store import FolderWeights
 from holmes.models.registry import describe, family_of, model_module, sharding_module
 from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
 from holmes.train.learning_rate import learning_rate
+from holmes.train.parts import folder_weights
 from holmes.train.settings import dtype_of
 
 
@@ -56,6 +58,7 @@ def train_reference(
         config, 0, config.blocks, seed=job.train.seed, dtype=dtype_of(job.train.precision)
     )
     named = dict(module.named_parameters(blocks, 0))
+    _begin(named, folder_weights(job, config))
     optimizer = _adamw(job, named, sharding)
     losses: list[float] = []
     scale = dp * len(microbatch_order)
@@ -83,6 +86,14 @@ def train_reference(
         losses.append(total)
         on_step(step + 1)
     return ReferenceResult({k: v.detach() for k, v in named.items()}, tuple(losses))
+
+
+@torch.no_grad()
+def _begin(named: dict[str, torch.nn.Parameter], weights: FolderWeights | None) -> None:
+    """Begin with the parameters of a folder, where the job has one."""
+    for name, parameter in named.items() if weights else ():
+        assert weights is not None
+        parameter.copy_(weights.read(name, tuple(parameter.shape)))
 
 
 def _add_replica(sums: dict[str, Tensor], named: dict[str, torch.nn.Parameter]) -> None:

@@ -116,7 +116,8 @@ class Workload:
 
     ``key_heads`` are the heads of keys and values (0: as many as ``heads``);
     ``compute_bytes`` is the width of an element in matrix products; ``attention`` says
-    whether the counts are those of a fused or an unfused core; ``experts`` of a layer, or 0.
+    whether the counts are those of a fused or an unfused core; ``experts`` of a layer, or 0;
+    ``head_size`` features of a head (0: ``hidden`` / ``heads``).
     """
 
     name: str
@@ -135,6 +136,7 @@ class Workload:
     compute_bytes: int = 4
     attention: Literal["fused", "unfused"] = "fused"
     experts: int = 0
+    head_size: int = 0
 
     @property
     def parameters(self) -> int:
@@ -174,7 +176,8 @@ class Workload:
         keys = self.key_heads or self.heads
         if keys >= tp or block.kind != "transformer":
             return block.whole_parameters
-        return block.whole_parameters + 2 * self.hidden * (self.hidden // self.heads) * keys
+        size = self.head_size or self.hidden // self.heads
+        return block.whole_parameters + 2 * self.hidden * size * keys
 
     def flops_per_sample(self) -> float:
         """Forward and backward FLOPs of one sample, without recomputation."""

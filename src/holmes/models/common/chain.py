@@ -6,7 +6,8 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch.nn import functional
 from holmes.models.common.attention import Rotary
 
 INIT_STD = 0.02
+IGNORED = -100
+"""The target of a token whose successor is no prediction: it begins another document."""
 HEAD_WEIGHT = "projection.weight"
 BRANCH_ENDS = ("attention.output.weight", "mlp.down.weight")
 """Weights that end a branch, added to the residual stream."""
@@ -33,39 +36,83 @@ class ChainConfig(Protocol):
     def tied(self) -> bool: ...
 
 
-def build_range(
+@dataclass(frozen=True)
+class Parts:
+    """What makes each kind of block of a family from its configuration, values left open.
+
+    The first block's table is ``token.weight``, the last one's weight ``projection.weight``.
+    """
+
+    embedding: Callable[[Any], nn.Module]
+    transformer: Callable[[Any], nn.Module]
+    head: Callable[[Any], nn.Module]
+
+    def empty(self, config: ChainConfig, index: int) -> nn.Module:
+        """Block ``index`` of the chain."""
+        if index == 0:
+            return self.embedding(config)
+        return self.head(config) if index == config.blocks - 1 else self.transformer(config)
+
+
+class Chain(nn.Module):
+    """The whole chain on one device; its parameter names are the global ones.
+
+    Args:
+        options: ``seed``, ``dtype`` and ``device`` of :func:`build_blocks`.
+    """
+
+    parts: ClassVar[Parts]
+
+    def __init__(self, config: ChainConfig, **options: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(build_blocks(self.parts, config, 0, config.blocks, **options))
+
+    def forward(self, tokens_BS: Tensor, documents_BS: Tensor | None = None) -> Tensor:
+        """Logits [B, S, V] of token ids [B, S]."""
+        x = tokens_BS
+        for block in self.blocks:
+            x = block(x, documents_BS)
+        return x
+
+
+def build_blocks(
+    parts: Parts,
     config: ChainConfig,
-    empty_block: Callable[[int], nn.Module],
-    chosen: range,
+    start: int,
+    stop: int,
     *,
-    seed: int,
-    dtype: torch.dtype,
-    device: torch.device | str,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    absent: bool = False,
 ) -> list[nn.Module]:
-    """The blocks of a contiguous range, initialised.
+    """Blocks [start, stop) of the chain, initialised.
 
     The weights of block i depend on (seed, i) alone, so whichever stage builds it gets
     the same. A tied head starts from the token table of block 0; when the range holds
     both ends, the two are one parameter.
 
     Args:
-        empty_block: makes block i; its values are overwritten. The first block's table is
-            ``token.weight``, the last one's weight ``projection.weight``.
         device: ``meta`` leaves the parameters without storage and initial values.
+        absent: parameters stay on ``meta`` for whoever brings their values; the tables of
+            angles are on ``device``.
     """
     blocks: list[nn.Module] = []
-    for index in chosen:
+    for index in range(start, stop):
         with torch.device("meta"):
-            block = empty_block(index)
-        if torch.device(device).type != "meta":
+            block = parts.empty(config, index)
+        if not absent and torch.device(device).type != "meta":
             block = block.to_empty(device="cpu")
             _initialise(block, config, seed, index)
-        block = block.to(dtype).to(device)
+        block = block.to(dtype)
+        if not absent:
+            block = block.to(device)
         for module in block.modules():
             if isinstance(module, Rotary):
-                module.fill()
+                module.fill(device)
         blocks.append(block)
-    if config.tied and len(chosen) == config.blocks:
+    if config.tied and stop - start == config.blocks:
         blocks[-1].projection.weight = blocks[0].token.weight  # type: ignore[union-attr]
     return blocks
 
@@ -81,11 +128,17 @@ def named_parameters(blocks: Sequence[nn.Module], start: int) -> Iterator[tuple[
 
 
 def loss(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:
-    """Mean cross-entropy over all tokens, in fp32 at least."""
+    """Cross-entropy summed over the targets that count and divided by all, in fp32 at least.
+
+    A target of ``IGNORED`` does not count; at least one must.
+    """
     logits = logits_BSV.flatten(0, 1)
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
-    return functional.cross_entropy(logits, targets_BS.flatten())
+    targets = targets_BS.flatten()
+    mean = functional.cross_entropy(logits, targets, ignore_index=IGNORED)
+    # Exactly 1 where all count: the plain mean then, to the last bit.
+    return mean * ((targets != IGNORED).sum() / targets.numel()).to(mean.dtype)
 
 
 def autocast(precision: str, device_type: str = "cpu") -> AbstractContextManager[object]:

@@ -28,6 +28,7 @@ def decoder_workload(shape: DecoderShape, family: str, name: str) -> Workload:
         tied=(0, shape.layers + 1) if shape.tied else None,
         tied_parameters=shape.vocabulary * shape.hidden if shape.tied else 0,
         key_heads=shape.key_heads,
+        head_size=shape.head_size,
         compute_bytes=widths.compute,
         attention=shape.attention,
         experts=shape.experts,

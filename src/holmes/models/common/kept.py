@@ -49,8 +49,11 @@ def repeated_shares(shape: DecoderShape) -> dict[str, float]:
     """Segment name to the part of its forward that selective recomputation repeats."""
     if shape.attention == "unfused":
         return {"attention": 1.0}
-    keys = shape.key_width / (shape.hidden + 2 * shape.key_width)
-    whole = ("norm1", "rotary", "attention_output", "residual1", "norm2", "mlp_activation")
+    keys = shape.key_width / (shape.query_width + 2 * shape.key_width)
+    whole = (
+        *("norm1", "qk_norm", "rotary", "attention_output"),
+        *("residual1", "norm2", "mlp_activation"),
+    )
     # Of gate and up, the second is repeated; up alone is the one that is kept.
     part = {"query_key_value": keys, "mlp_up": 0.5 if shape.gated else 0.0}
     return {**dict.fromkeys(whole, 1.0), **part}
@@ -59,15 +62,21 @@ def repeated_shares(shape: DecoderShape) -> dict[str, float]:
 def _attention(shape: DecoderShape) -> list[Item]:
     s, h, c = shape.sequence, shape.hidden, shape.widths.compute
     # An unfused core repeats the keys and values that several heads share.
-    keys = h if shape.attention == "unfused" else shape.key_width
+    q = shape.query_width
+    keys = q if shape.attention == "unfused" else shape.key_width
     items = [
         Item("input", _stream(shape), whole=True),
         Item("norm1", (1 + _casts(shape)[0]) * s * h * c, whole=True),
         Item("statistics1", shape.norm_statistics, whole=True),
-        Item("queries", s * h * c, whole=False),
+        Item("queries", s * q * c, whole=False),
         Item("keys_values", 2 * s * keys * c, whole=False),
-        Item("mixed", s * h * c, whole=False),
+        Item("mixed", s * q * c, whole=False),
     ]
+    if shape.qk_norm:
+        rows, k, wide = (shape.heads + shape.key_heads) * s, shape.head_size, shape.widths.loss
+        # Plain torch keeps the wide input, what it is before the weight, and a number per row.
+        size = rows * (2 * k * wide + wide) if shape.statistics else rows * k * c
+        items.append(Item("qk_norm", size, whole=False))
     if shape.attention == "unfused":
         # softmax; with dropout also its result and the mask
         each = 2 * c + 1 if shape.dropout else c
@@ -104,9 +113,9 @@ def _every_second_product(shape: DecoderShape) -> list[Item]:
     copies = shape.top_k or 1
     items = [
         Item("input", _stream(shape), whole=True),
-        Item("queries", s * h * c, whole=False),
+        Item("queries", s * shape.query_width * c, whole=False),
         Item("values", s * shape.key_width * c, whole=False),
-        Item("mixed", s * h * c, whole=False),
+        Item("mixed", s * shape.query_width * c, whole=False),
         Item("log_sums", shape.heads * s * shape.widths.loss, whole=False),
         Item("first_inner", copies * s * shape.inner * c, whole=False),
     ]

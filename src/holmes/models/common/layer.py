@@ -27,20 +27,24 @@ def layer_block(shape: DecoderShape) -> Block:
         replace(part, selective=repeated.get(part.name, 0.0)) if isinstance(part, Segment) else part
         for part in program
     )
-    h, q, f, up = shape.hidden, shape.hidden, shape.inner, shape.matrices_up
+    h, q, f, up = shape.hidden, shape.query_width, shape.inner, shape.matrices_up
     attention = h * (q + 2 * shape.key_width) + q * h
     mlp = (up + 1) * h * f
     experts = shape.experts * mlp
     router = h * shape.experts
-    column_biases = (q + 2 * shape.key_width + up * f) if shape.bias else 0
+    qkv_biases = q + 2 * shape.key_width if shape.bias or shape.qkv_bias else 0
+    column_biases = qkv_biases + (up * f if shape.bias else 0)
     row_biases = 2 * h if shape.bias else 0
-    norms = 2 * shape.norm_parameters
+    norms = 2 * shape.norm_parameters + (2 * shape.head_size if shape.qk_norm else 0)
     linears = 4 + (1 + shape.experts * (up + 1) if shape.experts else up + 1)
     return Block(
         name="layer",
         kind="transformer",
         parameters=attention + (experts + router or mlp) + column_biases + row_biases + norms,
-        tensors=linears * (2 if shape.bias else 1) + 2 * shape.norm_tensors,
+        tensors=linears * (2 if shape.bias else 1)
+        + 2 * shape.norm_tensors
+        + (3 if shape.qkv_bias else 0)
+        + (2 if shape.qk_norm else 0),
         inner=inner,
         activation_bytes=kept,
         output_bytes=float(shape.sequence * h * shape.widths.stream),
@@ -64,11 +68,13 @@ def norm(shape: DecoderShape, name: str) -> Segment:
 
 def _attention(shape: DecoderShape) -> Program:
     s, h, c = shape.sequence, shape.hidden, shape.widths.compute
-    keys, outputs = shape.key_width, shape.hidden + 2 * shape.key_width
-    widths = (outputs,) if shape.joined else (h, keys, keys)
+    q, keys = shape.query_width, shape.key_width
+    outputs = q + 2 * keys
+    widths = (outputs,) if shape.joined else (q, keys, keys)
     products = tuple(MatrixProduct(s, n, h, tensor="n") for n in widths)
-    output = MatrixProduct(s, h, h, tensor="k")
-    rotated = 2.0 * s * (h + keys) * c
+    output = MatrixProduct(s, h, q, tensor="k")
+    rotated = 2.0 * s * (q + keys) * c
+    normed = Segment("qk_norm", 0.0, rotated, backward_bytes=1.5 * rotated, kernels=2)
     rotary = Segment("rotary", 0.0, rotated, backward_bytes=rotated, kernels=10)
     return [
         norm(shape, "norm1"),
@@ -81,6 +87,7 @@ def _attention(shape: DecoderShape) -> Program:
             weight_bytes=float(h * outputs * c),
             kernels=len(products),
         ),
+        *([normed] if shape.qk_norm else []),
         *([] if shape.learned_positions else [rotary]),
         # Each rank's keys and values go round; in the backward their gradients with them.
         Collective("ring", "context", 2.0 * s * keys * c, "forward", split=("tensor",)),
@@ -89,9 +96,9 @@ def _attention(shape: DecoderShape) -> Program:
         Segment(
             "attention_output",
             output.flops,
-            float(2 * s * h * c),
+            float(s * (q + h) * c),
             products=(output,),
-            weight_bytes=float(h * h * c),
+            weight_bytes=float(h * q * c),
         ),
         tensor_sum(shape, entering=False),
         _residual(shape, "residual1"),
@@ -110,7 +117,7 @@ def _core(shape: DecoderShape) -> Segment:
         heads, shape.key_heads, s, s, shape.head_size, fused=shape.attention == "fused"
     )
     products = core.products()
-    ends = 2.0 * s * (shape.hidden + shape.key_width) * c
+    ends = 2.0 * s * (shape.query_width + shape.key_width) * c
     flops = sum(product.flops for product in products)
     if core.fused:
         return Segment("attention", flops, ends, attention=core, backward_bytes=2 * ends)

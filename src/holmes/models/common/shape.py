@@ -51,6 +51,9 @@ class DecoderShape:
         dropout: one-byte masks behind embedding, attention, MLP and (unfused) scores.
         statistics: count what norms keep per token, as autograd does.
         joined: products of the same input are one (queries, keys and values; gate and up).
+        head_features: of one head; None: hidden / heads.
+        qkv_bias: biases on queries, keys and values alone.
+        qk_norm: RMSNorm on the queries and keys of each head.
     """
 
     layers: int
@@ -72,6 +75,9 @@ class DecoderShape:
     joined: bool = False
     experts: int = 0
     top_k: int = 0
+    head_features: int | None = None
+    qkv_bias: bool = False
+    qk_norm: bool = False
 
     @property
     def widths(self) -> Widths:
@@ -81,7 +87,12 @@ class DecoderShape:
     @property
     def head_size(self) -> int:
         """Features of one head."""
-        return self.hidden // self.heads
+        return self.head_features or self.hidden // self.heads
+
+    @property
+    def query_width(self) -> int:
+        """Features of all queries of a token."""
+        return self.heads * self.head_size
 
     @property
     def key_width(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from holmes.errors import ConfigError, suggestion
@@ -18,10 +20,13 @@ LARGEST = {
     "ffn": 10_000_000,
     "experts": 100_000,
     "top_k": 100_000,
+    "head_dim": 100_000,
+    "window": 10_000_000,
+    "rotary_original": 10_000_000,
 }
 """Bounds that catch a slipped digit; nothing near them has been trained."""
 
-OPTIONAL = frozenset({"ffn", "key_heads"})
+OPTIONAL = frozenset({"ffn", "key_heads", "head_dim", "window", "rotary_original"})
 """Sizes that may be None, which means what follows from the others."""
 
 REQUIRED = ("layers", "hidden", "heads", "sequence", "vocabulary")
@@ -78,12 +83,32 @@ def check_flags(config: Any, keys: Sequence[str]) -> None:
             raise wrong(key, getattr(config, key), "must be true or false")
 
 
-def check_heads(hidden: int, heads: int, *, rotary: bool) -> None:
+def check_number(config: Any, key: str, *, above: float) -> None:
+    """Refuse what is no finite number above a bound.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    value = getattr(config, key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong(key, value, "must be a number")
+    if not (math.isfinite(value) and value > above):
+        raise wrong(key, value, f"must be above {above:g}")
+
+
+def check_heads(hidden: int, heads: int, *, rotary: bool, head_dim: int | None = None) -> None:
     """Refuse heads that do not divide the hidden size, or cannot be rotated.
+
+    Args:
+        head_dim: features of a head, where they are given apart from the hidden size.
 
     Raises:
         ConfigError: with a number of heads that would do.
     """
+    if head_dim is not None:
+        if rotary and head_dim % 2:
+            raise wrong("head_dim", head_dim, "must be even: angles rotate pairs of features")
+        return
     if hidden % heads:
         raise ConfigError(
             f"{heads} attention heads do not divide the hidden size {hidden}",
@@ -139,12 +164,15 @@ def config_of(
     kind: type[Config],
     presets: Mapping[str, Config],
     spec: Mapping[str, Any] | str,
+    from_folder: Callable[[Path], dict[str, Any]] | None = None,
 ) -> Config:
     """The configuration that a job's `model:` asks for.
 
     Args:
-        spec: a preset name, or ``preset`` and sizes that override it, or all sizes.
-            The key ``family`` is the caller's and is passed over.
+        spec: a preset name, or ``preset`` or ``from`` and sizes that override it, or all
+            sizes. The key ``family`` is the caller's and is passed over.
+        from_folder: the sizes that a Hugging Face folder states; None: it has none of
+            this family.
 
     Raises:
         ConfigError: for an unknown key or preset, a missing or impossible size.
@@ -152,16 +180,23 @@ def config_of(
     given: dict[str, Any] = {"preset": spec} if isinstance(spec, str) else dict(spec)
     given.pop("family", None)
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    bases = ["preset", "from"] if from_folder else ["preset"]
     for key in given:
-        if key not in (*known, "preset"):
-            near = suggestion(str(key), [*known, "preset"])
+        if key not in (*known, *bases):
+            near = suggestion(str(key), [*known, *bases])
             raise ConfigError(
                 f"unknown key {short(key)} for a {family} model",
                 where=f"model.{key}",
-                why="known keys: preset, " + ", ".join(known),
+                why="known keys: " + ", ".join([*bases, *known]),
                 next_step=f"did you mean {near!r}?" if near else None,
             )
-    name = given.pop("preset", None)
+    name, folder = given.pop("preset", None), given.pop("from", None)
+    if folder is not None and from_folder is not None:
+        if name is not None:
+            raise wrong("preset", name, "has no effect beside `from`")
+        if not isinstance(folder, str):
+            raise wrong("from", folder, "must be the path of a folder")
+        return kind(**{**from_folder(Path(folder)), **given})
     if name is None:
         missing = [key for key in REQUIRED if key not in given]
         if missing:

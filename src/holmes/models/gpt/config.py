@@ -11,13 +11,15 @@ from holmes.models.common.sizes import (
     check_choices,
     check_flags,
     check_heads,
+    check_number,
     check_sizes,
     config_of,
     gated_width,
     preset_in,
 )
+from holmes.models.gpt.folder import sizes_in
 
-Mlp = Literal["gelu", "swiglu"]
+Mlp = Literal["gelu", "gelu-tanh", "swiglu"]
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layernorm", "rmsnorm"]
 
@@ -39,13 +41,15 @@ class GptConfig:
         heads: attention heads; divides ``hidden``.
         sequence: tokens of one sample.
         vocabulary: rows of the token table and of the head.
-        mlp: ``gelu`` (two matrices) or ``swiglu`` (three).
+        mlp: ``gelu`` (two matrices), ``gelu-tanh`` (its approximation, as in GPT-2) or
+            ``swiglu`` (three matrices).
         ffn: inner width of the MLP; None means 4 x hidden for gelu, and 8/3 x
             hidden rounded up to a multiple of 64 for swiglu.
         positions: a learned table, or rotary angles on queries and keys.
         tied: the head uses the token table.
         bias: biases on linear layers and on layer norms.
         norm: ``layernorm`` or ``rmsnorm`` (which never has a bias).
+        norm_epsilon: added to the variance.
         attention: ``fused`` or ``unfused`` (scores pass through memory). None means
             unfused in the ``mixed`` account of Megatron-LM's published runs, else fused.
 
@@ -65,11 +69,13 @@ class GptConfig:
     bias: bool = True
     norm: Norm = "layernorm"
     attention: Attention | None = None
+    norm_epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
         check_sizes(self)
         check_choices(self, CHOICES)
         check_flags(self, ("tied", "bias"))
+        check_number(self, "norm_epsilon", above=0)
         check_heads(self.hidden, self.heads, rotary=self.positions == "rotary")
 
     @property
@@ -82,7 +88,7 @@ class GptConfig:
         """Width of the MLP's inner layer."""
         if self.ffn is not None:
             return self.ffn
-        return 4 * self.hidden if self.mlp == "gelu" else gated_width(self.hidden)
+        return gated_width(self.hidden) if self.mlp == "swiglu" else 4 * self.hidden
 
     @property
     def blocks(self) -> int:
@@ -150,4 +156,4 @@ def config_from(spec: Mapping[str, Any] | str) -> GptConfig:
     Raises:
         ConfigError: for an unknown key or preset, a missing or impossible size.
     """
-    return config_of("gpt", GptConfig, PRESETS, spec)
+    return config_of("gpt", GptConfig, PRESETS, spec, sizes_in)

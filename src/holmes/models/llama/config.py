@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from holmes.errors import ConfigError
+from holmes.models.common.rotary import RotaryScaling, ScalingKind
 from holmes.models.common.shape import Attention
 from holmes.models.common.sizes import (
     check_choices,
     check_flags,
     check_heads,
+    check_number,
     check_sizes,
     config_of,
     gated_width,
     wrong,
 )
+from holmes.models.llama.folder import sizes_in
 
 
 @dataclass(frozen=True)
 class LlamaConfig:
     """Sizes of a Llama: pre-norm, RMSNorm, SwiGLU, rotary positions, no biases.
+
+    Variants by configuration: Mistral (``window``), Qwen2 (``qkv_bias``), Qwen3 (``qk_norm``,
+    ``head_dim``).
 
     Attributes:
         layers: transformer blocks.
@@ -36,6 +41,13 @@ class LlamaConfig:
         tied: the head uses the token table.
         rotary_base: base of the rotary angles' wave lengths.
         attention: ``fused`` or ``unfused`` (scores pass through memory).
+        head_dim: features per head; None means hidden / heads.
+        window: the most tokens that one reads, itself included; None: all before it.
+        qkv_bias: biases on queries, keys and values.
+        qk_norm: RMSNorm on the queries and keys of every head.
+        norm_epsilon: added to the mean square.
+        rotary_scaling: ``linear`` or ``llama3``, slower angles for longer texts, by
+            ``rotary_factor``; see :class:`RotaryScaling` for the other ``rotary_`` keys.
 
     Raises:
         ConfigError: naming the key, when a size is impossible.
@@ -51,17 +63,29 @@ class LlamaConfig:
     tied: bool = False
     rotary_base: float = 10000.0
     attention: Attention = "fused"
+    head_dim: int | None = None
+    window: int | None = None
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    norm_epsilon: float = 1e-5
+    rotary_scaling: ScalingKind | None = None
+    rotary_factor: float | None = None
+    rotary_low: float = 1.0
+    rotary_high: float = 4.0
+    rotary_original: int | None = None
 
     def __post_init__(self) -> None:
         check_sizes(self)
-        check_choices(self, {"attention": get_args(Attention)})
-        check_flags(self, ("tied",))
-        check_heads(self.hidden, self.heads, rotary=True)
-        base = self.rotary_base
-        if isinstance(base, bool) or not isinstance(base, int | float):
-            raise wrong("rotary_base", base, "must be a number")
-        if not (math.isfinite(base) and base > 1.0):
-            raise wrong("rotary_base", base, "must be above 1")
+        choices = {
+            "attention": get_args(Attention),
+            "rotary_scaling": (*get_args(ScalingKind), None),
+        }
+        check_choices(self, choices)
+        check_flags(self, ("tied", "qkv_bias", "qk_norm"))
+        check_heads(self.hidden, self.heads, rotary=True, head_dim=self.head_dim)
+        check_number(self, "rotary_base", above=1)
+        check_number(self, "norm_epsilon", above=0)
+        self._check_scaling()
         if self.heads % self.groups:
             raise ConfigError(
                 f"{self.groups} heads of keys do not divide {self.heads} heads",
@@ -70,10 +94,38 @@ class LlamaConfig:
                 next_step=f"use a divisor of {self.heads}",
             )
 
+    def _check_scaling(self) -> None:
+        if self.rotary_scaling is None:
+            if self.rotary_factor is not None:
+                raise wrong("rotary_factor", self.rotary_factor, "needs model.rotary_scaling")
+            return
+        check_number(self, "rotary_factor", above=0)
+        if self.rotary_scaling != "llama3":
+            return
+        for key in ("rotary_low", "rotary_high"):
+            check_number(self, key, above=0)
+        if self.rotary_high <= self.rotary_low:
+            raise wrong("rotary_high", self.rotary_high, "must be above model.rotary_low")
+        if self.rotary_original is None:
+            raise wrong("rotary_original", None, "llama3 scaling needs the length before it")
+
+    @property
+    def scaling(self) -> RotaryScaling | None:
+        """How rotary angles are slowed, or None."""
+        if self.rotary_scaling is None or self.rotary_factor is None:
+            return None
+        return RotaryScaling(
+            self.rotary_scaling,
+            self.rotary_factor,
+            self.rotary_low,
+            self.rotary_high,
+            self.rotary_original or self.sequence,
+        )
+
     @property
     def head_size(self) -> int:
         """Features per head."""
-        return self.hidden // self.heads
+        return self.head_dim if self.head_dim is not None else self.hidden // self.heads
 
     @property
     def groups(self) -> int:
@@ -123,4 +175,4 @@ def config_from(spec: Mapping[str, Any] | str) -> LlamaConfig:
     Raises:
         ConfigError: for an unknown key or preset, a missing or impossible size.
     """
-    return config_of("llama", LlamaConfig, PRESETS, spec)
+    return config_of("llama", LlamaConfig, PRESETS, spec, sizes_in)

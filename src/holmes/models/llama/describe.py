@@ -45,6 +45,9 @@ def shape_of(config: LlamaConfig, precision: Precision) -> DecoderShape:
         attention=config.attention,
         precision=precision,
         statistics=precision != "mixed",
+        head_features=config.head_dim,
+        qkv_bias=config.qkv_bias,
+        qk_norm=config.qk_norm,
     )
 
 

@@ -59,8 +59,16 @@ class ContextCore(nn.Module):
         super().__init__()
         self._axis, self._chunks, self._algorithm = axis, chunks, algorithm
 
-    def forward(self, q_BHSK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor) -> Tensor:
-        """A token sees itself and what came before, on whatever rank."""
+    def forward(
+        self, q_BHSK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, documents_BS: Tensor | None = None
+    ) -> Tensor:
+        """A token sees itself and what came before, on whatever rank.
+
+        Raises:
+            ValueError: there are documents to keep apart.
+        """
+        if documents_BS is not None:
+            raise ValueError("documents are not kept apart over context ranks")
         return context_attention(
             q_BHSK,
             k_BGSK,

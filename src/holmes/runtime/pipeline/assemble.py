@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from holmes.models.common.tensor import TensorSplit
 from holmes.plan.plan import Plan, Stage
 from holmes.plan.program import program_of, stage_shape
+from holmes.runtime.checkpoint.manifest import Box
 from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.interpreter import Interpreter
 from holmes.runtime.pipeline.pace import Pace
@@ -25,6 +26,7 @@ from holmes.runtime.sharding.optimizer import ShardedAdamW
 from holmes.runtime.tensor.share import share_of
 
 Optimizer = TypeVar("Optimizer")
+ReadParameter = Callable[[str, tuple[int, ...], Box | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class StageModel:
         autocast: makes the context of the forward passes.
         pace: what holds the computation to the speed of the device it stands for.
         tensor: how it splits over tensor ranks; None: it cannot.
+        read: a parameter's values by canonical name, whole shape and the part that is held
+            (an interval of every dim; None: all), for parameters built without storage.
     """
 
     build: Callable[[int, int], Sequence[nn.Module]]
@@ -48,6 +52,7 @@ class StageModel:
     autocast: Autocast = nullcontext
     pace: Pace | None = None
     tensor: TensorSplit | None = None
+    read: ReadParameter | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,11 @@ def real_engine(
         )
     ]
     planned = [bucket for stage in mine for bucket in stage.buckets]
-    buckets = flatten(slots, planned, plan.layout.dp, plan.layout.coordinates(groups.rank)[1])
+    buckets = flatten(
+        slots, planned, plan.layout.dp, plan.layout.coordinates(groups.rank)[1], groups.device
+    )
+    if model.read is not None:
+        fill(slots, model.read)
     optimizer = ShardedAdamW(
         buckets,
         settings,
@@ -124,6 +133,15 @@ def real_engine(
         program_of(plan), groups, stages, optimizer, _tensors(plan), model.pace
     )
     return Engine(interpreter, optimizer, tuple(slots))
+
+
+@torch.no_grad()
+def fill(slots: Sequence[Slot], read: ReadParameter) -> None:
+    """Read what each parameter holds, one after the other; padding stays zero."""
+    for slot in slots:
+        box = slot.piece.box if slot.piece else None
+        values = read(slot.name, slot.shape, box)
+        slot.parameter[tuple(slice(0, size) for size in values.shape)].copy_(values)
 
 
 def virtual_engine(

@@ -16,11 +16,9 @@ class RecomputedCore(nn.Module):
         super().__init__()
         self.inner = core
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(self, *arguments: Tensor | None) -> Tensor:
         """What the core returns; its own activations are computed again when needed."""
-        return checkpoint(  # type: ignore[no-any-return]
-            self.inner, query, key, value, use_reentrant=False
-        )
+        return checkpoint(self.inner, *arguments, use_reentrant=False)  # type: ignore[no-any-return]
 
 
 def recompute_attention(blocks: Iterable[nn.Module]) -> None:

@@ -155,7 +155,11 @@ def slots_of(
 
 
 def flatten(
-    slots: Sequence[Slot], buckets: Sequence[Bucket], members: int, index: int
+    slots: Sequence[Slot],
+    buckets: Sequence[Bucket],
+    members: int,
+    index: int,
+    device: torch.device | str | None = None,
 ) -> tuple[FlatBucket, ...]:
     """Move parameters into flat buckets; their ``.grad`` becomes a zeroed view as well.
 
@@ -164,6 +168,8 @@ def flatten(
     Args:
         members: size of the data group.
         index: this rank's place in it.
+        device: of the buckets; that of the parameters if left out. Parameters without
+            storage become zeros.
 
     Raises:
         ConfigError: when a bucket's size is not what the plan says.
@@ -180,24 +186,29 @@ def flatten(
                 why="the plan was made for another model",
                 next_step="plan again with `holmes plan`",
             )
-        flat.append(_flatten_one(bucket.index, mine, members, index))
+        flat.append(_flatten_one(bucket.index, mine, members, index, device))
     return tuple(flat)
 
 
 @torch.no_grad()
-def _flatten_one(number: int, slots: list[Slot], members: int, index: int) -> FlatBucket:
+def _flatten_one(
+    number: int, slots: list[Slot], members: int, index: int, device: torch.device | str | None
+) -> FlatBucket:
     ordered = sorted(slots, key=lambda slot: not slot.decays)
     placed = tuple(_place(ordered))
     length = placed[-1].stop if placed else 0
     chunk = -(-length // members)
     like = slots[0].parameter if slots else torch.empty(0)
-    parameters = torch.zeros(chunk * members, dtype=like.dtype, device=like.device)
+    parameters = torch.zeros(chunk * members, dtype=like.dtype, device=device or like.device)
     gradients = torch.zeros_like(parameters)
     for item in placed:
         parameter = item.slot.parameter
         view = parameters[item.start : item.stop].view(parameter.shape)
-        view.copy_(parameter)
-        parameter.data = view
+        if parameter.is_meta:
+            torch.utils.swap_tensors(parameter, nn.Parameter(view))  # type: ignore[no-untyped-call]
+        else:
+            view.copy_(parameter)
+            parameter.data = view
         parameter.grad = gradients[item.start : item.stop].view(parameter.shape)
     decayed = max((item.stop for item in placed if item.slot.decays), default=0)
     shard = (index * chunk, (index + 1) * chunk)
