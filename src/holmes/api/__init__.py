@@ -30,6 +30,7 @@ from holmes.api.running import (
     train,
     verify,
 )
+from holmes.api.watching import serve_metrics, watch, watch_live
 
 __all__ = [
     "calibrate",
@@ -51,6 +52,7 @@ __all__ = [
     "report",
     "schedule",
     "schema",
+    "serve_metrics",
     "show_config",
     "simulate",
     "submit",
@@ -58,5 +60,7 @@ __all__ = [
     "train",
     "validate",
     "verify",
+    "watch",
+    "watch_live",
     "write_text",
 ]

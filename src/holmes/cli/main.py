@@ -28,6 +28,7 @@ from holmes.cli import (
     train,
     validate,
     verify,
+    watch,
 )
 from holmes.cli.options import described, emit
 from holmes.errors import HolmesError, UsageError
@@ -48,6 +49,7 @@ COMMANDS = (
     rehearse,
     train,
     verify,
+    watch,
     report,
     compare,
     diagnose,

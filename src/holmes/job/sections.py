@@ -100,6 +100,8 @@ class Train(Section):
     keep_every: Steps = 0
     """Checkpoints at multiples of this many steps stay, too."""
     tensorboard: bool = False
+    prometheus_port: Annotated[int, Number, Field(ge=1024, le=65_535)] | None = None
+    """Port of the local host at which rank 0 serves its figures while it trains."""
     threads: Annotated[int, Number, Field(ge=1, le=1024)] = 1
     """Compute threads of one rank."""
     deadline_seconds: Annotated[float, Number, Field(gt=0, le=86_400, allow_inf_nan=False)] = 60.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 import torch.distributed as dist
 
 from holmes.events.jsonl import append_objects
+from holmes.events.memory import STATM, append_memory
 from holmes.events.metrics import StepMetrics, append_metrics
 from holmes.events.span import Span
 from holmes.events.trace import append_trace
 from holmes.runtime.groups import Groups
 from holmes.train.assignment import Assignment
 from holmes.train.board import ScalarBoard
+from holmes.watch.prometheus import MetricsServer
 
 WARM_UP_STEPS = 3
 """Steps that neither the trace nor the medians take, where the run is longer."""
@@ -39,6 +42,9 @@ class RunRecorder:
         self._board: ScalarBoard | None = None
         if self._writes and assignment.job.train.tensorboard:
             self._board = ScalarBoard(self._folder, assignment.plan)
+        port = assignment.job.train.prometheus_port
+        serves = self._writes and port is not None
+        self._server = MetricsServer(self._folder, port) if serves and port else None
 
     def step(self, metrics: StepMetrics, spans: Sequence[Span], *, applied: bool) -> None:
         """Record one step; every rank calls it, since the trace has the spans of all."""
@@ -47,6 +53,7 @@ class RunRecorder:
             if self._writes:
                 everything = (Span(**item) for part in gathered for item in part)
                 append_trace(self._folder / "trace.jsonl", everything)
+        append_memory(self._folder, self._groups.rank, metrics.step, self._memory())
         if self._writes:
             append_metrics(self._folder / "metrics.jsonl", [metrics])
             if self._board is not None:
@@ -54,6 +61,13 @@ class RunRecorder:
         loss = "" if metrics.loss is None else f" loss {metrics.loss:.4f}"
         skipped = "" if applied else " SKIPPED: the gradient norm is not finite"
         self.log(f"step {metrics.step}:{loss} {metrics.step_seconds:.4f} s{skipped}")
+
+    def _memory(self) -> int:
+        """Bytes this rank holds: allocated at most on its GPU, else resident in the process."""
+        if self._groups.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._groups.device))
+        pages = int(STATM.read_text().split()[1])
+        return pages * resource.getpagesize()
 
     def evaluation(self, step: int, loss: float) -> None:
         """Record the loss on held-out text after ``step`` steps."""
@@ -69,6 +83,8 @@ class RunRecorder:
 
     def close(self) -> None:
         """Flush what is open."""
+        if self._server is not None:
+            self._server.close()
         if self._board is not None:
             self._board.close()
 

@@ -53,7 +53,7 @@ def make_run_folder(path: Path, *, keep: bool) -> None:
         if not keep:
             for name in FRESH:
                 (path / name).unlink(missing_ok=True)
-            for folder in ("checkpoints", "monitor"):
+            for folder in ("checkpoints", "monitor", "memory"):
                 shutil.rmtree(path / folder, ignore_errors=True)
             for log in (path / "logs").glob("*.log"):
                 os.truncate(log, 0)  # ranks that are up already go on writing to it

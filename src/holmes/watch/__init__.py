@@ -1,0 +1,1 @@
+"""A run while it goes on: what its folder says now, in the terminal or for Prometheus."""
