@@ -15,15 +15,19 @@ from holmes.cost.model import CostModel
 from holmes.hardware.site import Site
 from holmes.hardware.topology import Topology
 from holmes.models.gpt.describe import config_from, workload
-from holmes.plan.layout import Wishes
+from holmes.plan.capabilities import Capabilities
+from holmes.plan.layout import Layout, Wishes
 from holmes.planner.draft import Draft, draft
 from holmes.planner.estimates import Estimates
 from holmes.planner.field import DOUBT, LOOPED_DOUBT, UNEVEN_DOUBT, Row
+from holmes.planner.ground import Ground
+from holmes.planner.placement import rank_maps
 from holmes.planner.pricing import Pricing, schedule_for
 from holmes.planner.request import PlanRequest
 from holmes.planner.search import Search, make_plan
 from holmes.planner.survey.partition import blocks_within, least_bottleneck
 from holmes.planner.times import pipeline_times
+from holmes.schedule import Op
 from holmes.simulate.closed_form import step_seconds
 from holmes.simulate.recurrence import pipeline_seconds
 from holmes.workload import Workload
@@ -31,6 +35,12 @@ from tests.planner.workloads import chain, site
 
 SAMPLES = 20
 ROOMY = 40e9
+RUNTIME = Capabilities(
+    axes=frozenset({"pipeline", "data"}),
+    schedules=frozenset({"gpipe", "1f1b"}),
+    shardings=frozenset({"none", "optimizer"}),
+    recompute=frozenset({"none", "full"}),
+)
 
 
 def asked(
@@ -283,3 +293,54 @@ def test_sequence_parallelism_saves_memory_and_norm_time() -> None:
     assert cost.workload.heads % 8 == 0
     assert found[True].bytes_ < found[False].bytes_
     assert found[True].seconds < found[False].seconds
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_equal_operations_are_priced_once_and_cost_as_much(tensor: int) -> None:
+    """Exchanges, rings and cuts of a layout against all their operations one by one."""
+    where = gpus(3, 2)
+    cost = CostModel(Topology(where), gpt(), DEFAULT)
+    layout = Layout(tensor, 2, 40 // (4 * tensor), 2)
+    for ranks in rank_maps(cost.topology, layout, "cluster"):
+        ground = Ground(cost, layout, ranks, "per-group")
+        network, width = ground.network, ground.width
+        fabrics = [ground.fabric(slots) for slots in ground.slots]
+        for stage, fabric in enumerate(fabrics):
+            first = stage * width
+            columns = [range(first + t, first + width, tensor) for t in range(tensor)]
+            whole = network.together(
+                [network.collective(Op.REDUCE_SCATTER, c, 1e8 / tensor, fabric) for c in columns]
+            )
+            assert ground.exchanges[stage].seconds(1e8, 1) == pytest.approx(whole.seconds)
+            groups = [
+                range(start + t, start + 2 * tensor, tensor)
+                for start in range(first, first + width, 2 * tensor)
+                for t in range(tensor)
+            ]
+            slots = cost.topology.devices
+            rings = network.together(
+                [
+                    network.collective(
+                        Op.ALL_GATHER, g, 1e8, ground.fabric([slots[ranks[r]] for r in g])
+                    )
+                    for g in groups
+                ]
+            )
+            assert ground.rings[stage].seconds(1e8, 1) == pytest.approx(rings.seconds)
+        moves = [
+            network.transfer(
+                r, r + width, 1e8, ground.fabric([slots[ranks[r]], slots[ranks[r + width]]])
+            )
+            for r in range(width)
+        ]
+        assert ground.cuts[0].seconds(1e8, 1) == pytest.approx(network.together(moves).seconds)
+
+
+def test_a_narrower_search_reads_the_wider_one() -> None:
+    """The best within limits is the same, alone or on the scores of the search without."""
+    narrow = replace(asked(gpus(2, 2), gpt(), 768, context=1), capabilities=RUNTIME)
+    wide = Search(replace(narrow, capabilities=None), narrow=RUNTIME)
+    wide.winner()
+    on_top, alone = Search(narrow, basis=wide), Search(narrow)
+    assert on_top.winner().seconds == pytest.approx(alone.winner().seconds, rel=1e-9)
+    assert on_top.field.counts.evaluated == 0

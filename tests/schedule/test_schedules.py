@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from holmes.errors import ConfigError
-from holmes.schedule import Op, Schedule, generate, gpipe, looped_bfs, one_f_one_b
+from holmes.schedule import SCHEDULES, Op, Schedule, generate, gpipe, looped_bfs, one_f_one_b
 from holmes.schedule.bubble import bubble_time, predicted_bubble_fraction
+from holmes.schedule.generate import FORMS
 from holmes.schedule.timeline import (
     Durations,
     activation_peaks,
@@ -197,3 +198,17 @@ def test_the_refusal_of_interleaving_names_counts_that_work() -> None:
     with pytest.raises(ConfigError) as caught:
         generate("interleaved", 4, 6, 2)
     assert "use 4 or 8 micro-batches" in caught.value.text()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_rank_holds_more_once_the_pipeline_is_full(name: str) -> None:
+    form = FORMS[name]
+    if form.fills_after is None:
+        return
+    extras = (2, 0, 1) if form.fixed is None else (0, 0, 0)
+    virtual = 3 if form.loops else 1
+    enough = form.fills_after(4, virtual) + sum(extras)
+    short, long = (form.make(4, m, virtual, extras) for m in (enough, 3 * enough))
+    assert activation_peaks(short) == activation_peaks(long)
+    half = activation_peaks(short, pending=(0.5,) * 4 * virtual)
+    assert half == activation_peaks(long, pending=(0.5,) * 4 * virtual)

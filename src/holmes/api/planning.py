@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from holmes.report.causes import Comparison
     from holmes.report.schedule_facts import ScheduleFacts
     from holmes.report.study import Study
-    from holmes.schedule.generate import ScheduleName
+    from holmes.schedule.form import ScheduleName
     from holmes.schedule.timeline import Durations
 
 MOST_LISTED = 20_000

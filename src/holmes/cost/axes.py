@@ -14,6 +14,7 @@ import numpy as np
 
 from holmes.cost.memory import split_by_tokens
 from holmes.plan.layout import ScheduleName, Sharding
+from holmes.schedule.generate import FORMS
 from holmes.workload.workload import Block, Collective, Segment, Workload
 
 KEYS_AND_VALUES = 2
@@ -101,15 +102,6 @@ def exposed_ring(ring: float, attention: float) -> float:
     return max(0.0, ring - attention)
 
 
-def filled_share(schedule: ScheduleName, virtual_stages: int) -> float:
-    """The part of 1F1B's fill and drain that a schedule keeps, before weight gradients.
-
-    Interleaving over v chunks keeps 1/v (Narayanan et al. 2021, section 2.2); the
-    breadth-first loop as well (Lamy-Poirier 2022).
-    """
-    return 1.0 / virtual_stages if schedule in ("interleaved", "looped-bfs") else 1.0
-
-
 def unfilled_seconds(forward: Any, backward: Any, weight: Any) -> Any:
     """What each stage after the first adds to zero-bubble's fill and drain: the largest of
     f, i and f + i - w, with b = i + w (Qi et al. 2023, table 1); floats or arrays, seconds.
@@ -119,24 +111,14 @@ def unfilled_seconds(forward: Any, backward: Any, weight: Any) -> Any:
 
 
 def in_flight(
-    schedule: ScheduleName, stage: int, stages: int, microbatches: int, virtual_stages: int
-) -> float:
+    schedule: ScheduleName, stage: Any, stages: int, microbatches: Any, virtual_stages: int
+) -> Any:
     """Micro-batches that a device stage holds between forward and backward, as whole stages.
 
-    1F1B: p - s. Interleaved: (v - 1) p + 2 (p - s - 1) + 1 chunks of 1/v
-    (Narayanan et al. 2021, figure 4). Zero-bubble H1 holds on every stage what 1F1B
-    holds on the first, s of them only for their weight gradients (Qi et al. 2023,
-    section 2.3). GPipe and the breadth-first loop hold all. The generated schedules
-    of one stage a device hold as many; a test compares them.
+    The form of each schedule says it; generated schedules of one stage a device hold as
+    many, and a test compares them. ``stage`` may be an array.
     """
-    if schedule in ("gpipe", "looped-bfs"):
-        return float(microbatches)
-    if schedule == "interleaved":
-        chunks = (virtual_stages - 1) * stages + 2 * (stages - stage - 1) + 1
-        return min(float(microbatches), chunks / virtual_stages)
-    if schedule == "zero-bubble":
-        return float(min(microbatches, stages))
-    return float(min(microbatches, stages - stage))
+    return np.minimum(FORMS[schedule].in_flight(stage, stages, virtual_stages), microbatches)
 
 
 def gathers(sharding: Sharding) -> tuple[int, int]:

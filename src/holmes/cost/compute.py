@@ -185,35 +185,59 @@ def block_seconds(
     Raises:
         ConfigError: a figure that is needed is missing from the catalogue.
     """
+    return block_modes(block, device, calibration, micro, tp, how)[recompute]
+
+
+def block_modes(
+    block: Block,
+    device: DeviceKind,
+    calibration: Calibration,
+    micro: int,
+    tp: int = 1,
+    how: Execution = PLAIN,
+) -> dict[Recompute, BlockTime]:
+    """:func:`block_seconds` of every recomputation mode: they differ in what is repeated.
+
+    Raises:
+        ConfigError: a figure that is needed is missing from the catalogue.
+    """
     inner = collectives_seconds(block, device, calibration, micro, tp, how)
     measured = calibration.measured(device.name, block.kind, tp)
     segments = _Segments(device, calibration.compute, micro, tp, how)
     parts = [part for part in block.program(how.sequence_parallel) if isinstance(part, Segment)]
+    each = [segments.forward(part) for part in parts]
+    selected = [c.part(p.selective) for c, p in zip(each, parts, strict=True)]
+    selective = sum(selected, _Cost())
+    repeats = _repeats(block)
     if measured is None and (whole := calibration.measured(device.name, block.kind, 1)):
         alone = replace(segments, tp=1)
         mine, all_ = (sum(one.forward(p).seconds for p in parts) for one in (segments, alone))
         measured = whole.scaled(mine / all_ if all_ else 1.0 / tp) + inner
     if measured is not None:
         base = measured.scaled(micro / calibration.micro).scaled(1.0 / device.speed)
-        again = base.forward if recompute == "full" and _repeats(block) else 0.0
-        if recompute == "selective":
-            again = sum((segments.forward(p).part(p.selective) for p in parts), _Cost()).seconds
-        return base + BlockTime(0.0, again)
-    forward = sum((segments.forward(part) for part in parts), _Cost())
+        return {
+            "none": base,
+            "selective": base + BlockTime(0.0, selective.seconds),
+            "full": base + BlockTime(0.0, base.forward if repeats else 0.0),
+        }
+    forward = sum(each, _Cost())
     backward = sum((segments.backward(p, block.backward_over_forward) for p in parts), _Cost())
     backward += segments.accumulation(block)
-    talk = inner.forward
-    again_talk = 0.0
-    if recompute == "full" and _repeats(block):
-        backward, again_talk = backward + forward, talk
-    elif recompute == "selective":
-        backward += sum((segments.forward(p).part(p.selective) for p in parts), _Cost())
+    again: dict[Recompute, tuple[_Cost, float]] = {
+        "none": (backward, 0.0),
+        "selective": (backward + selective, 0.0),
+        "full": (backward + forward, inner.forward) if repeats else (backward, 0.0),
+    }
     host = calibration.compute.host_seconds
     calls = sum(isinstance(p, Collective) and p.axis == "tensor" for p in block.inner) * (tp > 1)
-    return BlockTime(
-        _slower(forward.seconds + talk, (forward.kernels + calls) * host),
-        _slower(backward.seconds + inner.backward + again_talk, (backward.kernels + calls) * host),
-    ).scaled(1.0 / device.speed)
+    ahead = _slower(forward.seconds + inner.forward, (forward.kernels + calls) * host)
+    return {
+        mode: BlockTime(
+            ahead,
+            _slower(cost.seconds + inner.backward + talk, (cost.kernels + calls) * host),
+        ).scaled(1.0 / device.speed)
+        for mode, (cost, talk) in again.items()
+    }
 
 
 def _slower(device: float, host: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from holmes.cost.calibration import BlockTime, Calibration
-from holmes.cost.compute import block_seconds, optimizer_seconds
+from holmes.cost.compute import block_modes, optimizer_seconds
 from holmes.cost.execution import PLAIN, Execution, TensorLink
 from holmes.cost.network import GBIT, Network, Rates
 from holmes.cost.software import StageExtras, stage_extras
@@ -35,7 +35,7 @@ class CostModel:
     execution: Execution = field(default=PLAIN, kw_only=True)
 
     @cached_property
-    def _times(self) -> dict[tuple[object, ...], BlockTime]:
+    def _times(self) -> dict[tuple[object, ...], dict[Recompute, BlockTime]]:
         return {}
 
     @cached_property
@@ -79,16 +79,15 @@ class CostModel:
             id(slot.node.group),
             micro,
             tp,
-            recompute,
             sequence_parallel,
         )
         found = self._times.get(key)
         if found is None:
             how = self._how(slot, tp, sequence_parallel)
             kind = self.device(slot)
-            found = block_seconds(block, kind, self.calibration, micro, tp, recompute, how)
+            found = block_modes(block, kind, self.calibration, micro, tp, how)
             self._times[key] = found
-        return found
+        return found[recompute]
 
     def _how(self, slot: DeviceSlot, tp: int, sequence_parallel: bool | None) -> Execution:
         how = replace(self.execution, width=self.workload.compute_bytes)

@@ -38,6 +38,8 @@ whole, by index in ``site.links`` for a link. Given for a rehearsal; then the
 site's own latencies do not apply either."""
 
 GBIT = 1e9 / 8
+DEVICE = "/device"
+"""In the name of a resource: a device's link inside its node."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,24 @@ class Network:
         return tuple(devices[index] for index in self.rank_map)
 
     @cached_property
+    def _openings(self) -> dict[tuple[object, ...], float]:
+        """By what two nodes are, not which: hops between equal nodes are equal."""
+        return {}
+
+    @cached_property
+    def _latencies(self) -> dict[tuple[object, ...], float]:
+        return {}
+
+    @cached_property
+    def _caps(self) -> dict[tuple[object, ...], float]:
+        return {}
+
+    @cached_property
+    def _names(self) -> dict[tuple[object, ...], str]:
+        """Names of resources whose capacity is known."""
+        return {}
+
+    @cached_property
     def _memo(self) -> dict[tuple[object, ...], Traffic]:
         return {}
 
@@ -129,6 +149,21 @@ class Network:
         """Several operations that start at once, as one."""
         latency = max((one.latency for one in operations), default=0.0)
         return self._traffic(latency, [flow for one in operations for flow in one.flows])
+
+    def side_by_side(self, one: Traffic, count: int) -> Traffic:
+        """The same operation of ``count`` groups at once, whose members are neighbours in the
+        same nodes: they share cards and links, and each has its own devices."""
+        if count == 1:
+            return one
+        flows = [
+            flow
+            if DEVICE in flow.resources[0]
+            else replace(
+                flow, bytes=flow.bytes * count, weight=flow.weight * count, cap=flow.cap * count
+            )
+            for flow in one.flows
+        ]
+        return self._traffic(one.latency, flows, one.algorithm)
 
     def _cheapest(
         self, op: Op, ranks: tuple[int, ...], bytes_: float, fabric: Fabric | None
@@ -215,11 +250,16 @@ class Network:
         a, b = self._slots[hop.source].node, self._slots[hop.target].node
         if a.index == b.index or fabric is None or self.rates:
             return 0.0
-        link = self.calibration.link(fabric.value)
-        wait = self._latency(hop.source, hop.target, fabric)
-        flow = self._flow(hop.source, hop.target, hop.bytes, fabric, hop.rails)
-        rate = min([flow.cap, *(self.capacity[name] for name in flow.resources)])
-        return link.opening_seconds(hop.bytes / hop.rails, rate / hop.rails, wait)
+        key = (*_ends(a, b), fabric, hop.bytes, hop.rails)
+        if key not in self._openings:
+            link = self.calibration.link(fabric.value)
+            wait = self._latency(hop.source, hop.target, fabric)
+            flow = self._flow(hop.source, hop.target, hop.bytes, fabric, hop.rails)
+            rate = min([flow.cap, *(self.capacity[name] for name in flow.resources)])
+            self._openings[key] = link.opening_seconds(
+                hop.bytes / hop.rails, rate / hop.rails, wait
+            )
+        return self._openings[key]
 
     def _traffic(
         self, latency: float, flows: list[Flow], algorithm: Algorithm = "point-to-point"
@@ -257,10 +297,16 @@ class Network:
 
     def _rail_cap(self, node: Node, fabric: Fabric, rails: int) -> float:
         """A member drives one port over one connection; a rehearsal has one port per entry."""
-        nic = node.nic(fabric)
-        assert nic is not None
         if self.rates and (node.index, fabric) in self.rates:
             return math.inf
+        key = (id(node.group), fabric, rails)
+        if key not in self._caps:
+            self._caps[key] = self._one_rail_cap(node, fabric, rails)
+        return self._caps[key]
+
+    def _one_rail_cap(self, node: Node, fabric: Fabric, rails: int) -> float:
+        nic = node.nic(fabric)
+        assert nic is not None
         ports = min(rails, nic.count)
         link = self.calibration.link(fabric.value)
         cap = link.bytes_per_second(nic.gbit_s * ports * GBIT, rails)
@@ -268,15 +314,16 @@ class Network:
         return math.inf if ports == nic.count and cap >= line else cap
 
     def _nic(self, node: Node, fabric: Fabric, direction: str) -> str:
-        name = f"{node.name}/{fabric.value}/{direction}"
-        if name not in self.capacity:
+        key = (node.index, fabric, direction)
+        if key not in self._names:
+            name = self._names[key] = f"{node.name}/{fabric.value}/{direction}"
             nic = node.nic(fabric)
             if nic is None:
                 raise ConfigError(f"node {node.name} has no {fabric.value} card", where=node.name)
             gbit_s = (self.rates or {}).get((node.index, fabric), nic.total_gbit_s)
             link = self.calibration.link(fabric.value)
             self.capacity[name] = link.bytes_per_second(gbit_s * GBIT)
-        return name
+        return self._names[key]
 
     def _between(self, a: Node, b: Node, fabric: Fabric) -> str:
         name = f"{a.cluster}>{b.cluster}/{fabric.value}"
@@ -293,8 +340,17 @@ class Network:
         return name
 
     def _device(self, slot: DeviceSlot, direction: str) -> str:
-        name = f"{slot.node.name}/device{slot.local_index}/{direction}"
-        if name not in self.capacity:
+        key = (slot.index, direction)
+        if key in self._names:
+            return self._names[key]
+        name = self._names[key] = f"{slot.node.name}{DEVICE}{slot.local_index}/{direction}"
+        self.capacity[name] = self._inside(slot)
+        return name
+
+    def _inside(self, slot: DeviceSlot) -> float:
+        """Bytes per second of a device's link inside its node."""
+        key = (id(slot.node.group),)
+        if key not in self._caps:
             kind = resolve(slot.node.device)
             rate = kind.link_gbytes_s or kind.memory_gbytes_s
             if rate is None:
@@ -303,8 +359,8 @@ class Network:
                     where="device.link_gbytes_s",
                     next_step="give `link_gbytes_s` in the site's device entry",
                 )
-            self.capacity[name] = self.calibration.link("intra-node").bytes_per_second(rate * 1e9)
-        return name
+            self._caps[key] = self.calibration.link("intra-node").bytes_per_second(rate * 1e9)
+        return self._caps[key]
 
     def _link(self, a: int, b: int, fabric: Fabric | None) -> LinkCalibration:
         same = self._slots[a].node.index == self._slots[b].node.index
@@ -318,6 +374,12 @@ class Network:
 
     def _latency(self, a: int, b: int, fabric: Fabric | None) -> float:
         """Seconds of one hop from a to b, what the site says included."""
+        key = (*_ends(self._slots[a].node, self._slots[b].node), fabric)
+        if key not in self._latencies:
+            self._latencies[key] = self._one_latency(a, b, fabric)
+        return self._latencies[key]
+
+    def _one_latency(self, a: int, b: int, fabric: Fabric | None) -> float:
         seconds = self._link(a, b, fabric).step_seconds
         near, far = self._slots[a].node, self._slots[b].node
         if self.rates or fabric is None or near.index == far.index:
@@ -329,3 +391,8 @@ class Network:
             link = self.topology.links_between(near.cluster, far.cluster, fabric)
             seconds += link.latency_us * 1e-6 if link is not None else 0.0
         return seconds
+
+
+def _ends(a: Node, b: Node) -> tuple[object, ...]:
+    """What two nodes are to each other; equal for all pairs of equal nodes."""
+    return id(a.group), id(b.group), a.cluster, b.cluster, a.index == b.index

@@ -99,6 +99,18 @@ class Topology:
         clusters, a kind that all have and that a site link carries between
         each pair of their clusters. Fastest first, by the slowest member.
         """
+        kinds = {(id(node.group), node.cluster): node for node in nodes}
+        key = tuple(kinds)
+        if key not in self._paths:
+            self._paths[key] = self._paths_of(tuple(kinds.values()))
+        return self._paths[key]
+
+    @cached_property
+    def _paths(self) -> dict[tuple[tuple[int, str], ...], tuple[Path, ...]]:
+        """By the entries of the nodes in the site: equal nodes reach the same."""
+        return {}
+
+    def _paths_of(self, nodes: Sequence[Node]) -> tuple[Path, ...]:
         found: list[tuple[float, Path]] = []
         clusters = list(dict.fromkeys(node.cluster for node in nodes))
         for fabric in Fabric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from holmes.schedule.generate import ScheduleName as ScheduleName
+from holmes.schedule.form import ScheduleName as ScheduleName
 
 Sharding = Literal["none", "optimizer", "gradients", "parameters", "hybrid", "three-level"]
 Order = Literal["cluster", "launch", "scattered"]

@@ -65,9 +65,13 @@ def answer(request: PlanRequest, wanted: Wanted) -> Answer:
         ConfigError: no plan exists at all, or none meets the objective.
     """
     request, part = _on_part(request, wanted)
-    free = Search(replace(request, capabilities=None), exhaustive=wanted.exhaustive)
+    free = Search(
+        replace(request, capabilities=None),
+        exhaustive=wanted.exhaustive,
+        narrow=request.capabilities,
+    )
     free_best = free.winner()
-    runnable = _runnable(request)
+    runnable = _runnable(request, free)
     seconds = runnable[1].seconds if isinstance(runnable, tuple) else math.inf
     faster = free_best.seconds < seconds * (1 - TIE)
     if isinstance(runnable, tuple):
@@ -87,12 +91,12 @@ def answer(request: PlanRequest, wanted: Wanted) -> Answer:
     return Answer(plan, there_is if faster else plan, missing, listed, others, part, True)
 
 
-def _runnable(request: PlanRequest) -> tuple[Search, Scored] | ConfigError | None:
+def _runnable(request: PlanRequest, free: Search) -> tuple[Search, Scored] | ConfigError | None:
     """The search within the runtime's limits and its winner, or why there is none."""
     if request.capabilities is None:
         return None
     try:
-        search = Search(request)
+        search = Search(request, basis=free)
         return search, search.winner()
     except ConfigError as error:
         return error

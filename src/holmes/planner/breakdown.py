@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from holmes.cost.axes import filled_share, unfilled_seconds
+from holmes.cost.axes import unfilled_seconds
 from holmes.cost.model import CostModel
 from holmes.planner.candidates import Choice
 from holmes.planner.draft import Draft
 from holmes.planner.estimates import Estimates
 from holmes.planner.split_cost import SplitCost
-from holmes.schedule.generate import WITH_WARMUP
+from holmes.schedule.generate import FORMS
 from holmes.workload.workload import Collective, Workload
 
 
@@ -135,8 +135,8 @@ def _steps(draft: Draft) -> tuple[float, float]:
 def _bubble(draft: Draft) -> float:
     """Fill and drain: what the other ranks take, less what the schedule saves of it."""
     whole, choice = draft.rank_seconds, draft.choice
-    if choice.schedule != "zero-bubble":
-        share = filled_share(choice.schedule, choice.virtual_stages)
+    if not FORMS[choice.schedule].splits_backward:
+        share = FORMS[choice.schedule].filled_share(choice.virtual_stages)
         return share * (sum(whole) - max(whole))
     costs = draft.estimates.stage_costs((0,) * len(draft.borders))
     found = 0.0
@@ -153,7 +153,7 @@ def _bubble(draft: Draft) -> float:
 def _round_trip(draft: Draft) -> float:
     """Seconds a micro-batch for which 1F1B waits on its round trips; see the survey."""
     stages, microbatches = draft.shape.layout.pp, draft.shape.microbatches
-    if draft.schedule not in WITH_WARMUP:
+    if FORMS[draft.schedule].fixed is not None:
         return 0.0
     worst, trip = 0.0, 0.0
     for stage in reversed(range(stages)):

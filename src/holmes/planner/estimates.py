@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from holmes.cost.axes import filled_share, gathers
+from holmes.cost.axes import gathers
 from holmes.cost.calibration import BlockTime
 from holmes.cost.memory import MARGIN, pipeline_parts, split_by_tokens, stage_memory
 from holmes.cost.model import CostModel
@@ -27,6 +27,7 @@ from holmes.planner.settings import Settings
 from holmes.planner.split_cost import split_cost
 from holmes.planner.warmup import Extras
 from holmes.schedule import zero_bubble
+from holmes.schedule.generate import FORMS
 from holmes.workload.workload import Workload
 
 
@@ -90,7 +91,7 @@ class Estimates:
                 self.memory(start, stop, in_flight[stage]) + self._waiting_bytes(stage, start, stop)
                 <= self.room[stage]
             ),
-            fill=filled_share(self.choice.schedule, self.choice.virtual_stages),
+            fill=FORMS[self.choice.schedule].filled_share(self.choice.virtual_stages),
         )
 
     def looped_costs(self, in_flight: Sequence[float]) -> StageCosts:
@@ -130,14 +131,14 @@ class Estimates:
         choice, shape = self.choice, self.shape
         stages, most = shape.layout.pp, shape.microbatches
         found = in_flight(choice.schedule, stages, most, choice.virtual_stages, extras)
-        if choice.schedule != "zero-bubble":
+        if not FORMS[choice.schedule].splits_backward:
             return found
         waiting = waiting_gradients(stages, most, extras)
         return tuple(max(0.0, f - w) for f, w in zip(found, waiting, strict=True))
 
     def _waiting_bytes(self, stage: int, start: int, stop: int) -> float:
         """Bytes that wait for the weights' gradients of a range of blocks."""
-        if self.choice.schedule != "zero-bubble":
+        if not FORMS[self.choice.schedule].splits_backward:
             return 0.0
         waiting = waiting_gradients(self.shape.layout.pp, self.shape.microbatches, ())
         return waiting[stage] * (self._waiting_sums[stop] - self._waiting_sums[start])

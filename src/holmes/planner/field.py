@@ -15,6 +15,7 @@ from holmes.plan.plan import Batch, Rejected
 from holmes.planner.candidates import Choice, Shape, name_of
 from holmes.planner.ground import Ground
 from holmes.planner.placement import cluster_of
+from holmes.planner.schedules import WHOLE_STAGE_WHOLE_BACKWARD
 from holmes.planner.settings import Settings
 from holmes.planner.survey.score import Scores, Survey
 from holmes.planner.survey.tables import Tables
@@ -86,15 +87,15 @@ class Field:
     skipped: float = math.inf
     """Least seconds of what the search's deadline left unscored."""
     exhaustive: bool = False
-    """Score also what a bound on compute rules out, for lists and fronts."""
+    """Score also what a bound on memory or compute rules out, for lists and fronts."""
+    narrow: Settings | None = None
+    """Only what these allow rules out others, so that the best of them is found too."""
 
     @staticmethod
-    def of(
-        cost: CostModel, settings: Settings, global_batch: int, *, exhaustive: bool = False
-    ) -> Field:
+    def of(cost: CostModel, settings: Settings, global_batch: int) -> Field:
         """An empty field."""
         tables = Tables(cost, settings.recomputes, settings.sequences, settings.shardings)
-        return Field(Survey(tables, settings, global_batch, _norms(cost)), exhaustive=exhaustive)
+        return Field(Survey(tables, settings, global_batch, _norms(cost)))
 
     def add(self, ground: Ground, micros: tuple[int, ...]) -> None:
         """Score a layout on a rank map, unless no choice of it can fit or be the best."""
@@ -109,14 +110,31 @@ class Field:
                 "micro-batch, recomputation and sharding",
             )
             return
-        if not self.exhaustive and self._too_slow(self.survey.bound(stages), ground.layout, micros):
-            return
-        scores = self.survey.scores(stages)
-        self.counts.evaluated += int(scores.counted.sum())
+        wanted = None
+        if not self.exhaustive:
+            bounds = self.survey.bounds(stages)
+            least = float(bounds.min())
+            if math.isinf(least) and self.best < math.inf:
+                self._prune(ground.layout, micros, "no choice of it fits in memory")
+                return
+            if self._too_slow(least, ground.layout, micros):
+                return
+            wanted = bounds <= self.best * (1 + DOUBT)
+        scores = self.survey.scores(stages, wanted)
+        self.counts.pruned += scores.left_out
+        self.counts.evaluated += len(scores.places)
         self.counts.feasible += int(scores.fits.sum())
         self.scores.append(scores)
-        if scores.fits.any():
-            self.best = min(self.best, float(scores.seconds[scores.fits].min()))
+        runnable = scores if self.narrow is None else scores.within(self.narrow)
+        if _runs(ground.layout, self.narrow) and runnable.fits.any():
+            self.best = min(self.best, float(runnable.seconds[runnable.fits].min()))
+
+    def within(self, settings: Settings, layouts: Sequence[Candidate]) -> Field:
+        """The part of this field that narrower settings allow; nothing is counted again."""
+        wanted = dict(layouts)
+        scores = [s.within(settings) for s in self.scores if s.ground.layout in wanted]
+        shortest = [one for one in self.shortest if one[1].layout in wanted]
+        return Field(self.survey, scores, Counts(), self.rejected, shortest, skipped=self.skipped)
 
     def by_bound(self, layouts: Sequence[Candidate]) -> list[Candidate]:
         """Layouts, the least compute first."""
@@ -185,8 +203,17 @@ def _doubts(scores: Scores) -> NDArray[np.float64]:
     """How far each score may lie above its price, [row]."""
     plain = UNEVEN_DOUBT if scores.stages.uneven else DOUBT
     looped = max(plain, LOOPED_DOUBT)
-    each = [plain if name in ("1f1b", "gpipe") else looped for name, _ in scores.schedules]
-    return np.repeat(each, len(scores.stages.micro))
+    each = [plain if name in WHOLE_STAGE_WHOLE_BACKWARD else looped for name, _ in scores.schedules]
+    found: NDArray[np.float64] = np.array(each)[scores.places // len(scores.stages.micro)]
+    return found
+
+
+def _runs(layout: Layout, settings: Settings | None) -> bool:
+    """Whether the settings have the axes of a layout."""
+    if settings is None:
+        return True
+    degrees = {"tensor": layout.tp, "pipeline": layout.pp, "data": layout.dp, "context": layout.cp}
+    return all(degree == 1 or axis in settings.axes for axis, degree in degrees.items())
 
 
 def _norms(cost: CostModel) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from holmes.cost.network import Network, Traffic
 from holmes.hardware.site import Fabric
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import Layout, TransportRule
+from holmes.planner.alike import representatives
 from holmes.planner.placement import RankMap, stage_slots
 from holmes.planner.transport import choose_transport
 from holmes.schedule.instruction import Op
@@ -161,38 +163,42 @@ class Ground:
     def _exchange(self, stage: int) -> Exchange:
         tp, first = self.layout.tp, stage * self.width
         fabric = self.fabric(self.slots[stage])
-        columns = [tuple(range(first + t, first + self.width, tp)) for t in range(tp)]
-        groups = [(ranks, fabric) for ranks in columns]
-        return self._collectives(Op.REDUCE_SCATTER, groups, 1 / tp)
+        column = tuple(range(first, first + self.width, tp))
+        return self._collectives(Op.REDUCE_SCATTER, [(column, fabric)], 1 / tp)
 
     def _ring(self, stage: int) -> Exchange:
         tp, cp = self.layout.tp, self.layout.cp
         first = stage * self.width
+        starts = range(0, self.width, tp * cp)
+        members = [self.slots[stage][start : start + tp * cp : tp] for start in starts]
         groups = []
-        for start in range(first, first + self.width, tp * cp):
-            mine = self.slots[stage][start - first : start - first + tp * cp]
-            fabric = self.fabric(mine)
-            for tensor in range(tp):
-                ranks = tuple(range(start + tensor, start + tp * cp, tp))
-                groups.append((ranks, fabric))
+        for which in representatives([[slot.node for slot in slots] for slots in members]):
+            start = first + starts[which]
+            ranks = tuple(range(start, start + tp * cp, tp))
+            groups.append((ranks, self.fabric(members[which])))
         return self._collectives(Op.ALL_GATHER, groups, 1.0)
 
     def _collectives(
         self, op: Op, groups: Sequence[tuple[tuple[int, ...], Fabric | None]], share: float
     ) -> Exchange:
-        """The same collective in several groups at once; bytes count ``share`` in each."""
+        """The same collective in several groups at once, each with its neighbours' of the
+        other tensor ranks; bytes count ``share`` in each."""
         size = PROBE_BYTES * share
         traffics = [self.network.collective(op, ranks, size, fabric) for ranks, fabric in groups]
-        whole = self.network.together(traffics)
+        together = self.network.together(traffics)
+        whole = self.network.side_by_side(together, self.layout.tp)
         return Exchange(whole.latency, (whole.seconds - whole.latency) / PROBE_BYTES)
 
     def _transfers(self, a: int, b: int, bytes_: float) -> Traffic:
         traffics = []
-        for position in range(self.width):
-            ends = [self.slots[a][position], self.slots[b][position]]
+        near, far = (self.slots[stage][:: self.layout.tp] for stage in (a, b))
+        pairs = list(zip(near, far, strict=True))
+        for which in representatives([(one.node, other.node) for one, other in pairs]):
+            position = which * self.layout.tp
             source, target = a * self.width + position, b * self.width + position
-            traffics.append(self.network.transfer(source, target, bytes_, self.fabric(ends)))
-        return self.network.together(traffics)
+            fabric = self.fabric(pairs[which])
+            traffics.append(self.network.transfer(source, target, bytes_, fabric))
+        return self.network.side_by_side(self.network.together(traffics), self.layout.tp)
 
     def _per_pattern(self, price: Callable[[int], Exchange]) -> tuple[Exchange, ...]:
         found: dict[Pattern, Exchange] = {}
@@ -203,21 +209,22 @@ class Ground:
 
     def _pair(self, a: int, b: int) -> tuple[object, ...]:
         """What a cut costs depends on: both patterns, and how their ends share nodes."""
-        near, far = self.slots[a], self.slots[b]
+        tp = self.layout.tp
         first: dict[int, int] = {}
         places = [
-            first.setdefault(slot.node.index, len(first)) for slots in (near, far) for slot in slots
+            first.setdefault(slot.node.index, len(first))
+            for stage in (a, b)
+            for slot in self.slots[stage][::tp]
         ]
         return (self.patterns[a], self.patterns[b], tuple(places))
 
     def _pattern(self, slots: Sequence[DeviceSlot]) -> Pattern:
-        found: dict[int, tuple[int, str, int]] = {}
-        for slot in slots:
-            entry, cluster, ranks = found.get(
-                slot.node.index, (id(slot.node.group), slot.node.cluster, 0)
-            )
-            found[slot.node.index] = (entry, cluster, ranks + 1)
-        return tuple(found.values())
+        tp = self.layout.tp  # tensor ranks are in one node
+        nodes = {slot.node.index: slot.node for slot in slots[::tp]}
+        counts = Counter(slot.node.index for slot in slots[::tp])
+        return tuple(
+            (id(node.group), node.cluster, tp * counts[index]) for index, node in nodes.items()
+        )
 
     @cached_property
     def _known(self) -> dict[tuple[object, ...], Exchange]:

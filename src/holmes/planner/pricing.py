@@ -37,6 +37,10 @@ class Pricing:
     _quick: dict[tuple[object, ...], float] = field(default_factory=dict)
     _events: dict[tuple[object, ...], float] = field(default_factory=dict)
 
+    def again(self) -> Pricing:
+        """The same prices, counted anew."""
+        return Pricing(self.cost, self.norms, 0, self._quick, self._events)
+
     def quick_seconds(self, draft: Draft) -> float:
         """The recurrence; a long step is two short ones and the rest in proportion.
 

@@ -8,15 +8,15 @@ from holmes.cost import axes
 from holmes.plan.layout import ScheduleName
 from holmes.planner.settings import Settings
 from holmes.planner.warmup import Extras
-from holmes.schedule.generate import WITH_VIRTUAL_STAGES, generate
+from holmes.schedule.generate import FORMS, WITH_VIRTUAL_STAGES, generate
 from holmes.schedule.instruction import Schedule
 
 Looped = tuple[ScheduleName, int]
 """A schedule and its virtual stages per device."""
-WHOLE_STAGE_WHOLE_BACKWARD = frozenset({"gpipe", "1f1b"})
+WHOLE_STAGE_WHOLE_BACKWARD = frozenset(
+    name for name, form in FORMS.items() if not form.loops and not form.splits_backward
+)
 """Schedules whose micro-batches in flight need no list of actions."""
-FULL_AFTER = 4
-"""Pipelines' worth of micro-batches after which no stage holds more than before."""
 
 
 def schedules_of(settings: Settings, stages: int, microbatches: int, blocks: int) -> list[Looped]:
@@ -33,7 +33,7 @@ def schedules_of(settings: Settings, stages: int, microbatches: int, blocks: int
         if name in plain:
             found.append((name, 1))
             continue
-        if name == "interleaved" and microbatches % stages:
+        if FORMS[name].whole_rounds and microbatches % stages:
             continue
         found += [(name, v) for v in settings.virtual_stages if v * stages <= blocks]
     return found
@@ -47,7 +47,7 @@ def in_flight(
         min(
             float(microbatches),
             axes.in_flight(schedule, stage, stages, microbatches, virtual_stages)
-            + sum(extras[0 if schedule == "zero-bubble" else stage :]),
+            + FORMS[schedule].extra_in_flight(stage, extras),
         )
         for stage in range(stages)
     )
@@ -67,6 +67,7 @@ def filled(
     Raises:
         ConfigError: when the schedule cannot have these counts.
     """
-    if schedule not in ("gpipe", "looped-bfs"):
-        microbatches = min(microbatches, FULL_AFTER * stages * (1 + max(extras, default=0)))
+    fills_after = FORMS[schedule].fills_after
+    if fills_after is not None:
+        microbatches = min(microbatches, fills_after(stages, virtual_stages) + sum(extras))
     return generate(schedule, stages, microbatches, virtual_stages, extras)

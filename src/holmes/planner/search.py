@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from holmes.cost.model import CostModel
 from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
+from holmes.plan.capabilities import Capabilities
 from holmes.plan.layout import Layout
 from holmes.plan.plan import Plan, Rejected, SearchSummary
 from holmes.planner.candidates import enumerate_layouts, name_of
@@ -30,6 +31,7 @@ from holmes.planner.refine import refine, refine_warmup
 from holmes.planner.request import PlanRequest
 from holmes.planner.settings import Settings, settings_of
 from holmes.planner.shortage import nothing_fits
+from holmes.schedule.generate import FORMS
 
 FINALISTS = 2
 """Drafts of each schedule that the event simulator compares."""
@@ -77,15 +79,21 @@ def make_plans(request: PlanRequest) -> Plans:
     """
     if request.capabilities is None:
         return Plans(make_plan(request))
-    search = Search(request)
-    best = search.winner()
-    wider = Search(replace(request, capabilities=None, note=False, largest_lists=0), basis=search)
+    wider = Search(
+        replace(request, capabilities=None, note=False, largest_lists=0),
+        narrow=request.capabilities,
+    )
     unrestricted = wider.winner()
+    search = Search(request, basis=wider)
+    best = search.winner()
+    effort = wider.summary()
     if unrestricted.seconds >= best.seconds * (1 - TIE):
-        return Plans(search.finished(best))
+        plan = search.finished(best)
+        return Plans(replace(plan, search=plan.search + effort))
     other = wider.finished(unrestricted)
     missing = missing_for(other, request.capabilities, best.seconds)
-    return Plans(search.finished(best, missing), other, missing)
+    plan = search.finished(best, missing)
+    return Plans(replace(plan, search=plan.search + effort), other, missing)
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,9 @@ class Search:
     exhaustive: bool = False
     """Score also what a bound on compute rules out, for lists and fronts."""
     basis: Search | None = None
-    """A search of the same site and workload, whose costs and rank maps are read again."""
+    """A wider search of the same question that has ended: its scores and prices are read again."""
+    narrow: Capabilities | None = None
+    """Of a narrower search on the basis of this one: its best is found too."""
     grounds: dict[tuple[int, int], list[Ground]] = field(default_factory=dict)
     """What each rank map of (tp, pp) decides; replicas and context ranks share it."""
 
@@ -120,14 +130,21 @@ class Search:
         if self.basis is None:
             topology = Topology(request.site)
             cost = CostModel(topology, request.workload, request.calibration, request.rates)
+            self.field = Field.of(cost, self.settings, request.global_batch)
+            self.pricing = Pricing(cost, self.field.survey.norms)
         else:
             cost, self.grounds = self.basis.cost, self.basis.grounds
+            survey = replace(self.basis.field.survey, settings=self.settings)
+            self.field = Field(survey)
+            self.pricing = self.basis.pricing.again()
+        self.field.exhaustive = self.exhaustive
+        if self.narrow is not None:
+            try:
+                self.field.narrow = settings_of(request.wishes, self.narrow)
+            except ConfigError:  # the narrower search says so itself
+                self.field.narrow = None
         self.cost: CostModel = cost
         self.topology: Topology = cost.topology
-        self.field = Field.of(
-            self.cost, self.settings, request.global_batch, exhaustive=self.exhaustive
-        )
-        self.pricing = Pricing(self.cost, self.field.survey.norms)
 
     def run(self) -> Plan:
         return self.finished(self.winner())
@@ -163,6 +180,9 @@ class Search:
         """
         found = enumerate_layouts(self.request, self.settings, self.topology)
         self.rejected += found.rejected
+        if self.basis is not None and self.basis.settings.covers(self.settings):
+            self.field = self.basis.field.within(self.settings, found.layouts)
+            return
         for layout, micros in self.field.by_bound(found.layouts):
             if self._late():
                 self.field.skip(layout, micros)
@@ -198,7 +218,7 @@ class Search:
             if self.scored and (spent or self._late()):
                 self.gap = max(0.0, 1.0 - row.least_seconds / best)
                 break
-            made = self._drafted(row, best * (1 + DOUBT))
+            made = self._known(row) or self._drafted(row, best * (1 + DOUBT))
             if isinstance(made, Draft):
                 self.scored.append(Scored(made, self.pricing.quick_seconds(made)))
                 work += work_of(made)
@@ -207,10 +227,19 @@ class Search:
                 self.rejected.append(Rejected(f"{row.shape}, {row.choice}", made))
         self.gap = max(self.gap, 1.0 - self.field.skipped / best) if self.scored else 0.0
 
+    def _known(self, row: Row) -> Draft | None:
+        """The draft that the basis made of this candidate."""
+        key = (row.shape, row.ground.rank_map, row.choice)
+        for scored in self.basis.scored if self.basis is not None else ():
+            made = scored.draft
+            if (made.shape, made.rank_map, made.choice) == key:
+                return replace(made, request=self.request, settings=self.settings)
+        return None
+
     def _drafted(self, row: Row, limit: float) -> Draft | str:
         estimates = Estimates(self.settings, row.shape, row.ground, row.choice)
         near = row.seconds * SLACK
-        if row.choice.schedule == "zero-bubble":
+        if FORMS[row.choice.schedule].splits_backward:
             near = limit = math.inf  # the objective counts the bubble that this schedule fills
         try:
             # The score holds the cuts too, so the partition's objective is seldom above it.
@@ -258,8 +287,13 @@ class Search:
 
     def finished(self, best: Scored, missing: tuple[str, ...] = ()) -> Plan:
         """The complete plan of the winner."""
+        rejected = self._rejected(best)
+        return finish(best.draft, self.pricing, self.summary(), rejected, missing)
+
+    def summary(self) -> SearchSummary:
+        """What the search has done so far; nothing of its basis."""
         counts = self.field.counts
-        summary = SearchSummary(
+        return SearchSummary(
             enumerated=counts.enumerated,
             pruned=counts.pruned,
             evaluated=counts.evaluated,
@@ -268,7 +302,6 @@ class Search:
             priced=self.pricing.evaluated,
             gap=round(self.gap, 4),
         )
-        return finish(best.draft, self.pricing, summary, self._rejected(best), missing)
 
     def _rejected(self, best: Scored) -> tuple[Rejected, ...]:
         """The nearest losers first, then what was ruled out."""

@@ -50,6 +50,21 @@ class Settings:
     axes: frozenset[Axis]
     extra_warmup: int | None = None
 
+    def covers(self, other: Settings) -> bool:
+        """Whether all choices of other settings are among these, and the one that stands for
+        several equal ones is the same."""
+        same = ("order", "transport", "partition", "overlap", "extra_warmup")
+        choices = ("shardings", "schedules", "recomputes", "sequences")
+        return (
+            all(getattr(self, name) == getattr(other, name) for name in same)
+            and all(set(getattr(other, name)) <= set(getattr(self, name)) for name in choices)
+            and {*other.virtual_stages} <= {1, *self.virtual_stages}
+            and self.shardings[0] == other.shardings[0]
+            and self.schedules[0] == other.schedules[0]
+            and self.sequences[-1] == other.sequences[-1]
+            and other.axes <= self.axes
+        )
+
 
 def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
     """Fill in defaults and stay within the capabilities.

@@ -111,9 +111,10 @@ def _nearest(settings: Settings, field: Field) -> Estimates | None:
     """The candidate that lacks the least: scored ones first, else the lightest of a layout."""
     best: tuple[float, Estimates] | None = None
     for index, scores in enumerate(field.scores):
-        bytes_ = np.where(scores.counted, scores.bytes_, np.inf)
-        place = int(np.argmin(bytes_))
-        short = float(bytes_[place]) - min(scores.ground.room)
+        if not len(scores.places):
+            continue
+        place = int(np.argmin(scores.bytes_))
+        short = float(scores.bytes_[place]) - min(scores.ground.room)
         if best is None or short < best[0]:
             row = field.row(np.array([index, place]))
             best = short, Estimates(settings, row.shape, row.ground, row.choice)

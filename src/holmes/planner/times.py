@@ -11,6 +11,7 @@ from itertools import accumulate
 from holmes.cost.software import straggling
 from holmes.planner.buckets import buckets_of
 from holmes.planner.draft import Draft
+from holmes.schedule.generate import FORMS
 from holmes.simulate.recurrence import PartTimes, PipelineTimes, StageTimes
 
 
@@ -50,7 +51,7 @@ def _stage(draft: Draft, stage: int) -> StageTimes:
     forwards = list(accumulate(forward[start:stop], initial=0.0))
     backwards = list(accumulate(backward[start:stop], initial=0.0))
     weights = [0.0] * (stop - start + 1)
-    if draft.schedule == "zero-bubble":
+    if FORMS[draft.schedule].splits_backward:
         weights = list(accumulate(estimates.weights[rank][start:stop], initial=0.0))
     buckets = buckets_of(
         workload,

@@ -1,6 +1,7 @@
 """Instructions, the schedules that generate them, and the proof that they are sound."""
 
-from holmes.schedule.generate import SCHEDULES, ScheduleName, generate
+from holmes.schedule.form import ScheduleName
+from holmes.schedule.generate import SCHEDULES, generate
 from holmes.schedule.gpipe import gpipe
 from holmes.schedule.instruction import Action, Instruction, Op, PeerSlice, Schedule, StageShape
 from holmes.schedule.interleaved import interleaved

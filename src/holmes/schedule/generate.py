@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from holmes.errors import ConfigError
-from holmes.schedule.gpipe import gpipe
+from holmes.schedule.form import Form, ScheduleName
+from holmes.schedule.gpipe import FORM as GPIPE
 from holmes.schedule.instruction import Schedule
-from holmes.schedule.interleaved import interleaved
-from holmes.schedule.looped_bfs import looped_bfs
-from holmes.schedule.one_f_one_b import one_f_one_b
-from holmes.schedule.zero_bubble import zero_bubble
+from holmes.schedule.interleaved import FORM as INTERLEAVED
+from holmes.schedule.looped_bfs import FORM as LOOPED_BFS
+from holmes.schedule.one_f_one_b import FORM as ONE_F_ONE_B
+from holmes.schedule.zero_bubble import FORM as ZERO_BUBBLE
 
-ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "looped-bfs"]
-
-SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "gpipe", "interleaved", "zero-bubble", "looped-bfs")
-WITH_VIRTUAL_STAGES = frozenset({"interleaved", "looped-bfs"})
-WITH_WARMUP = frozenset({"1f1b", "zero-bubble"})
+FORMS: Mapping[str, Form] = {
+    form.name: form for form in (ONE_F_ONE_B, GPIPE, INTERLEAVED, ZERO_BUBBLE, LOOPED_BFS)
+}
+"""All schedules; of near equals the planner takes the first."""
+SCHEDULES: tuple[ScheduleName, ...] = tuple(form.name for form in FORMS.values())
+WITH_VIRTUAL_STAGES = frozenset(form.name for form in FORMS.values() if form.loops)
+WITH_WARMUP = frozenset(form.name for form in FORMS.values() if form.fixed is None)
 """Schedules whose warm-up can grow."""
 DEFAULT_VIRTUAL_STAGES = 2
+KEPT = 16
+"""Schedules that are remembered: a search asks for few, again and again."""
 
 
 def generate(
@@ -36,27 +41,30 @@ def generate(
             no effect on it.
     """
     extra = extra_warmup if isinstance(extra_warmup, int) else max(extra_warmup, default=0)
-    if name not in WITH_VIRTUAL_STAGES and virtual_stages != 1:
+    form = FORMS[name]
+    if not form.loops and virtual_stages != 1:
         raise ConfigError(
             f"schedule {name} has one stage per rank, not {virtual_stages}",
             where="parallel.virtual_stages",
-            next_step="leave virtual_stages out, or use schedule interleaved or looped-bfs",
+            next_step=f"leave virtual_stages out, or use schedule {_either(WITH_VIRTUAL_STAGES)}",
         )
-    if name not in WITH_WARMUP and extra != 0:
+    if form.fixed is not None and extra != 0:
         raise ConfigError(
             f"extra_warmup has no effect with schedule {name}",
             where="parallel.extra_warmup",
-            why="its ring of ranks holds all the forwards it can"
-            if name == "interleaved"
-            else f"{name} runs all forwards before any backward",
+            why=form.fixed,
             next_step="leave extra_warmup out, or use schedule 1f1b",
         )
-    if name == "gpipe":
-        return gpipe(stages, microbatches)
-    if name == "1f1b":
-        return one_f_one_b(stages, microbatches, extra_warmup)
-    if name == "interleaved":
-        return interleaved(stages, microbatches, virtual_stages)
-    if name == "zero-bubble":
-        return zero_bubble(stages, microbatches, extra_warmup)
-    return looped_bfs(stages, microbatches, virtual_stages)
+    extras = extra_warmup if isinstance(extra_warmup, int) else tuple(extra_warmup)
+    return _generated(name, stages, microbatches, virtual_stages, extras)
+
+
+@lru_cache(maxsize=KEPT)
+def _generated(
+    name: ScheduleName, stages: int, microbatches: int, virtual: int, extra: int | tuple[int, ...]
+) -> Schedule:
+    return FORMS[name].make(stages, microbatches, virtual, extra)
+
+
+def _either(names: frozenset[ScheduleName]) -> str:
+    return " or ".join(name for name in FORMS if name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from holmes.errors import ConfigError
 from holmes.schedule.counts import check_counts, check_virtual, most_in_flight
+from holmes.schedule.form import Form
 from holmes.schedule.instruction import Action, Op, Schedule
 
 
@@ -67,3 +68,15 @@ def _unit(op: Op, k: int, rank: int, stages: int, virtual_stages: int) -> Action
         chunk = virtual_stages - 1 - chunk
     assert op is Op.FORWARD or op is Op.BACKWARD
     return Action(op, chunk * stages + rank, group * stages + member)
+
+
+FORM = Form(
+    name="interleaved",
+    make=lambda p, m, v, extra: interleaved(p, m, v),
+    # (v - 1) p + 2 (p - s - 1) + 1 chunks of 1/v (Narayanan et al. 2021, figure 4).
+    in_flight=lambda s, p, v: ((v - 1) * p + 2 * (p - s - 1) + 1) / v,
+    fills_after=lambda p, v: 4 * p,
+    loops=True,
+    fixed="its ring of ranks holds all the forwards it can",
+    whole_rounds=True,
+)

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import math
+
 from holmes.schedule.counts import check_counts, check_virtual
+from holmes.schedule.form import Form, common_bubble
 from holmes.schedule.instruction import Action, Op, Schedule
+from holmes.schedule.timeline import Durations
 
 
 def looped_bfs(stages: int, microbatches: int, virtual_stages: int) -> Schedule:
@@ -46,3 +50,23 @@ def looped_bfs(stages: int, microbatches: int, virtual_stages: int) -> Schedule:
         virtual_stages,
         ahead,
     )
+
+
+def _bubble(schedule: Schedule, durations: Durations) -> float:
+    """With fewer micro-batches than ranks each loop waits for its first to come round:
+    (v - 1) (p - m) (f + b) more than the others have."""
+    late = (schedule.virtual_stages - 1) * max(0, schedule.stages - schedule.microbatches)
+    again = late * (durations.forward + durations.backward)
+    return common_bubble(schedule, durations) + again
+
+
+FORM = Form(
+    name="looped-bfs",
+    make=lambda p, m, v, extra: looped_bfs(p, m, v),
+    in_flight=lambda s, p, v: math.inf + 0 * s,
+    fills_after=None,
+    bubble=_bubble,
+    loops=True,
+    fixed="it runs all forwards before any backward",
+    breadth_first=True,
+)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from holmes.schedule.counts import check_counts, extras_per_cut
+from holmes.schedule.form import Form, Level
 from holmes.schedule.instruction import Action, Op, Schedule
 
 
@@ -40,3 +41,36 @@ def one_f_one_b(stages: int, microbatches: int, extra_warmup: int | Sequence[int
         actions.append(tuple(order))
         in_flight.append(min(microbatches, warmup + 1))
     return Schedule("1f1b", stages, microbatches, tuple(actions), tuple(in_flight), extras)
+
+
+def _levels(stages: int, microbatches: int, extras: Sequence[int]) -> Iterator[Level]:
+    """With W(s) forwards before the first backward of stage s, forward k of it is on level
+    2k + s and its backward k on 2(k + W(s)) + s + 1."""
+    warmups = [0] * stages
+    for stage in range(stages - 2, -1, -1):
+        warmups[stage] = warmups[stage + 1] + 1 + extras[stage]
+    first_backward = [2 * warmups[s] + s + 1 for s in range(stages)]
+    begun = ended = stages
+    for level in range(first_backward[0] + 2 * microbatches - 1):
+        start = max(level % 2, level - 2 * microbatches + 2)
+        stop = min(stages, level + 1)
+        if start < stop:
+            yield Level(True, start, stop, 2, level if level < stages else None)
+        while begun > 0 and first_backward[begun - 1] <= level:
+            begun -= 1
+        while ended > 0 and first_backward[ended - 1] <= level - 2 * microbatches:
+            ended -= 1
+        start = begun + (begun + level + 1) % 2
+        if start < ended:
+            final = ended - 1 - (ended - 1 - start) % 2
+            last = first_backward[final] == level - 2 * microbatches + 2
+            yield Level(False, start, ended, 2, final if last else None)
+
+
+FORM = Form(
+    name="1f1b",
+    make=lambda p, m, v, extra: one_f_one_b(p, m, extra),
+    in_flight=lambda s, p, v: p - s,
+    fills_after=lambda p, v: p,
+    levels=_levels,
+)

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from holmes.errors import HolmesError
 from holmes.schedule.counts import check_counts, extras_per_cut, most_in_flight
+from holmes.schedule.form import Form
 from holmes.schedule.instruction import Action, Op, Schedule
+from holmes.schedule.timeline import Durations
 
 
 def zero_bubble(stages: int, microbatches: int, extra_warmup: int | Sequence[int] = 0) -> Schedule:
@@ -51,3 +54,31 @@ def zero_bubble(stages: int, microbatches: int, extra_warmup: int | Sequence[int
         most_in_flight(actions, stages),
         extras,
     )
+
+
+def _bubble(schedule: Schedule, durations: Durations) -> float:
+    """(p - 1) (f + i - w) while w is the least of the three (Qi et al. 2023, table 1, H1); in
+    general (p - 1) max(f, i, f + i - w). With fewer micro-batches than stages, and so too few
+    weight gradients to fill with, (p - m) min(f, i, w) more.
+
+    Raises:
+        HolmesError: with extra warm-up there is no closed form.
+    """
+    if any(schedule.extra_warmup):
+        raise HolmesError("no closed form of zero-bubble with extra warm-up")
+    p, m = schedule.stages, schedule.microbatches
+    weight, rest = durations.weight, durations.backward - durations.weight
+    each = max(durations.forward, rest, durations.forward + rest - weight)
+    return (p - 1) * each + max(0, p - m) * min(durations.forward, rest, weight)
+
+
+FORM = Form(
+    name="zero-bubble",
+    make=lambda p, m, v, extra: zero_bubble(p, m, extra),
+    # On every stage what 1F1B holds on the first, s of them only for their weights'
+    # gradients (Qi et al. 2023, section 2.3).
+    in_flight=lambda s, p, v: p + 0 * s,
+    fills_after=lambda p, v: p + 1,
+    bubble=_bubble,
+    splits_backward=True,
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from holmes.cost.model import CostModel
 from holmes.plan.plan import Plan
 from holmes.plan.program import program_of
+from holmes.schedule.generate import FORMS
 from holmes.schedule.instruction import COMPUTE_OPS
 from holmes.schedule.lower import Program
 from holmes.simulate.closed_form import times_of
@@ -61,7 +62,7 @@ def _critical_stage(plan: Plan, cost: CostModel) -> float:
     """
     times = times_of(plan, cost)
     m, p = plan.schedule.microbatches, plan.layout.pp
-    apart = plan.schedule.name == "zero-bubble"
+    apart = FORMS[plan.schedule.name].splits_backward
     gathers = times.exchanges and plan.overlap
     worst = fill = drain = 0.0
     top = times.stages[0].parts[0]

@@ -18,6 +18,7 @@ from holmes.cost.network import Network
 from holmes.cost.software import cut_seconds, exchange_seconds, fabric_of, waits_for_transfers
 from holmes.plan.plan import Plan, Stage
 from holmes.plan.program import LOSS_SLOTS, schedule_of, stage_shape
+from holmes.schedule.generate import FORMS
 from holmes.schedule.instruction import Bucket, Op, StageShape
 from holmes.schedule.lower import WORLD_GROUP
 from holmes.simulate.recurrence import (
@@ -41,7 +42,7 @@ def step_seconds(plan: Plan, cost: CostModel) -> float:
     if waits_for_transfers(plan, cost.calibration):
         schedule = replace(schedule_of(plan), ahead=0)
         seconds = pipeline_seconds(schedule, times, overlap=plan.overlap)
-    elif choice.name in ("gpipe", "1f1b") and plan.layout.pp >= FEWEST_STAGES:
+    elif FORMS[choice.name].levels is not None and plan.layout.pp >= FEWEST_STAGES:
         extras = choice.extra_warmup_per_cut or (choice.extra_warmup,) * (plan.layout.pp - 1)
         seconds = wavefront_seconds(
             choice.name, choice.microbatches, extras, times, overlap=plan.overlap

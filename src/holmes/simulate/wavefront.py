@@ -1,10 +1,8 @@
-"""The recurrence of GPipe and 1F1B without their action lists, many stages at a time.
+"""The recurrence of schedules whose form has levels, without their action lists, many stages
+at a time.
 
 Every action gets a level above those of all it comes after, so the actions of a
-level are one strided slice of per-stage arrays. With W(s) forwards before the
-first backward of stage s, 1F1B puts forward k of stage s on level 2k + s and its
-backward k on 2(k + W(s)) + s + 1; GPipe puts them on k + s and, in reverse order
-of micro-batches, on m + p - 1 + (p - 1 - s) + k.
+level are one strided slice of per-stage arrays.
 
 :mod:`holmes.simulate.recurrence` is the slow, obvious twin: same additions in the
 same order, so the results are equal to the bit.
@@ -12,13 +10,13 @@ same order, so the results are equal to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 
 from holmes.errors import ConfigError
+from holmes.schedule.form import Level
+from holmes.schedule.generate import FORMS
 from holmes.simulate.recurrence import (
     Ended,
     PartTimes,
@@ -28,25 +26,12 @@ from holmes.simulate.recurrence import (
     finish_seconds,
 )
 
-WavefrontName = Literal["gpipe", "1f1b"]
 FEWEST_STAGES = 8
 """Below this the twin is as fast."""
 
 
-@dataclass(frozen=True)
-class _Level:
-    """Stages ``[start:stop:step]`` run one action; ``edge`` is the stage for which it is the
-    first forward or the last backward, if any."""
-
-    down: bool
-    start: int
-    stop: int
-    step: int
-    edge: int | None
-
-
 def wavefront_seconds(
-    name: WavefrontName,
+    name: str,
     microbatches: int,
     extra_warmup: Sequence[int],
     times: PipelineTimes,
@@ -57,58 +42,24 @@ def wavefront_seconds(
 
     Args:
         microbatches: m, at least 1.
-        extra_warmup: extra forwards in flight per cut, empty for none (1F1B only).
+        extra_warmup: extra forwards in flight per cut, empty for none.
         times: floats, or arrays of candidates of one shape.
 
     Raises:
-        ConfigError: the times are not of as many cuts as stages need.
+        ConfigError: the times are not of as many cuts as stages need, or the schedule has
+            no levels.
     """
     cuts = len(times.stages) - 1
     extras = tuple(extra_warmup) or (0,) * cuts
     if not (len(extras) == len(times.down) == len(times.up) == cuts):
         raise ConfigError(f"times and warm-up of {cuts + 1} stages are not of {cuts} cuts")
-    front = _Front(times, max(extras, default=0) if name == "1f1b" else 0, overlap)
-    if name == "gpipe":
-        levels = _gpipe(cuts + 1, microbatches)
-    else:
-        levels = _one_f_one_b(cuts + 1, microbatches, extras)
-    for level in levels:
+    levels = FORMS[name].levels
+    if levels is None:
+        raise ConfigError(f"the actions of schedule {name} are not written down by levels")
+    front = _Front(times, max(extras, default=0), overlap)
+    for level in levels(cuts + 1, microbatches, extras):
         front.run(level)
     return finish_seconds(front.ended(), times, overlap, np.maximum if front.arrays else max)
-
-
-def _gpipe(stages: int, microbatches: int) -> Iterator[_Level]:
-    count = microbatches + stages - 1
-    for level in range(count):
-        start, stop = max(0, level - microbatches + 1), min(stages, level + 1)
-        yield _Level(True, start, stop, 1, level if level < stages else None)
-    for level in range(count):
-        # Stage p-1-d runs its backward number level - d.
-        start, stop = max(0, stages - 1 - level), min(stages, stages + microbatches - 1 - level)
-        edge = stages - 1 - (level - microbatches + 1)
-        yield _Level(False, start, stop, 1, edge if level >= microbatches - 1 else None)
-
-
-def _one_f_one_b(stages: int, microbatches: int, extras: Sequence[int]) -> Iterator[_Level]:
-    warmups = [0] * stages
-    for stage in range(stages - 2, -1, -1):
-        warmups[stage] = warmups[stage + 1] + 1 + extras[stage]
-    first_backward = [2 * warmups[s] + s + 1 for s in range(stages)]
-    begun = ended = stages
-    for level in range(first_backward[0] + 2 * microbatches - 1):
-        start = max(level % 2, level - 2 * microbatches + 2)
-        stop = min(stages, level + 1)
-        if start < stop:
-            yield _Level(True, start, stop, 2, level if level < stages else None)
-        while begun > 0 and first_backward[begun - 1] <= level:
-            begun -= 1
-        while ended > 0 and first_backward[ended - 1] <= level - 2 * microbatches:
-            ended -= 1
-        start = begun + (begun + level + 1) % 2
-        if start < ended:
-            final = ended - 1 - (ended - 1 - start) % 2
-            last = first_backward[final] == level - 2 * microbatches + 2
-            yield _Level(False, start, ended, 2, final if last else None)
 
 
 class _Front:
@@ -145,7 +96,7 @@ class _Front:
         self.ran = {d: np.zeros(self.count, dtype=np.int64) for d in (True, False)}
         self.data_free: list[Time] = [0.0] * self.count
 
-    def run(self, level: _Level) -> None:
+    def run(self, level: Level) -> None:
         """One action of every stage of the level."""
         down = level.down
         stages = slice(level.start, level.stop, level.step)

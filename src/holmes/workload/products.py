@@ -62,18 +62,28 @@ class MatrixProduct:
         if self.experts:
             shape["count"] = -(-shape["count"] // ep)
             shape[self.samples] *= ep
-        return replace(self, m=shape["m"], n=shape["n"], k=shape["k"], count=shape["count"])
+        return MatrixProduct(
+            shape["m"],
+            shape["n"],
+            shape["k"],
+            shape["count"],
+            self.tensor,
+            self.samples,
+            self.context,
+            self.experts,
+        )
 
     def _relabelled(self, names: Mapping[Dim, Dim]) -> MatrixProduct:
         sizes = {names["m"]: self.m, names["n"]: self.n, names["k"]: self.k}
-        return replace(
-            self,
-            m=sizes["m"],
-            n=sizes["n"],
-            k=sizes["k"],
-            tensor=None if self.tensor is None else names[self.tensor],
-            samples=names[self.samples],
-            context=names[self.context],
+        return MatrixProduct(
+            sizes["m"],
+            sizes["n"],
+            sizes["k"],
+            self.count,
+            None if self.tensor is None else names[self.tensor],
+            names[self.samples],
+            names[self.context],
+            self.experts,
         )
 
 

@@ -13,13 +13,13 @@ stage's gradient exchange and optimiser. It is the partition's objective
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from holmes.cost.axes import filled_share, unfilled_seconds
-from holmes.cost.axes import in_flight as flight_of
+from holmes.cost.axes import unfilled_seconds
 from holmes.plan.layout import Layout
 from holmes.planner.candidates import Choice
 from holmes.planner.ground import Ground
@@ -28,39 +28,63 @@ from holmes.planner.settings import Settings
 from holmes.planner.survey.stages import Stages, Work
 from holmes.planner.survey.tables import Floats, Tables
 from holmes.planner.warmup import MOST, WORTH
-from holmes.schedule.generate import WITH_WARMUP
-
-FEWEST: Looped = ("1f1b", 1)
-"""No schedule holds fewer micro-batches."""
+from holmes.schedule.generate import FORMS, WITH_WARMUP
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All choices of one layout on one rank map.
-
-    Rows are those of :class:`Stages`, once for each schedule in turn.
+    """Choices of one layout on one rank map.
 
     Attributes:
+        places: of each scored choice, in the rows of :class:`Stages` once for each schedule
+            in turn. Those are left out that are the same as another by symmetry, cannot
+            be, or cannot be the best.
         seconds, bytes_: of each choice; bytes of the fullest rank.
         fits: whether some partition fits in memory.
-        counted: False where another choice is the same by symmetry, or none at all.
+        left_out: choices that a bound on memory or compute ruled out.
     """
 
     stages: Stages
     schedules: tuple[Looped, ...]
+    places: NDArray[np.int64]
     seconds: Floats
     bytes_: Floats
     fits: NDArray[np.bool_]
-    counted: NDArray[np.bool_]
+    left_out: int = 0
 
     @property
     def ground(self) -> Ground:
         return self.stages.ground
 
-    def choice(self, row: int) -> tuple[int, Choice]:
-        """(micro-batch, choice) of a row."""
+    def within(self, settings: Settings) -> Scores:
+        """Those that narrower settings allow."""
         tables = self.stages.tables
-        which, base = divmod(row, len(self.stages.micro))
+        which, base = np.divmod(self.places, len(self.stages.micro))
+        _, r, s, z = np.unravel_index(base, self.stages.shape)
+        kept = np.ones(len(base), dtype=bool)
+        for index, all_, allowed in (
+            (r, tables.recomputes, settings.recomputes),
+            (s, tables.sequences, settings.sequences),
+            (z, tables.shardings, settings.shardings),
+        ):
+            kept &= np.array([one in allowed for one in all_])[index]
+        looped = [
+            name in settings.schedules and (v == 1 or v in settings.virtual_stages)
+            for name, v in self.schedules
+        ]
+        kept &= np.array(looped)[which]
+        return replace(
+            self,
+            places=self.places[kept],
+            seconds=self.seconds[kept],
+            bytes_=self.bytes_[kept],
+            fits=self.fits[kept],
+        )
+
+    def choice(self, row: int) -> tuple[int, Choice]:
+        """(micro-batch, choice) of a scored one."""
+        tables = self.stages.tables
+        which, base = divmod(int(self.places[row]), len(self.stages.micro))
         m, r, s, z = (int(i) for i in np.unravel_index(base, self.stages.shape))
         schedule, virtual = self.schedules[which]
         return self.stages.micros[m], Choice(
@@ -111,10 +135,9 @@ class Survey:
         """Bytes that the lightest choice lacks on all stages together; 0 when it may fit.
 
         The lightest: the least of every term over micro-batches, recomputations,
-        shardings and sequence parallelism, with as few in flight as 1F1B has.
+        shardings and sequence parallelism, with as few in flight as any schedule has.
         """
-        rows = np.arange(len(stages.micro))
-        bases, slopes = stages.memory(rows, _flight(stages, FEWEST))
+        bases, slopes = stages.lightest
         base, slope = bases.min(axis=0), slopes.min(axis=0)
         room = stages.room - base
         if stages.count == 1:
@@ -124,34 +147,37 @@ class Survey:
         lacking = self.tables.layers - float(most.sum())
         return max(least, lacking * float(slope.max()), 0.0)
 
-    def bound(self, stages: Stages) -> float:
-        """No choice of this layout that fits is faster: its compute, evenly divided."""
-        rows = np.arange(len(stages.micro))
-        fixed, slope = stages.memory(rows, _flight(stages, FEWEST))
+    def bounds(self, stages: Stages) -> Floats:
+        """Seconds that no choice of a row that fits is faster than: its compute, evenly
+        divided; infinite where none fits."""
+        fixed, slope = stages.lightest
         most = np.clip(np.floor((stages.room - fixed) / slope), -1.0, float(self.tables.layers))
         fits = most.sum(axis=1) >= self.tables.layers
-        return float(np.min(np.where(fits, stages.least_seconds, np.inf)))
+        found: Floats = np.where(fits, stages.least_seconds, np.inf)
+        return found
 
-    def scores(self, stages: Stages) -> Scores:
-        """Time and memory of every choice."""
+    def scores(self, stages: Stages, wanted: NDArray[np.bool_] | None = None) -> Scores:
+        """Time and memory of every choice, or of those in the ``wanted`` rows."""
         ground, micros = stages.ground, stages.micros
         each_micro = [self._schedules(ground.layout, micro) for micro in micros]
         schedules = tuple(dict.fromkeys(name for names in each_micro for name in names))
         use = np.array([[name in names for names in each_micro] for name in schedules])
         counted = np.repeat(use, len(stages.micro) // len(micros), axis=1) & _distinct(stages)
-        batch = _Batch.of(self, stages, schedules)
-        seconds, bytes_, fits = batch.scored(counted.reshape(-1))
-        warm = [looped for looped in schedules if looped[0] in WITH_WARMUP]
-        extras = _extras(self, stages) if warm and stages.count > 1 else np.zeros(0)
-        for looped in warm if extras.any() else ():
-            at = schedules.index(looped) * len(stages.micro)
-            rows = slice(at, at + len(stages.micro))
-            other = _Batch.of(self, stages, (looped,), extras).scored(counted.reshape(-1)[rows])
+        all_ = int(counted.sum())
+        if wanted is not None:
+            counted &= wanted
+        places = np.flatnonzero(counted.reshape(-1))
+        batch = _Batch.of(self, stages, schedules, places)
+        seconds, bytes_, fits = batch.scored()
+        warm = [name in WITH_WARMUP for name, _ in schedules]
+        extras = _extras(self, stages) if any(warm) and stages.count > 1 else np.zeros(0)
+        rows = np.array(warm)[places // len(stages.micro)] if extras.any() else np.zeros(0, bool)
+        if rows.any():
+            other = _Batch.of(self, stages, schedules, places[rows], extras).scored()
             better = other[2] & (~fits[rows] | (other[0] < seconds[rows]))
-            seconds[rows] = np.where(better, other[0], seconds[rows])
-            bytes_[rows] = np.where(better, other[1], bytes_[rows])
-            fits[rows] |= other[2]
-        return Scores(stages, schedules, seconds, bytes_, fits, counted.reshape(-1))
+            for mine, theirs in zip((seconds, bytes_, fits), other, strict=True):
+                mine[rows] = np.where(better, theirs, mine[rows])
+        return Scores(stages, schedules, places, seconds, bytes_, fits, all_ - len(places))
 
     def stages(self, ground: Ground, micros: tuple[int, ...]) -> Stages:
         """The arrays of a layout on a rank map."""
@@ -190,52 +216,57 @@ class _Batch:
 
     @staticmethod
     def of(
-        survey: Survey, stages: Stages, schedules: tuple[Looped, ...], extras: Floats | None = None
+        survey: Survey,
+        stages: Stages,
+        schedules: tuple[Looped, ...],
+        places: NDArray[np.int64],
+        extras: Floats | None = None,
     ) -> _Batch:
-        """All rows of these schedules, with extra warm-up where there is."""
-        count = len(stages.micro)
-        flight = np.concatenate([_flight(stages, looped) for looped in schedules])
-        turns = np.tile(_flight(stages, FEWEST), (len(schedules), 1))
-        waiting, splits = None, [name == "zero-bubble" for name, _ in schedules]
+        """These choices (:attr:`Scores.places`), with extra warm-up where there is."""
+        which, base = np.divmod(places, len(stages.micro))
+        forms = [FORMS[name] for name, _ in schedules]
+        most = stages.microbatches[base, None]
+        flight = np.minimum(_unlimited(stages, schedules)[which], most)
+        turns = stages.fewest[base]
+        splits = np.array([form.splits_backward for form in forms])[which]
+        waiting = None
         if extras is not None:
-            most = stages.microbatches[:, None]
+            added = extras[base]
             # Zero-bubble's input gradients run ahead by what the stages above hold more.
-            held = extras[:, :1] if all(splits) else extras
-            flight, turns = np.minimum(flight + held, most), np.minimum(turns + extras, most)
-        if any(splits):
-            waiting = np.repeat(np.array(splits, dtype=float), count)[:, None] * (
-                _waiting(stages, len(schedules), extras)
-            )
+            held = np.where(splits[:, None], added[:, :1], added)
+            flight, turns = np.minimum(flight + held, most), np.minimum(turns + added, most)
+        if splits.any():
+            ahead = 1.0 + np.arange(stages.count)
+            if extras is not None:
+                ahead = ahead + added[:, :1] - added
+            waiting = np.where(splits[:, None], np.minimum(ahead, most), 0.0)
             flight = np.maximum(flight - waiting, 0.0)
 
         # The last rank's head is on its last loop, whose backward follows at once.
-        ends, loops = flight.copy(), [name == "interleaved" for name, _ in schedules]
-        ends[np.repeat(loops, count), -1] = 1.0
-
-        def each(values: list[float]) -> Floats:
-            return np.repeat(np.array(values, dtype=float), count)
-
+        ends = flight.copy()
+        loops = [form.loops and not form.breadth_first for form in forms]
+        ends[np.array(loops)[which], -1] = 1.0
         return _Batch(
             survey,
             stages,
-            np.tile(np.arange(count), len(schedules)),
+            base,
             flight,
             ends,
             waiting,
             turns,
-            each([filled_share(*looped) for looped in schedules]),
-            each([virtual for _, virtual in schedules]),
-            each([name in WITH_WARMUP for name, _ in schedules]) > 0,
-            each([name in ("gpipe", "looped-bfs") for name, _ in schedules]) > 0,
-            each([float(split) for split in splits]) > 0,
+            np.array([FORMS[name].filled_share(v) for name, v in schedules])[which],
+            np.array([float(v) for _, v in schedules])[which],
+            np.array([form.fixed is None for form in forms])[which],
+            np.array([form.breadth_first for form in forms])[which],
+            splits,
         )
 
-    def scored(self, counted: NDArray[np.bool_]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    def scored(self) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """(seconds, bytes, fits) of every row."""
         stages, layers = self.stages, float(self.survey.tables.layers)
         fixed, slope = stages.memory(self.base, self.flight, self.waiting, self.ends)
         most = np.clip(np.floor((stages.room - fixed) / slope), -1.0, layers)
-        fits = counted & (most.sum(axis=1) >= layers) & np.all(most >= self._least_blocks, axis=1)
+        fits = (most.sum(axis=1) >= layers) & np.all(most >= self._least_blocks, axis=1)
         work = stages.free.rows(self.base)
         # Memory moves borders only where the free partition does not fit.
         short = fits & np.any(np.ceil(work.blocks - 1e-9) > most, axis=1)
@@ -365,27 +396,12 @@ class _Batch:
         return np.maximum(tail, 0.0)
 
 
-def _flight(stages: Stages, looped: Looped) -> Floats:
-    """Micro-batches between forward and backward without extra warm-up, [row, stage]."""
-    schedule, virtual = looped
-    step = len(stages.micro) // len(stages.micros)
-    each = [
-        [
-            flight_of(schedule, stage, stages.count, int(microbatches), virtual)
-            for stage in range(stages.count)
-        ]
-        for microbatches in stages.microbatches[::step]
-    ]
-    return np.repeat(np.array(each, dtype=float), step, axis=0)
-
-
-def _waiting(stages: Stages, schedules: int, extras: Floats | None) -> Floats:
-    """Micro-batches that wait for zero-bubble's weight gradients, [row, stage]; see
-    :func:`holmes.planner.schedules.waiting_gradients`."""
-    ahead = np.broadcast_to(1.0 + np.arange(stages.count), (len(stages.micro), stages.count))
-    if extras is not None:
-        ahead = ahead + extras[:, :1] - extras
-    return np.tile(np.minimum(ahead, stages.microbatches[:, None]), (schedules, 1))
+def _unlimited(stages: Stages, schedules: Sequence[Looped]) -> Floats:
+    """Micro-batches between forward and backward if there were any number of them and no
+    extra warm-up, [schedule, stage]."""
+    stage = np.arange(stages.count)
+    each = [FORMS[name].in_flight(stage, stages.count, virtual) for name, virtual in schedules]
+    return np.array(each, dtype=float)
 
 
 def _extras(survey: Survey, stages: Stages) -> Floats:

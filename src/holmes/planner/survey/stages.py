@@ -143,6 +143,16 @@ class Stages:
         return base, np.maximum(slope, 1e-9)
 
     @cached_property
+    def fewest(self) -> Floats:
+        """As few micro-batches in flight as any schedule has, those of 1F1B, [row, stage]."""
+        return np.minimum(self.microbatches[:, None], self.count - np.arange(self.count))
+
+    @cached_property
+    def lightest(self) -> tuple[Floats, Floats]:
+        """The memory with the fewest micro-batches in flight."""
+        return self.memory(np.arange(len(self.micro)), self.fewest)
+
+    @cached_property
     def cuts(self) -> Floats:
         """One transfer of one micro-batch over each cut, seconds, [row, cut]."""
         latency = np.array([cut.latency for cut in self.ground.cuts])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -76,13 +76,13 @@ class Tables:
         """Blocks between the two ends of the chain."""
         return len(self.cost.workload.blocks) - 2
 
-    @property
+    @cached_property
     def kinds(self) -> list[DeviceSlot]:
         """One slot of each node entry of the site."""
         slots = self.cost.topology.devices
         return list({id(slot.node.group): slot for slot in slots}.values())
 
-    @property
+    @cached_property
     def middle_parameters(self) -> float:
         """Parameters of a block between the ends, the mean."""
         middle = self.cost.workload.blocks[1:-1]
@@ -120,11 +120,24 @@ class Tables:
         self, slots: Sequence[DeviceSlot], tp: int, cp: int, micros: tuple[int, ...]
     ) -> BlockTimes:
         """Block times on the slowest of these devices."""
-        key = ("times", tuple(id(slot.node.group) for slot in slots), tp, cp, micros)
+        devices = [self._like(slot, tp) for slot in slots]
+        key = ("times", tuple(id(slot.node.group) for slot in devices), tp, cp, micros)
         if key not in self._known:
-            each = [self._times(slot, tp, cp, micros) for slot in slots]
+            each = [self._times(slot, tp, cp, micros) for slot in devices]
             self._known[key] = BlockTimes(*np.max(np.stack(each), axis=0))
         found: BlockTimes = self._known[key]
+        return found
+
+    def _like(self, slot: DeviceSlot, tp: int) -> DeviceSlot:
+        """The first slot of the site with an equal device; a tensor group that leaves its node
+        also depends on its cards."""
+        if tp > slot.node.device.count:
+            return slot
+        key = ("like", id(slot.node.group))
+        if key not in self._known:
+            device = slot.node.device
+            self._known[key] = next(kind for kind in self.kinds if kind.node.device == device)
+        found: DeviceSlot = self._known[key]
         return found
 
     def held(self, tp: int, cp: int, replicas: int, ends: tuple[bool, bool]) -> Held:
@@ -151,7 +164,7 @@ class Tables:
         found = np.zeros(shape)
         for s, sequence in enumerate(self.sequences):
             model = self._model(Split(cp))
-            read = partial(model.block_time, sequence_parallel=sequence)
+            read = partial(model.block_time, sequence_parallel=sequence and tp > 1)
             middle = range(1, len(model.workload.blocks) - 1)
             for m, micro in enumerate(micros):
                 for r, recompute in enumerate(self.recomputes):
