@@ -16,7 +16,8 @@ from holmes.job.resolve import ResolvedJob, resolve_job
 from holmes.plan.plan import Plan
 from holmes.simulate.bound import lower_bound_seconds
 from holmes.simulate.events import simulate
-from holmes.train.rehearsal import Progress, Rehearsal
+from holmes.train.rehearsal import Rehearsal
+from holmes.train.show import Progress
 
 AGAIN = " again"
 """Ends the name of an arm that repeats another one: A against A, the resolution."""

@@ -29,7 +29,8 @@ from holmes.job.resolve import ResolvedJob
 from holmes.lab.faults import PHASES
 from holmes.runtime.monitor.board import Board
 from holmes.runtime.monitor.flight import FlightRecorder, FlightStep, read_flight
-from holmes.train.rehearsal import Progress, Rehearsal
+from holmes.train.rehearsal import Rehearsal
+from holmes.train.show import Progress
 
 HOSTS = 4
 STEPS = 24

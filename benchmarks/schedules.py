@@ -21,7 +21,8 @@ from holmes.plan.program import schedule_of
 from holmes.schedule.bubble import predicted_bubble_fraction
 from holmes.schedule.timeline import Durations, activation_peaks
 from holmes.simulate.summary import summarize
-from holmes.train.rehearsal import Progress, Rehearsal
+from holmes.train.rehearsal import Rehearsal
+from holmes.train.show import Progress
 
 RANKS, MICROBATCHES, STEPS = 4, 8, 3
 FORWARD_MS, BACKWARD_MS = 50, 100

@@ -150,7 +150,8 @@ def rank_main(job: Path, answer: Path) -> None:
     import torch
 
     from holmes.launch.environment import from_environ
-    from holmes.runtime.groups import GroupOptions, Rendezvous, open_groups
+    from holmes.runtime.groups import GroupOptions, open_groups
+    from holmes.runtime.rendezvous import Rendezvous
 
     here = from_environ(os.environ)
     device = torch.device("cuda", here.local_rank)

@@ -79,6 +79,12 @@ class RankDiedError(HolmesError):
     exit_code = 75
 
 
+class TerminatedError(HolmesError):
+    """SIGTERM arrived, and the run stopped in order."""
+
+    exit_code = 143
+
+
 class ConfigError(HolmesError):
     """A site, a job, an override key or a value is wrong."""
 

@@ -13,7 +13,8 @@ from holmes.diagnose.verdict import Verdict
 from holmes.errors import RankDiedError
 from holmes.lab.probe import capabilities
 from holmes.launch.failures import RankKilledError, StalledError
-from holmes.train.rehearsal import Progress, Rehearsal
+from holmes.train.rehearsal import Rehearsal
+from holmes.train.show import Progress
 from tests.diagnose.cases import job
 
 pytestmark = [

@@ -68,10 +68,21 @@ def test_slow_instructions_have_their_time(tmp_path: Path) -> None:
 
 def test_an_evaluation_or_checkpoint_is_no_hang(tmp_path: Path) -> None:
     watcher, boards = watched(tmp_path, Kernel())
+    for phase in (Phase.EVALUATING, Phase.SAVING):
+        boards[0].step(3, phase)
+        now = time.monotonic()
+        assert watcher.look(now) is None
+        assert watcher.look(now + 100) is None
+        assert watcher.excused() == {0}
+
+
+def test_writing_records_may_take_longer_than_an_instruction(tmp_path: Path) -> None:
+    watcher, boards = watched(tmp_path, Kernel())
     boards[0].step(3, Phase.OUTSIDE)
     now = time.monotonic()
     assert watcher.look(now) is None
-    assert watcher.look(now + 100) is None
+    assert watcher.look(now + 19.9) is None
+    assert watcher.look(now + 20.1) is not None
 
 
 def test_a_stopped_process_is_found_wherever_it_is(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from holmes.models.registry import model_module, sharding_module
 from holmes.plan.program import program_of
 from holmes.runtime import collectives
 from holmes.runtime.communicator import Communicator
-from holmes.runtime.groups import GroupOptions, Groups, Rendezvous, open_groups
+from holmes.runtime.groups import GroupOptions, Groups, open_groups
 from holmes.runtime.pipeline.assemble import (
     Engine,
     StageModel,
@@ -36,6 +36,7 @@ from holmes.runtime.pipeline.assemble import (
 from holmes.runtime.pipeline.interpreter import Interpreter
 from holmes.runtime.pipeline.stage import TorchStage
 from holmes.runtime.pipeline.virtual import BlockSeconds
+from holmes.runtime.rendezvous import Rendezvous
 from holmes.runtime.sharding.bucket_state import AdamWSettings
 from holmes.runtime.sharding.optimizer import Outcome, ShardedAdamW
 from tests.runtime.plans import Spec, plan_of

@@ -14,7 +14,8 @@ import torch
 
 from holmes.plan.plan import Transport
 from holmes.runtime.communicator import Communicator
-from holmes.runtime.groups import GroupOptions, Rendezvous, open_groups
+from holmes.runtime.groups import GroupOptions, open_groups
+from holmes.runtime.rendezvous import Rendezvous
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu" / "groups.py"

@@ -13,7 +13,8 @@ from holmes.launch.pool import Pool
 from holmes.launch.process import free_port
 from holmes.plan.layout import Layout
 from holmes.runtime.capabilities import CAPABILITIES, check, refusals
-from holmes.runtime.groups import GroupOptions, Rendezvous, open_groups
+from holmes.runtime.groups import GroupOptions, open_groups
+from holmes.runtime.rendezvous import Rendezvous
 from tests.runtime.plans import Spec, plan_of
 
 

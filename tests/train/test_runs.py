@@ -116,7 +116,7 @@ def test_placements_give_equal_losses_and_keep_to_their_networks(tmp_path: Path)
 
 @pytest.mark.faults
 def test_a_killed_rank_is_named_and_the_run_resumes_bit_equal(tmp_path: Path) -> None:
-    given = words(tmp_path, "train={steps: 12, checkpoint_every: 2}")
+    given = words(tmp_path, "train={steps: 12, checkpoint_every: 2, max_restarts: 0}")
     ok("train", *given, "name=whole", "--json")
     process = start("train", *given, "name=cut")
     metrics = tmp_path / "runs" / "cut" / "metrics.jsonl"

@@ -75,6 +75,16 @@ class BatchPlan:
         Raises:
             ConfigError: when the degrees do not divide the batch.
         """
+        first = self.first_sample(data_index, microbatch, dp, micro)
+        windows = [self.window(step, first + i) for i in range(micro)]
+        return read_windows(self.tokens, self.sequence, windows)
+
+    def first_sample(self, data_index: int, microbatch: int, dp: int, micro: int) -> int:
+        """The first sample, within its step, of a micro-batch; ``micro`` of them follow.
+
+        Raises:
+            ConfigError: when the degrees do not divide the batch.
+        """
         share, rest = divmod(self.global_batch, dp)
         if rest or share % micro:
             raise ConfigError(
@@ -85,9 +95,7 @@ class BatchPlan:
             )
         if not (0 <= data_index < dp and 0 <= microbatch < share // micro):
             raise ValueError(f"no micro-batch {microbatch} of replica {data_index}")
-        first = data_index * share + microbatch * micro
-        windows = [self.window(step, first + i) for i in range(micro)]
-        return read_windows(self.tokens, self.sequence, windows)
+        return data_index * share + microbatch * micro
 
     def position(self, step: int) -> dict[str, Any]:
         """What a checkpoint taken before this step must remember of the data."""

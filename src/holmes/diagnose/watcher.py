@@ -23,14 +23,15 @@ from holmes.errors import DataError
 from holmes.lab.carrier import carriers
 from holmes.lab.lab import Host
 from holmes.plan.plan import Plan
-from holmes.runtime.monitor.board import Phase, Reading, read_board
+from holmes.runtime.monitor.board import LONG, Phase, Reading, read_board
 
 LEAST_SECONDS = 5.0
 FACTOR = 5.0
 CERTAIN = 0.95
 """From here on the scene outranks what a rank complained of: a timeout is not the cause."""
 FIRST_STEP_SECONDS = 20.0
-"""Before the first step is complete there is no baseline, and first calls are slow."""
+"""Before the first step is complete there is no baseline, and first calls are slow; nor is
+there one for writing records."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Watcher:
         limit = self.limit(boards)
         frozen = self._long_stopped(now, boards)
         phases = [board.phase for board in boards.values()]
-        inside = len(phases) == len(self._pids) and Phase.OUTSIDE not in phases
+        inside = len(phases) == len(self._pids) and not LONG & set(phases)
         if not frozen and not (inside and now - self._moved > limit):
             return None
         self._scene = self.scene(boards, network=False)
@@ -117,10 +118,31 @@ class Watcher:
             next_step=self._verdict.advice,
         )
 
+    def excused(self) -> set[int]:
+        """Devices whose rank evaluates or saves, and is not stopped."""
+        return {
+            self._plan.rank_map[rank]
+            for rank, board in self._boards().items()
+            if board.phase in LONG and self._kernel.state(board.pid) not in {"T", "t"}
+        }
+
+    def seen(self, rank: int | None) -> int | None:
+        """When a rank (None: any) last got anywhere, in monotonic ns, as it stood when the scene
+        was taken down."""
+        boards = {} if self._scene is None else self._scene.boards
+        found = [b.seen for r, b in boards.items() if rank in (None, r)]
+        return max(found, default=None)
+
+    @property
+    def noticed(self) -> int:
+        """When the failure was noticed, monotonic ns; 0 while there is none."""
+        return self._noticed
+
     def limit(self, boards: Mapping[int, Reading]) -> float:
         """Seconds without progress that count as a hang."""
         slowest = [board.operation for board in boards.values()]
-        if not slowest or not all(slowest):
+        writing = any(board.phase is Phase.OUTSIDE for board in boards.values())
+        if not slowest or not all(slowest) or writing:
             return FIRST_STEP_SECONDS
         return max(LEAST_SECONDS, FACTOR * max(slowest) / 1e9)
 

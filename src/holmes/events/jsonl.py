@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,22 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 why="each line of this file is one object",
             )
         yield where, value
+
+
+def keep_objects(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop the lines that ``keep`` refuses; a file that is not there stays away.
+
+    Raises:
+        DataError: a complete line is no JSON object.
+        WriteError: when the file cannot be replaced.
+    """
+    if not path.exists():
+        return
+    kept = [item for _, item in read_objects(path) if keep(item)]
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    append_objects(fresh, kept)
+    fresh.replace(path)
 
 
 def _drop_unterminated(descriptor: int) -> None:

@@ -106,6 +106,10 @@ class Train(Section):
     """Compute threads of one rank."""
     deadline_seconds: Annotated[float, Number, Field(gt=0, le=86_400, allow_inf_nan=False)] = 60.0
     """Longest wait of one operation on a peer before the run counts as stuck."""
+    max_restarts: Annotated[int, Number, Field(ge=0, le=1000)] = 3
+    """Restarts in a row that may bring a run no further before it is given up; 0: none at all."""
+    grace_seconds: Annotated[float, Number, Field(gt=0, le=86_400, allow_inf_nan=False)] = 25.0
+    """After SIGTERM, for the step under way and its checkpoint."""
     trace_steps: Annotated[int, Number, Field(ge=0, le=1_000_000)] = 3
     """Steps whose spans are written to the trace."""
 

@@ -18,6 +18,7 @@ from holmes.hardware.topology import Topology
 
 Phase = Literal["forward", "backward", "communicate", "step"]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "communicate", "step")
+MOST_TIMES = 1001
 EXAMPLE = "kill:rank=2@step=5,phase=backward"
 
 
@@ -39,8 +40,8 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "kill": Kind("SIGKILL to a rank", frozenset({"rank"}), frozenset(), "rank"),
-    "freeze": Kind("SIGSTOP to a rank", frozenset({"rank"}), frozenset(), "rank"),
+    "kill": Kind("SIGKILL to a rank", frozenset({"rank"}), frozenset({"times"}), "rank"),
+    "freeze": Kind("SIGSTOP to a rank", frozenset({"rank"}), frozenset({"times"}), "rank"),
     "nan": Kind("a NaN in a gradient of a rank", frozenset({"rank"}), frozenset(), "rank"),
     "slow": Kind(
         "a rank computes at `share` of its speed", frozenset({"rank"}), frozenset({"share"}), "rank"
@@ -65,7 +66,10 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault, checked against a site. ``rank`` is a logical rank, ``host`` a node name."""
+    """One fault, checked against a site. ``rank`` is a logical rank, ``host`` a node name.
+
+    It happens once in each of the first ``times`` generations of ranks that reach its step.
+    """
 
     text: str
     kind: str
@@ -76,6 +80,7 @@ class Fault:
     nic: Fabric | None = None
     link: int | None = None
     share: float = 0.5
+    times: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -89,6 +94,7 @@ class Fault:
             "nic": None if self.nic is None else self.nic.value,
             "link": self.link,
             "share": self.share if "share" in KINDS[self.kind].may else None,
+            "times": self.times,
         }
 
 
@@ -129,6 +135,7 @@ def _parse(text: str, topology: Topology, steps: int) -> Fault:
         rank=_optional(text, "rank", where, len(topology.devices)),
         link=_optional(text, "link", where, len(topology.site.links)),
         share=_share(text, where.get("share", "0.5")),
+        times=_optional(text, "times", where, MOST_TIMES) or 1,
         **_card(text, where, topology),
     )
     return fault

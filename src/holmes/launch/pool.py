@@ -101,8 +101,13 @@ class Pool:
         :meth:`start` and read this again before a run that needs CPU quotas."""
         return tuple(self._members[seat].pid for seat in sorted(self._members))
 
-    def start(self) -> None:
-        """Fill every empty seat; :meth:`run` does it too.
+    @property
+    def warm(self) -> bool:
+        """Whether ranks can be started without importing torch again."""
+        return self._started and self._forker.alive
+
+    def start(self, seats: Sequence[int] | None = None) -> None:
+        """Fill the empty ones of these seats (of all); :meth:`run` does it for those it uses.
 
         Raises:
             UnavailableError: torch is missing or a host cannot be entered.
@@ -116,7 +121,8 @@ class Pool:
         if not self._started:
             self._forker.start()
             self._started = True
-        empty = [self._seat(i) for i in range(self.size) if i not in self._members]
+        wanted = range(self.size) if seats is None else seats
+        empty = [self._seat(i) for i in wanted if i not in self._members]
         for member in self._forker.spawn(empty):
             self._members[member.seat] = member
 
@@ -128,11 +134,12 @@ class Pool:
         deadline_seconds: float,
         silence_seconds: float | None = None,
         on_progress: OnProgress | None = None,
-        ranks: int | None = None,
+        ranks: int | Sequence[int] | None = None,
         guard: Guard | None = None,
     ) -> list[dict[str, Any]]:
         """Run a function on the first ``ranks`` seats (all by default); results by rank.
 
+        ``ranks`` may also list the seats; a launch rank is the number of its seat.
         ``args`` is one mapping for all or one per rank. ``deadline_seconds`` bounds
         the whole task, ``silence_seconds`` the time between two reports of a rank.
         ``guard`` looks on, and ends the task where it finds it stalled.
@@ -144,27 +151,32 @@ class Pool:
             RankFailedError: an unexpected exception in a rank.
             HolmesError: the error a rank raised, with the rank in ``where``.
         """
-        world = self.size if ranks is None else ranks
-        if not 1 <= world <= self.size:
-            raise ConfigError(f"{world} ranks asked of a pool of {self.size}")
-        per_rank = [args] * world if isinstance(args, Mapping) else list(args)
-        if len(per_rank) != world:
-            raise ConfigError(f"{len(per_rank)} sets of arguments for {world} ranks")
+        seats = self._chosen(ranks)
+        per_rank = [args] * len(seats) if isinstance(args, Mapping) else list(args)
+        if len(per_rank) != len(seats):
+            raise ConfigError(f"{len(per_rank)} sets of arguments for {len(seats)} ranks")
         limits = Deadlines(deadline_seconds, silence_seconds)
-        self.start()
+        self.start(seats)
         clean = False
         try:
             if guard is not None:
-                guard.begin({rank: self._members[rank].pid for rank in range(world)})
-            watch = self._send_out(call, per_rank, limits)
+                guard.begin({rank: self._members[rank].pid for rank in seats})
+            watch = self._send_out(call, dict(zip(seats, per_rank, strict=True)), limits)
             failure = self._attend(call, watch, on_progress, guard)
             clean = failure is None
         finally:
             if not clean:  # also after Ctrl-C or an error in on_progress
-                self._retire(range(world))
+                self._retire(seats)
         if failure is not None:
             raise failure
-        return [dict(watch.results[rank]) for rank in range(world)]
+        return [dict(watch.results[rank]) for rank in seats]
+
+    def _chosen(self, ranks: int | Sequence[int] | None) -> list[int]:
+        seats = range(ranks) if isinstance(ranks, int) else range(self.size)
+        listed = list(seats if ranks is None or isinstance(ranks, int) else ranks)
+        if not listed or len(set(listed)) < len(listed) or not set(listed) <= set(range(self.size)):
+            raise ConfigError(f"{ranks} ranks asked of a pool of {self.size}")
+        return listed
 
     def move_logs(self, folder: Path) -> None:
         """Write the logs of later tasks to another folder."""
@@ -193,19 +205,19 @@ class Pool:
     def _log(self, rank: int) -> Path:
         return self.log_dir / f"rank-{rank}.log"
 
-    def _send_out(self, call: str, per_rank: Sequence[Args], limits: Deadlines) -> Watch:
-        world = len(per_rank)
-        port = self._port()
-        watch = Watch(limits, time.monotonic(), set(range(world)))
-        for rank, args in enumerate(per_rank):
+    def _send_out(self, call: str, per_rank: Mapping[int, Args], limits: Deadlines) -> Watch:
+        seats = list(per_rank)
+        port = self._port(seats[0])
+        watch = Watch(limits, time.monotonic(), set(seats))
+        for rank, args in per_rank.items():
             context = {
                 "rank": rank,
-                "world_size": world,
+                "world_size": len(seats),
                 "local_rank": sum(self._host(rank) == self._host(other) for other in range(rank)),
                 "node_name": self._environment[rank].get("HOLMES_NODE"),
-                "master_address": self._addresses[0],
+                "master_address": self._addresses[seats[0]],
                 "master_port": port,
-                "hosts_store": rank == 0,
+                "hosts_store": rank == seats[0],
             }
             message = {"op": "run", "call": call, "args": dict(args), "context": context}
             with suppress(OSError):  # a rank that does not read is found dead or silent below
@@ -214,18 +226,18 @@ class Pool:
                 )
         return watch
 
-    def _port(self) -> int:
-        """A free port on the host of seat 0, found by the rank that sits there."""
-        member = self._members[0]
+    def _port(self, seat: int) -> int:
+        """A free port on the host of a seat, found by the rank that sits there."""
+        member = self._members[seat]
         messages: list[Message] = []
         with suppress(OSError):
-            member.channel.send({"op": "port", "address": self._addresses[0]}, ANSWER_SECONDS)
+            member.channel.send({"op": "port", "address": self._addresses[seat]}, ANSWER_SECONDS)
             select.select([member.channel], [], [], ANSWER_SECONDS)
             messages, _ = member.channel.drain()
         if not messages:
-            raise RankSilentError("choosing a port", ANSWER_SECONDS, [self._standing(0, None)])
+            raise RankSilentError("choosing a port", ANSWER_SECONDS, [self._standing(seat, None)])
         if messages[0]["kind"] == "error":
-            raise carried("choosing a port", self._standing(0, None), messages[0])
+            raise carried("choosing a port", self._standing(seat, None), messages[0])
         return int(messages[0]["port"])
 
     def _attend(
@@ -258,7 +270,12 @@ class Pool:
         if watch.errors or watch.dead:
             guard.freeze()
             return None
-        stall = guard.look(time.monotonic())
+        now = time.monotonic()
+        for rank in guard.excused():
+            watch.excuse(rank, now)
+        if (number := guard.order(now)) is not None:
+            self._forker.signal([self._members[rank].pid for rank in watch.pending], number)
+        stall = guard.look(now)
         if stall is None:
             return None
         guard.freeze()

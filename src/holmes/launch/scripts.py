@@ -11,6 +11,8 @@ from holmes.job.sections import Launch
 from holmes.launch.variables import assumptions, node_named, node_variables
 from holmes.plan.plan import Plan
 
+SECRET = """export HOLMES_SECRET="$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')" """.rstrip()
+"""Ranks show each other that they know it; it goes by the environment, never by a command line."""
 ADAPTERS = """\
 adapters() {  # interface names to the names NCCL knows, where this machine has them
   local list= name found
@@ -101,6 +103,7 @@ def slurm_script(plan: Plan, command: Sequence[str]) -> str:
     if not uniform:
         lines += _host_file(counts)
         spread += " --distribution=arbitrary"
+    lines.append(SECRET)
     lines += [f"srun {spread} bash -c {shlex.quote(node_script(plan, nodes, command))}"]
     return "\n".join(lines) + "\n"
 

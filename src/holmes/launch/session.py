@@ -8,7 +8,7 @@ same processes, so comparing two plans costs two trainings and one start.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -104,15 +104,17 @@ class Session:
         operation_seconds: float,
         on_progress: OnProgress | None = None,
         guard: Guard | None = None,
+        seats: Sequence[int] | None = None,
     ) -> list[dict[str, Any]]:
-        """Run a task on all ranks; results by seat. Errors are those of :meth:`Pool.run`.
+        """Run a task on all ranks, or those in some seats; results by seat.
+
+        Errors are those of :meth:`Pool.run`.
 
         Args:
             deadline_seconds: bound on the whole task.
             operation_seconds: longest wait of one operation; a rank that reports
                 nothing for longer than twice this is named as frozen.
         """
-        self.pool.start()
         return self.pool.run(
             call,
             args,
@@ -120,6 +122,7 @@ class Session:
             silence_seconds=SILENCE_FACTOR * operation_seconds,
             on_progress=on_progress,
             guard=guard,
+            ranks=seats,
         )
 
     def _make_pool(self, forker: Forker) -> Pool:

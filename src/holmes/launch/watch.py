@@ -7,7 +7,7 @@ complain about the connection, often before the caller hears of the death.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -51,6 +51,12 @@ class Guard(Protocol):
     def look(self, now: float) -> Stall | None:
         """What is wrong, where nothing has moved for too long."""
 
+    def order(self, now: float) -> int | None:
+        """A signal that all ranks of the task are to get now, or None."""
+
+    def excused(self) -> Collection[int]:
+        """Launch ranks that are busy with something that may take long without a word."""
+
     def freeze(self) -> None:
         """Take down how things stand, at the first sign of a failure; later calls do nothing."""
 
@@ -85,6 +91,10 @@ class Watch:
         else:
             self.errors.append((rank, message))
             self._fail(now)
+
+    def excuse(self, rank: int, now: float) -> None:
+        """A rank is known to be busy, so its silence starts anew."""
+        self._heard[rank] = now
 
     def lose(self, rank: int, now: float) -> None:
         """The process of a rank is gone."""

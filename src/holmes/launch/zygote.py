@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +31,9 @@ from holmes.launch.rank import live
 from holmes.launch.wire import Channel, Message
 
 NEEDED = ("torch", "torch.distributed")
-WELCOME = ("holmes.runtime", "holmes.train")
+LATER = ("torch._dynamo",)
+"""What torch imports when an optimiser is first made: seconds, in every rank, after every start."""
+WELCOME = ("holmes.runtime", "holmes.models", "holmes.train")
 """Rooms whose modules are imported early; a rank that needs them imports them anyway."""
 PACKET_BYTES = 1 << 20
 FAREWELL_SECONDS = 0.3
@@ -150,14 +152,19 @@ def warm_up() -> None:
     """
     for name in NEEDED:
         importlib.import_module(name)
-    for room in WELCOME:
-        for module in pkgutil.walk_packages(importlib.import_module(room).__path__, room + "."):
-            try:
-                importlib.import_module(module.name)
-            except Exception:
-                traceback.print_exc()  # into the log; a rank that needs it says so properly
+    for name in (*LATER, *_welcome()):
+        try:
+            importlib.import_module(name)
+        except Exception:
+            traceback.print_exc()  # into the log; a rank that needs it says so properly
     gc.collect()
     gc.freeze()  # keeps the pages shared after the fork
+
+
+def _welcome() -> Iterator[str]:
+    for room in WELCOME:
+        for module in pkgutil.walk_packages(importlib.import_module(room).__path__, room + "."):
+            yield module.name
 
 
 def main(arguments: list[str]) -> None:

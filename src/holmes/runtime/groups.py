@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from holmes.errors import HolmesError, UnavailableError
 from holmes.hardware.topology import Topology
@@ -29,27 +29,13 @@ from holmes.runtime.backends import (
     nccl_options,
     register_gloo_nic,
 )
-from holmes.runtime.clock import aligned, boot_id, measure_offset
+from holmes.runtime.clock import aligned, measure_offset
 from holmes.runtime.communicator import Backend, Communicator
+from holmes.runtime.rendezvous import Rendezvous, meet, roll_call
 
 LOOPBACK = "lo"
-LEAVE = timedelta(seconds=5)
 WATCHDOG_MARGIN_SECONDS = 30.0
 """NCCL's watchdog ends the process, so it waits this much longer than our own deadlines."""
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """Where ranks meet: the store listens at address:port in the process that hosts it.
-
-    Where nobody hosts (torchrun's agent keeps the store) all connect. ``attempt``
-    counts restarts, so that keys of an earlier try are not mistaken for this one's.
-    """
-
-    address: str
-    port: int
-    hosts_store: bool
-    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +60,8 @@ class GroupOptions:
 class Groups:
     """The open communicators of one rank. ``clock`` reads the same on every rank.
 
-    ``store`` is what they met over; None where a rank is alone.
+    ``store`` is what they met over; None where a rank is alone. ``generation`` is the start of
+    the run that these ranks belong to.
     """
 
     rank: int
@@ -83,6 +70,7 @@ class Groups:
     communicators: Mapping[str, Communicator] = field(default_factory=dict)
     clock_offset: int = 0
     store: Store | None = None
+    generation: int = 0
 
     def __getitem__(self, name: str) -> Communicator:
         return self.communicators[name]
@@ -133,10 +121,11 @@ def open_groups(
     capabilities.check(plan)
     options = options or GroupOptions()
     if not plan.groups:
-        return Groups(rank, plan.world_size, options.device)
+        generation = rendezvous.generation or 0
+        return Groups(rank, plan.world_size, options.device, generation=generation)
     opener = _Opener(plan, rank, options)
-    store = _store(rendezvous, plan.world_size, options)
-    boots = _roll_call(store, opener)
+    store, generation = meet(rendezvous, plan.world_size, options.start_seconds)
+    boots = roll_call(store, rendezvous, rank, opener.nodes, opener.missing_interface())
     try:
         communicators = opener.open(store)
         same_kernel = len(set(boots)) == 1 and boots[0] != ""
@@ -148,7 +137,7 @@ def open_groups(
             with suppress(Exception):
                 leave_groups(failed=True)
         raise
-    return Groups(rank, plan.world_size, options.device, communicators, offset, store)
+    return Groups(rank, plan.world_size, options.device, communicators, offset, store, generation)
 
 
 @dataclass(frozen=True)
@@ -377,70 +366,6 @@ def _communicator_names(group: Group) -> Iterator[str]:
         yield f"{group.name}.up"
     else:
         yield group.name
-
-
-def _store(rendezvous: Rendezvous, world_size: int, options: GroupOptions) -> Store:
-    where = f"{rendezvous.address}:{rendezvous.port}"
-    try:
-        store = TCPStore(
-            rendezvous.address,
-            rendezvous.port,
-            world_size,
-            is_master=rendezvous.hosts_store,
-            timeout=timedelta(seconds=options.start_seconds),
-            wait_for_workers=False,
-        )
-    except (RuntimeError, ValueError) as error:
-        busy = "EADDRINUSE" in str(error) or "already in use" in str(error)
-        raise UnavailableError(
-            f"the rendezvous port {where} is in use" if busy else f"cannot meet at {where}",
-            where=where,
-            why=str(error).strip().splitlines()[0],
-            next_step="choose another port (MASTER_PORT)" if busy else "check MASTER_ADDR",
-        ) from error
-    return PrefixStore(f"attempt/{rendezvous.attempt}", store)
-
-
-def _roll_call(store: Store, opener: _Opener) -> list[str]:
-    """Tell everybody whether this rank can start, hear the same from all; their boot ids.
-
-    Raises:
-        UnavailableError: the same on every rank, when one of them cannot start.
-    """
-    problem = opener.missing_interface()
-    store.set(f"roll/{opener.rank}", json.dumps({"problem": problem, "boot": boot_id()}))
-    boots: list[str] = []
-    problems: dict[int, str] = {}
-    for rank, node in enumerate(opener.nodes):
-        try:
-            answer = json.loads(store.get(f"roll/{rank}"))
-        except RuntimeError as error:
-            raise UnavailableError(
-                f"rank {rank} on {node} did not come to the rendezvous",
-                where=f"rank {opener.rank}",
-                why=f"no word from it within {opener.options.start_seconds:g} s",
-                next_step="look at its log",
-            ) from error
-        boots.append(answer["boot"])
-        if answer["problem"]:
-            problems[rank] = answer["problem"]
-    if problems:
-        _leave_together(store, opener)
-        rank, text = next(iter(problems.items()))
-        raise UnavailableError(
-            text,
-            where=f"rank {rank}",
-            next_step="give the interface names of the node in the site file "
-            "(`interfaces` of the nics entry)",
-        )
-    return boots
-
-
-def _leave_together(store: Store, opener: _Opener) -> None:
-    """Let every rank read the reason before the one that hosts the store goes away."""
-    store.set(f"left/{opener.rank}", "")
-    with suppress(RuntimeError):
-        store.wait([f"left/{rank}" for rank in range(len(opener.nodes))], LEAVE)
 
 
 def _clock_offset(groups: Groups, store: Store) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,8 @@ class Assignment:
         cores: share of a core that a rank on the fastest device computes with, slower
             devices in proportion; None: all it gets.
         inject: faults, as on the command line.
+        generation: which start of the run this is; None: launch rank 0 knows.
+        secret: of the run, which ranks show each other; empty where there is none.
     """
 
     job: Job
@@ -49,6 +51,8 @@ class Assignment:
     save: bool = True
     cores: float | None = None
     inject: tuple[str, ...] = ()
+    generation: int | None = 0
+    secret: str = field(default="", repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; :meth:`from_json` reads them."""
@@ -65,6 +69,8 @@ class Assignment:
             "save": self.save,
             "cores": self.cores,
             "inject": list(self.inject),
+            "generation": self.generation,
+            "secret": self.secret,
         }
 
     @classmethod

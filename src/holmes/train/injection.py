@@ -74,7 +74,7 @@ class Injection:
             lab.unquota(pid)
         for fault, mark in self._faults:
             if mark.exists():
-                self._done[fault.text] = int(mark.read_text() or 0)
+                self._done[fault.text] = int(mark.read_text().split()[0])
                 mark.unlink()
         if self._faults:
             rows = [{**f.to_dict(), "at_ns": self._done.get(f.text)} for f, _ in self._faults]

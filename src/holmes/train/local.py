@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from holmes.errors import WriteError
+from holmes.errors import TerminatedError, WriteError
 from holmes.hardware.topology import Topology
 from holmes.job.resolve import ResolvedJob
 from holmes.launch.environment import from_environ, launcher_of, stands_for_all
@@ -20,6 +19,7 @@ from holmes.plan.codec import read_plan
 from holmes.plan.plan import Plan
 from holmes.planner.search import make_plan
 from holmes.runtime.capabilities import CAPABILITIES
+from holmes.runtime.checkpoint.fence import advance
 from holmes.runtime.checkpoint.read import latest_good
 from holmes.train.assignment import Assignment
 from holmes.train.planning import (
@@ -30,7 +30,7 @@ from holmes.train.planning import (
     request_of,
     runnable,
 )
-from holmes.train.rehearsal import Progress, Rehearsal, Say
+from holmes.train.rehearsal import Rehearsal
 from holmes.train.run_folder import (
     existing_run,
     make_run_folder,
@@ -39,7 +39,9 @@ from holmes.train.run_folder import (
     write_inputs,
     write_prediction,
 )
+from holmes.train.show import Progress, Say
 from holmes.train.summary import summarise, write_json
+from holmes.train.supervise import with_checkpoint
 
 GPU = Path("/dev/nvidia0")
 
@@ -127,10 +129,11 @@ def _one_rank(
 ) -> dict[str, Any] | None:
     """One rank in this process; what its launcher set up decides its place.
 
-    The launcher ends ranks with SIGTERM, also those that wait in native code, where no
-    handler of Python runs; a rank leaves nothing behind, so it simply ends.
+    SIGTERM, which launchers send, ends it after the step under way, with a checkpoint.
+
+    Raises:
+        TerminatedError: it did.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for name, value in OWN_DEADLINES.items():
         os.environ.setdefault(name, value)
     import torch
@@ -141,11 +144,13 @@ def _one_rank(
     concrete = runnable(resolved, on_gpu=on_gpu)
     run = run_path(concrete.job)
     plan = _plan(concrete, run, resume=resume, plan_file=plan_file)
-    checkpoint = _resume_folder(run, progress.say if first else _ignore) if resume else None
+    generation = None
     if first:
         make_run_folder(existing_run(run) if resume else run, keep=resume)
+        generation = advance(run)
         write_inputs(run, concrete, plan)
         write_prediction(run, plan)
+    checkpoint = _resume_folder(run, progress.say if first else _ignore) if resume else None
     assignment = Assignment(
         job=concrete.job,
         plan=plan,
@@ -154,15 +159,22 @@ def _one_rank(
         backend="nccl" if on_gpu else "gloo",
         interface_override="lo" if stands_for_all(Topology(plan.site), here) else None,
         resume_from=checkpoint,
+        generation=generation,
+        secret=os.environ.get("HOLMES_SECRET", ""),
     )
     on_steps = progress.on_steps(run.name, assignment.steps) if first else None
     with own_log(run / "logs", here.launch_rank):
         result = run_here(
             "holmes.train.tasks:train",
-            {"assignment": assignment.to_json()},
+            {
+                "assignment": assignment.to_json(),
+                "grace_seconds": concrete.job.train.grace_seconds,
+            },
             slurm_ports=concrete.job.launch.ports,
             on_progress=on_steps,
         )
+    if result["stopped"]:
+        raise with_checkpoint(TerminatedError(f"terminated after step {result['step']}"), run)
     if result["rank"] != 0:
         return None
     summary = summarise(run, plan, devices="real", links="unshaped")

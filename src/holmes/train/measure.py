@@ -23,22 +23,28 @@ class MeasuredStep:
     """One step as all ranks together saw it; the same values on every rank.
 
     ``bytes_`` is sent per NIC kind, summed over nodes; empty where nothing counts it.
+    ``stop``: a rank was asked to stop, so all of them do after this step.
     """
 
     result: StepResult
     seconds: float
     bytes_: dict[str, int]
+    stop: bool = False
 
 
 class Stopwatch:
     """Times steps and reads the byte counters around them.
 
     Where several ranks share a node, the one on its first device counts for all.
+
+    Args:
+        asked: whether this rank was asked to stop.
     """
 
-    def __init__(self, groups: Groups, slot: DeviceSlot) -> None:
+    def __init__(self, groups: Groups, slot: DeviceSlot, asked: Callable[[], bool]) -> None:
         self._groups = groups
         self._slot = slot
+        self._asked = asked
 
     def measure(self, step: Callable[[], StepResult]) -> MeasuredStep:
         """Run one step between two barriers."""
@@ -49,7 +55,7 @@ class Stopwatch:
         self._groups.barrier()
         seconds = time.perf_counter() - start
         sent = self._sent() - before
-        (longest,) = self._groups.maximum(seconds)
+        longest, stop = self._groups.maximum(seconds, float(self._asked()))
         if self._groups.world_size > 1:
             collectives.all_reduce(self._groups["world"], sent)
         by_kind = {
@@ -57,7 +63,7 @@ class Stopwatch:
             for fabric, count in zip(FABRICS, sent.tolist(), strict=True)
             if count
         }
-        return MeasuredStep(result, longest, by_kind)
+        return MeasuredStep(result, longest, by_kind, stop > 0)
 
     def _sent(self) -> torch.Tensor:
         sent = torch.zeros(len(FABRICS), dtype=torch.float64, device=self._groups.device)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from holmes.launch.session import OnProgress
-from holmes.train.rehearsal import Progress
+from holmes.train.show import Progress
 
 
 class Bars:

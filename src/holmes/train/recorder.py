@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from holmes.events.jsonl import append_objects
+from holmes.events.jsonl import append_objects, keep_objects
 from holmes.events.memory import STATM, append_memory
 from holmes.events.metrics import StepMetrics, append_metrics
 from holmes.events.span import Span
@@ -76,6 +76,14 @@ class RunRecorder:
             if self._board is not None:
                 self._board.evaluation(step, loss)
         self.log(f"step {step}: held-out loss {loss:.4f}")
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written of this step and later ones, which are done again."""
+        if not self._writes:
+            return
+        for name in ("metrics.jsonl", "trace.jsonl"):
+            keep_objects(self._folder / name, lambda item: int(item["step"]) < step)
+        keep_objects(self._folder / "evaluations.jsonl", lambda item: int(item["step"]) <= step)
 
     def log(self, line: str) -> None:
         """One line to this rank's log."""

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from holmes.cost.calibration import LAB, Calibration
 from holmes.cost.links import with_measured_links
 from holmes.cost.model import CostModel
-from holmes.diagnose.diagnose import diagnose, write_diagnosis
-from holmes.diagnose.watcher import Watcher
-from holmes.errors import ConfigError, HolmesError
+from holmes.errors import ConfigError
 from holmes.events.trace import append_trace
 from holmes.hardware.topology import Topology
 from holmes.job.job import Job
 from holmes.job.resolve import ResolvedJob
-from holmes.launch.session import OnProgress, Session, fair_cores
+from holmes.launch.session import Session, fair_cores
 from holmes.plan.plan import Plan
 from holmes.planner.search import make_plan
 from holmes.runtime.capabilities import CAPABILITIES
-from holmes.runtime.checkpoint.folders import latest_committed
 from holmes.simulate.events import simulate
 from holmes.train.assignment import Assignment
-from holmes.train.injection import Injection, check_faults
+from holmes.train.injection import check_faults
 from holmes.train.parts import prepare_data
 from holmes.train.planning import (
     link_timings,
@@ -35,7 +31,9 @@ from holmes.train.planning import (
     virtual_calibration,
 )
 from holmes.train.run_folder import make_run_folder, run_path, write_inputs
+from holmes.train.show import Progress, Say
 from holmes.train.summary import summarise, write_json
+from holmes.train.supervise import Supervisor
 
 PROFILE_SECONDS = 120.0
 STEP_ALLOWANCE = 20.0
@@ -43,16 +41,6 @@ STEP_ALLOWANCE = 20.0
 START_ALLOWANCE_SECONDS = 120.0
 COMPUTE_SHARE = 0.75
 """Of a rank's fair share of the processors; the rest is left to communication."""
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a rehearsal tells what it does: lines for phases, a callback for steps."""
-
-    say: Say
-    on_steps: Callable[[str, int], OnProgress]
-    """(run name, steps) -> what to call with (rank, report)."""
 
 
 class Rehearsal:
@@ -199,29 +187,14 @@ class Rehearsal:
     ) -> list[dict[str, Any]]:
         """Run an assignment on all ranks, under watch; results by seat.
 
-        A run that fails is diagnosed: ``diagnosis.json`` is in its folder, the verdict in
-        the error.
+        A run whose ranks fail goes on from its last checkpoint. One that ends is diagnosed:
+        ``diagnosis.json`` is in its folder, the verdict in the error.
 
         Args:
-            deadline_seconds: bound on the whole run. Infinite where no measured calibration
-                stands behind the prediction: then only a silent rank ends the run.
+            deadline_seconds: bound on a run without failures. Infinite where no measured
+                calibration stands behind the prediction: then only a silent rank ends it.
         """
-        run = assignment.run_folder
-        injection = Injection(assignment, self.session)
-        hosts = self.session.lab.hosts if self.session.lab.shaped else ()
-        try:
-            return self.session.run(
-                "holmes.train.tasks:train",
-                {"assignment": assignment.to_json()},
-                deadline_seconds=deadline_seconds,
-                operation_seconds=assignment.job.train.deadline_seconds,
-                on_progress=injection.following(self.progress.on_steps(name, assignment.steps)),
-                guard=Watcher(assignment.plan, run, hosts),
-            )
-        except HolmesError as error:
-            raise with_checkpoint(with_verdict(error, run), run) from None
-        finally:
-            injection.finish()
+        return Supervisor(self.session, self.progress, name, deadline_seconds).run(assignment)
 
     def predict(self, plan: Plan) -> tuple[Any, ...]:
         """The predicted spans of one step."""
@@ -267,27 +240,6 @@ def token_files(job: Job, say: Say) -> tuple[str, str]:
     """Prepare the job's text once for all ranks; paths of the two token files."""
     prepared = prepare_data(job, say)
     return str(prepared.paths[0]), str(prepared.paths[1])
-
-
-def with_verdict(error: HolmesError, run: Path) -> HolmesError:
-    """The error of a stopped run with what the diagnosis says, which is written down too."""
-    with suppress(HolmesError):  # a diagnosis that fails must not hide the error
-        verdict = diagnose(run)
-        path = write_diagnosis(run, verdict)
-        found = f"{verdict.text()} (confidence {verdict.confidence:.2f}), see {path}"
-        error.why = f"{error.why}; diagnosis: {found}" if error.why else f"diagnosis: {found}"
-        error.args = (error.text(),)
-    return error
-
-
-def with_checkpoint(error: HolmesError, run: Path) -> HolmesError:
-    """The error of a stopped run with what it can be resumed from."""
-    last = latest_committed(run)
-    found = f"last committed checkpoint: {last}" if last else "no checkpoint was committed yet"
-    more = f"{found}; `holmes train --resume` continues from it" if last else found
-    error.next_step = f"{error.next_step}; {more}" if error.next_step else more
-    error.args = (error.text(),)
-    return error
 
 
 def _cores(job: Job, ranks: int) -> float:

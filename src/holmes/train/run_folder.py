@@ -27,8 +27,10 @@ FRESH = (
     "evidence.json",
     "diagnosis.json",
     "injected.json",
+    "recovery.json",
 )
-"""Files that a new run under an old name starts without; checkpoints go too."""
+"""Files that a new run under an old name starts without; checkpoints go too. The generation
+stays and counts on, so that ranks of the old run stay fenced off."""
 
 
 def run_path(job: Job, name: str | None = None) -> Path:
@@ -53,7 +55,9 @@ def make_run_folder(path: Path, *, keep: bool) -> None:
         if not keep:
             for name in FRESH:
                 (path / name).unlink(missing_ok=True)
-            for folder in ("checkpoints", "monitor", "memory"):
+            for mark in path.glob(".injected-*"):
+                mark.unlink()
+            for folder in ("checkpoints", "monitor", "ledger", "failures", "memory"):
                 shutil.rmtree(path / folder, ignore_errors=True)
             for log in (path / "logs").glob("*.log"):
                 os.truncate(log, 0)  # ranks that are up already go on writing to it

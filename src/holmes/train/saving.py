@@ -35,7 +35,10 @@ def make_saver(
         train.deadline_seconds,
     )
     options = SaverOptions(
-        Keep(train.keep_checkpoints, train.keep_every), train.checkpoint_async, on_commit
+        Keep(train.keep_checkpoints, train.keep_every),
+        train.checkpoint_async,
+        on_commit,
+        generation=groups.generation,
     )
     return Saver(assignment.run_folder, members, groups.maximum, options)
 

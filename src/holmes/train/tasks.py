@@ -7,7 +7,7 @@ session's warm ranks or in a process that torchrun or Slurm started.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -20,36 +20,58 @@ from holmes.errors import UnavailableError
 from holmes.job.job import Job
 from holmes.launch.context import RankContext
 from holmes.models.registry import describe, family_of, model_module, sharding_module
+from holmes.runtime.checkpoint.fence import require_current
 from holmes.runtime.checkpoint.read import read_checkpoint
-from holmes.runtime.groups import GroupOptions, Groups, Rendezvous, open_groups
+from holmes.runtime.groups import GroupOptions, Groups, open_groups
 from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.stage import MicroBatch, StagePlace, TorchStage
 from holmes.runtime.profile import Measured, profile_blocks, profile_optimizer, run_chain
 from holmes.runtime.profile_links import busy_per_byte, profile_links
+from holmes.runtime.rendezvous import Rendezvous
 from holmes.runtime.tensor.share import Share, share_of
 from holmes.train.assignment import Assignment
 from holmes.train.compare import compare_parameters
+from holmes.train.identity import identity_of
 from holmes.train.parts import build_parts, open_data
 from holmes.train.reference import train_reference
 from holmes.train.settings import dtype_of
+from holmes.train.stop import StopRequest
 from holmes.train.trainer import Trainer
 
 
-def train(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, Any]:
-    """Run an assignment on this rank; returns where it ended."""
+def train(
+    context: RankContext, assignment: Mapping[str, Any], grace_seconds: float | None = None
+) -> dict[str, Any]:
+    """Run an assignment on this rank; returns where it ended.
+
+    SIGTERM ends it after a step, with a checkpoint, or after the grace; where there is none the
+    caller ends ranks that do not manage.
+    """
     given = Assignment.from_json(assignment)
+    with StopRequest(grace_seconds) as stop:
+        return train_until(context, given, lambda: stop.asked)
+
+
+def train_until(
+    context: RankContext, given: Assignment, asked: Callable[[], bool]
+) -> dict[str, Any]:
+    """Run an assignment on this rank until its end, or until a rank was asked to stop."""
     torch.set_num_threads(given.job.train.threads)
     rank = given.logical_rank(context)
     with _open(given, rank, context) as groups:
         context.report({"phase": "building the model"})
         parts = build_parts(given, groups)
+        context.report({"phase": "loading the state"})
         try:
-            result = Trainer(given, groups, parts, context.report).run()
+            trainer = Trainer(given, groups, parts, context.report, asked)
+            context.report({"phase": "training", "from": trainer.first_step})
+            result = trainer.run()
         finally:
             parts.interpreter.close()
     return {
         "rank": rank,
         "step": result.step,
+        "stopped": result.stopped,
         "loss": result.loss,
         "validation": result.validation,
         "checkpoint": str(result.checkpoint) if result.checkpoint else None,
@@ -60,8 +82,16 @@ def train(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, Any]
 def _open(given: Assignment, rank: int, context: RankContext) -> Iterator[Groups]:
     """The groups of the plan, open as long as the context."""
     context.report({"phase": "opening groups"})
+    if given.generation:
+        require_current(given.run_folder, given.generation, f"rank {rank}")
     rendezvous = Rendezvous(
-        context.master_address, context.master_port, context.hosts_store, context.attempt
+        context.master_address,
+        context.master_port,
+        context.hosts_store,
+        context.attempt,
+        given.generation,
+        given.secret,
+        identity_of(given),
     )
     groups = open_groups(given.plan, rank, rendezvous, _options(given, context))
     failed = True

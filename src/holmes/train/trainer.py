@@ -15,10 +15,12 @@ from holmes.runtime.checkpoint.folders import step_of
 from holmes.runtime.checkpoint.random_state import seed_random
 from holmes.runtime.checkpoint.write import Committed
 from holmes.runtime.groups import Groups
+from holmes.runtime.monitor.board import Phase
 from holmes.runtime.monitor.monitor import Monitor
 from holmes.runtime.pipeline.stage import MicroBatch
 from holmes.train.assignment import Assignment
 from holmes.train.learning_rate import learning_rate
+from holmes.train.ledger import Ledger
 from holmes.train.measure import MeasuredStep, Stopwatch
 from holmes.train.parts import Parts
 from holmes.train.recorder import RunRecorder
@@ -29,12 +31,16 @@ Report = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a run ended; ``validation`` is None where nothing is held out."""
+    """Where a run ended; ``validation`` is None where nothing is held out.
+
+    ``stopped``: it was asked to, before its last step.
+    """
 
     step: int
     loss: float | None
     validation: float | None
     checkpoint: Path | None
+    stopped: bool = False
 
 
 class Trainer:
@@ -42,22 +48,29 @@ class Trainer:
 
     Args:
         report: told step, loss and seconds after each step.
+        asked: whether this rank was asked to stop.
     """
 
     def __init__(
-        self, assignment: Assignment, groups: Groups, parts: Parts, report: Report
+        self,
+        assignment: Assignment,
+        groups: Groups,
+        parts: Parts,
+        report: Report,
+        asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self.assignment, self.groups, self.report = assignment, groups, report
         self.job, self.plan = assignment.job, assignment.plan
         self.interpreter, self.optimizer = parts.interpreter, parts.optimizer
         self.parts, self.batches, self.held_out = parts, parts.batches, parts.held_out
         slot = assignment.topology.devices[self.plan.rank_map[groups.rank]]
-        self.stopwatch = Stopwatch(groups, slot)
+        self.stopwatch = Stopwatch(groups, slot, asked)
         self.recorder = RunRecorder(assignment, groups)
         self.monitor = Monitor(
             assignment.run_folder, groups, parts.interpreter, assignment.faults(), parts.poison
         )
         self.data_index = self.plan.layout.coordinates(groups.rank)[1]
+        self.ledger = self.open_ledger()
         self.first_step = 0
         self.loss: float | None = None
         self.validation: float | None = None
@@ -69,21 +82,28 @@ class Trainer:
 
     def run(self) -> TrainResult:
         """Train to the assignment's last step; evaluate and save on the way and at the end."""
-        last = self.assignment.steps
+        step, stop = self.first_step - 1, False
         with self.saver:
-            for step in range(self.first_step, last):
+            for step in range(self.first_step, self.assignment.steps):
                 self.parts.set_learning_rate(self.learning_rate(step))
                 measured = self.monitor.measure(step, lambda step=step: self.timed(step))  # type: ignore[misc]
                 self.record(step, measured)
                 self.saver.collect()
-                if self.due(step, self.job.train.evaluate_every):
+                stop = measured.stop and step + 1 < self.assignment.steps
+                if self.due(step, self.job.train.evaluate_every) and not stop:
+                    self.monitor.outside(step, Phase.EVALUATING)
                     self.evaluate(step + 1)
-                if self.due(step, self.job.train.checkpoint_every):
+                if self.due(step, self.job.train.checkpoint_every) or stop:
+                    self.monitor.outside(step, Phase.SAVING)
                     self.save(step + 1)
+                self.monitor.outside(step, Phase.OUTSIDE)
+                if stop:
+                    break
+            self.monitor.outside(step, Phase.SAVING)  # leaving waits for the last save
         self.recorder.close()
         self.monitor.close()
         folder = self.saver.last.folder if self.saver.last else None
-        return TrainResult(last, self.loss, self.validation, folder)
+        return TrainResult(step + 1, self.loss, self.validation, folder, stop)
 
     def timed(self, step: int) -> MeasuredStep:
         """One step, barrier to barrier."""
@@ -100,6 +120,10 @@ class Trainer:
         assert batches is not None
 
         def load_one(microbatch: int) -> MicroBatch:
+            if self.ledger is not None:
+                first = batches.samples_before(step)
+                first += batches.first_sample(self.data_index, microbatch, dp, micro)
+                self.ledger.consume(range(first, first + micro))
             return self.on_device(
                 *batches.micro_batch(step, self.data_index, microbatch, dp, micro)
             )
@@ -133,6 +157,8 @@ class Trainer:
             bytes=measured.bytes_,
         )
         self.recorder.step(metrics, measured.result.spans, applied=measured.result.applied)
+        if self.ledger is not None:
+            self.ledger.step(step)
         self.report({"step": step + 1, "loss": self.loss, "seconds": measured.seconds})
 
     def evaluate(self, step: int) -> None:
@@ -170,7 +196,15 @@ class Trainer:
         if self.optimizer is None or self.batches is None:
             return
         self.first_step, self.batches = load(folder, self.optimizer, self.batches, self.groups)
+        self.recorder.rewind(self.first_step)
         self.recorder.log(f"resumed from {folder.name}")
+
+    def open_ledger(self) -> Ledger | None:
+        """The ledger of this rank, where it is one of those that count samples."""
+        here = self.plan.layout.coordinates(self.groups.rank)
+        if self.batches is None or not self.assignment.save or (here[0], here[2]) != (0, 0):
+            return None
+        return Ledger(self.assignment.run_folder, self.groups.rank, self.groups.generation)
 
     def agree_on_start(self) -> None:
         """Refuse to mix states: under a launcher every rank looks for a checkpoint itself.

@@ -13,7 +13,8 @@ from holmes.job.resolve import ResolvedJob
 from holmes.plan.program import schedule_of
 from holmes.train.assignment import Assignment
 from holmes.train.planning import default_calibration, refuse_virtual
-from holmes.train.rehearsal import Progress, Rehearsal
+from holmes.train.rehearsal import Rehearsal
+from holmes.train.show import Progress
 
 REFERENCE_SECONDS = 1800.0
 

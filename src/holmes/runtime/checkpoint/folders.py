@@ -94,9 +94,19 @@ def sweep(run: Path) -> list[Path]:
         if path.name.endswith(REPLACED) and (path / MARKER).is_file() and not whole.exists():
             move(path, whole)
         else:
-            remove(path)
+            _sweep_away(path)
             removed.append(path)
     return removed
+
+
+def _sweep_away(path: Path) -> None:
+    """Delete a leftover; a process that still writes into it must not find it any more."""
+    if path.is_dir():
+        doomed = path.with_name(path.name + PARTIAL)
+        remove(doomed)
+        move(path, doomed)
+        path = doomed
+    remove(path)
 
 
 def prune(run: Path, keep: Keep) -> list[Path]:

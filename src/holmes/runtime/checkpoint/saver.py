@@ -32,12 +32,14 @@ class SaverOptions:
     Attributes:
         on_commit: told of each checkpoint that counts, on the thread that trains.
         on_phase: told the phase a save is in (:data:`write.PHASES`), on the thread that saves.
+        generation: of these ranks, see ``fence``.
     """
 
     keep: Keep = field(default_factory=Keep)
     asynchronous: bool = True
     on_commit: Callable[[Committed], None] = lambda committed: None
     on_phase: OnPhase = no_phase
+    generation: int = 0
 
 
 class Saver:
@@ -86,7 +88,8 @@ class Saver:
         take = self._snapshot.take if self._options.asynchronous else on_host
         held = take(shards)
         copied = time.monotonic() - start
-        save = Save(self._run, step, held, meta, self._options.keep, copied)
+        options = self._options
+        save = Save(self._run, step, held, meta, options.keep, copied, options.generation)
         self._count += 1
         talk = Conversation(self._members, str(self._count))
         self._running = _Running(save, talk, self._options.on_phase)

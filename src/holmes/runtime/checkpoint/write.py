@@ -3,7 +3,7 @@
 Order: room for all; shards, whose checksums are taken in memory first, forced to disk;
 every rank says so; rank 0 merges what they say into the manifest, then the marker, then
 renames the folder, then moves ``latest``, then prunes. A process killed at any moment
-leaves the previous checkpoint untouched.
+leaves the previous checkpoint untouched. One whose generation was replaced commits nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from holmes.errors import HolmesError, WriteError
 from holmes.runtime.checkpoint.agreement import Conversation
 from holmes.runtime.checkpoint.check import marker_of
+from holmes.runtime.checkpoint.fence import overtaken
 from holmes.runtime.checkpoint.folders import (
     MANIFEST,
     MARKER,
@@ -70,6 +71,7 @@ class Save:
         meta: JSON-ready; rank 0's is stored.
         keep: which older checkpoints stay.
         copy_seconds: how long training stood still for the snapshot.
+        generation: of the ranks that save; the fence of the run must not be beyond it.
     """
 
     run: Path
@@ -78,6 +80,7 @@ class Save:
     meta: Mapping[str, Any] = field(default_factory=dict)
     keep: Keep = field(default_factory=Keep)
     copy_seconds: float = 0.0
+    generation: int = 0
 
     @property
     def folder(self) -> Path:
@@ -85,7 +88,9 @@ class Save:
 
     @property
     def partial(self) -> Path:
-        return self.folder.with_name(self.folder.name + PARTIAL)
+        """Of this generation alone: two of them never write into one folder."""
+        whose = f".g{self.generation}" if self.generation else ""
+        return self.folder.with_name(self.folder.name + whose + PARTIAL)
 
     @property
     def bytes_(self) -> int:
@@ -189,6 +194,7 @@ def _raise_told(said: dict[str, Any], save: Save) -> None:
 def _prepare(save: Save, talk: Conversation, on_phase: OnPhase) -> dict[str, Any]:
     """An empty folder with room for everybody's shards, and the id of this save."""
     on_phase("prepare")
+    _refuse_overtaken(save)
     needed = sum(said["bytes"] for said in talk.hear_all("need")) + talk.world * HEADER_ROOM
     sweep(save.run)
     save.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -247,12 +253,25 @@ def _commit(save: Save, talk: Conversation, id_: str, on_phase: OnPhase) -> dict
     write_durably(save.partial / MARKER, marker_of(data))
     flush_folder(save.partial)
     on_phase("rename")
+    _refuse_overtaken(save)
     _rename(save)
     on_phase("latest")
-    point_latest(save.folder)
-    on_phase("prune")
-    prune(save.run, save.keep)
+    if overtaken(save.run, save.generation) is None:  # else both are the successor's to do
+        point_latest(save.folder)
+        on_phase("prune")
+        prune(save.run, save.keep)
     return {"bytes": sum(files.values()), **seconds}
+
+
+def _refuse_overtaken(save: Save) -> None:
+    why = overtaken(save.run, save.generation)
+    if why is not None:
+        raise WriteError(
+            "this process was replaced and cannot commit a checkpoint",
+            where=str(save.folder),
+            why=why,
+            next_step="nothing to do: the run goes on without it",
+        )
 
 
 def _check_present(save: Save, files: Mapping[str, int]) -> None:
@@ -271,6 +290,8 @@ def _check_present(save: Save, files: Mapping[str, int]) -> None:
 def _rename(save: Save) -> None:
     """The moment from which on the checkpoint counts."""
     replaced = save.folder.with_name(save.folder.name + REPLACED)
+    if not save.partial.is_dir():  # swept by a successor: its checkpoint stays where it is
+        raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(save.partial))
     if save.folder.exists():
         save.folder.rename(replaced)
     try:

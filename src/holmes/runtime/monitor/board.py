@@ -30,13 +30,20 @@ MOST_TEXT = 1 << 20
 class Phase(IntEnum):
     """Where a rank is with its step, in order."""
 
+    SAVING = -2
+    """In a checkpoint, or waiting for one."""
+    EVALUATING = -1
     OUTSIDE = 0
-    """Evaluating, saving, writing: nobody expects it to move."""
+    """Writing records, asking how things went."""
     BEFORE = 1
     """In the barrier before the step."""
     INSIDE = 2
     AFTER = 3
     """In the barrier after the step."""
+
+
+LONG = frozenset({Phase.SAVING, Phase.EVALUATING})
+"""Phases that may take longer than any instruction: nobody expects such a rank to move."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class Slot:
 
 @dataclass(frozen=True)
 class Reading:
-    """A board as it stood. ``operation`` is the p99 of an instruction in ns, 0 if unknown."""
+    """A board as it stood. ``operation`` is the p99 of an instruction in ns, 0 if unknown;
+    ``since`` is when the phase began."""
 
     rank: int
     pid: int
@@ -65,6 +73,12 @@ class Reading:
     phase: Phase
     operation: int
     slots: tuple[Slot, ...]
+    since: int = 0
+
+    @property
+    def seen(self) -> int:
+        """When the rank last got anywhere, ns of the monotonic clock."""
+        return max(self.since, *(slot.since for slot in self.slots), 0)
 
     @property
     def inside(self) -> bool:
@@ -138,13 +152,13 @@ def read_board(path: Path) -> Reading:
             raise ValueError("length of the table")
         table = json.loads(data[8 : 8 + length])
         start = _slots_start(length)
-        step, phase, operation, _ = HEAD.unpack_from(data, start)
+        step, phase, operation, since = HEAD.unpack_from(data, start)
         slots = []
         for i, lane in enumerate(table["lanes"]):
             place = start + HEAD.size + i * SLOT.size
             slots.append(Slot(str(lane), *SLOT.unpack_from(data, place)))
         rank, pid = int(table["rank"]), int(table["pid"])
-        return Reading(rank, pid, step, Phase(phase), operation, tuple(slots))
+        return Reading(rank, pid, step, Phase(phase), operation, tuple(slots), since)
     except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
         raise DataError("cannot read a progress board", where=str(path), why=str(error)) from None
 

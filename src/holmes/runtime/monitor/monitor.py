@@ -52,6 +52,10 @@ class Monitor:
         self._board.step(number, Phase.OUTSIDE)
         return result
 
+    def outside(self, number: int, phase: Phase) -> None:
+        """The rank does something else after a step."""
+        self._board.step(number, phase)
+
     def watch(self, number: int, step: Callable[[], StepResult]) -> StepResult:
         """Run a step under watch and record it. A step that fails leaves the board as it was."""
         for comm in self._groups.communicators.values():

@@ -21,11 +21,12 @@ class Saboteur:
     Args:
         faults: those of this rank.
         poison: puts a NaN into a gradient.
-        marks: per fault, the file that gets the time (monotonic ns) at which it happened.
+        marks: per fault, the file that gets the times (monotonic ns) at which it happened.
     """
 
     def __init__(self, faults: Sequence[Fault], poison: Poison, marks: Sequence[Path]) -> None:
-        self._waiting = list(zip(faults, marks, strict=True))
+        pairs = zip(faults, marks, strict=True)
+        self._waiting = [(fault, mark) for fault, mark in pairs if _happened(mark) < fault.times]
         self._poison = poison
         self._share = 1.0
         self._began = 0.0
@@ -51,13 +52,19 @@ class Saboteur:
 
     def _carry_out(self, fault: Fault, mark: Path) -> None:
         self._waiting.remove((fault, mark))
-        mark.write_text(str(time.monotonic_ns()))
+        with mark.open("a") as file:
+            file.write(f"{time.monotonic_ns()}\n")
         if fault.kind == "slow":
             self._share = fault.share
         elif fault.kind == "nan":
             self._poison()
         else:
             os.kill(os.getpid(), SIGNALS[fault.kind])
+
+
+def _happened(mark: Path) -> int:
+    """How often a fault has happened, in earlier generations."""
+    return len(mark.read_text().splitlines()) if mark.exists() else 0
 
 
 def phase_of(ins: Instruction) -> Phase:

@@ -1,0 +1,235 @@
+"""Supervisor: runs an assignment to its end, through failures of its ranks.
+
+Every start of the ranks is a generation. When one fails the evidence is kept, its ranks are
+ended, and the next one goes on from the newest good checkpoint with the same batches; after
+``train.max_restarts`` restarts that brought the run no further it ends with exit code 75.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from holmes.diagnose.diagnose import RESULT, diagnose, write_diagnosis
+from holmes.diagnose.records import EVIDENCE
+from holmes.diagnose.verdict import Verdict
+from holmes.diagnose.watcher import Watcher
+from holmes.errors import HolmesError, RankDiedError, TerminatedError, UnavailableError
+from holmes.launch.failures import RankFailedError
+from holmes.launch.session import OnProgress, Session
+from holmes.runtime.checkpoint.check import latest_good
+from holmes.runtime.checkpoint.fence import advance
+from holmes.runtime.checkpoint.folders import latest_committed, step_of
+from holmes.train.assignment import Assignment
+from holmes.train.attendant import Attendant, StopOrder
+from holmes.train.injection import Injection
+from holmes.train.recovery import Recovery, Restarts, Timeline, write_recoveries
+from holmes.train.show import Progress
+
+FAILURES = "failures"
+Results = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A generation that failed: why, how far it came, and the moments of its end."""
+
+    error: HolmesError
+    verdict: Verdict
+    reached: int
+    timeline: Timeline
+
+
+class Supervisor:
+    """Runs one assignment in a session.
+
+    Args:
+        deadline_seconds: bound on each generation.
+    """
+
+    def __init__(
+        self, session: Session, progress: Progress, name: str, deadline_seconds: float
+    ) -> None:
+        self._session = session
+        self._progress = progress
+        self._name = name
+        self._deadline = deadline_seconds
+        self._stop = StopOrder()
+        self._recoveries: list[Recovery] = []
+        self._reached = 0
+
+    def run(self, assignment: Assignment) -> Results:
+        """Run until the end; results by seat.
+
+        Raises:
+            HolmesError: what stopped the run, with its verdict and the last checkpoint.
+            TerminatedError: SIGTERM arrived; the state is committed.
+        """
+        given = replace(assignment, secret=assignment.secret or secrets.token_hex(16))
+        self._restarts = Restarts(given.job.train.max_restarts if restartable(given) else 0)
+        injection = Injection(given, self._session)
+        try:
+            with self._stop:
+                return self._generations(given, injection)
+        finally:
+            injection.finish()
+
+    def _generations(self, given: Assignment, injection: Injection) -> Results:
+        run = given.run_folder
+        current = self._next(given)
+        while True:
+            outcome = self._generation(current, injection)
+            if not isinstance(outcome, Failure):
+                return self._ended(outcome, run)
+            self._refuse_to_go_on(outcome, run)
+            current = self._restart(current, outcome)
+
+    def _generation(self, current: Assignment, injection: Injection) -> Results | Failure:
+        """One generation of ranks, from their start to their end."""
+        run, train = current.run_folder, current.job.train
+        hosts = self._session.lab.hosts if self._session.lab.shaped else ()
+        watcher = Watcher(current.plan, run, hosts)
+        attendant = Attendant(watcher, self._stop, train.grace_seconds)
+        shown = self._progress.on_steps(self._name, current.steps)
+        try:
+            return self._session.run(
+                "holmes.train.tasks:train",
+                {"assignment": current.to_json()},
+                deadline_seconds=self._deadline,
+                operation_seconds=train.deadline_seconds,
+                on_progress=injection.following(self._following(shown, run)),
+                guard=attendant,
+                seats=sorted(current.plan.rank_map),
+            )
+        except HolmesError as error:
+            return self._failure(with_verdict(error, run), attendant, run)
+
+    def _following(self, shown: OnProgress, run: Path) -> OnProgress:
+        """Pass reports on, note how far the run is, and when a recovery is over."""
+
+        def hear(rank: int, report: Mapping[str, Any]) -> None:
+            shown(rank, report)
+            if "seconds" in report:
+                self._reached = int(report["step"])
+            if self._recoveries and self._recoveries[-1].timeline.hear(report):
+                self._progress.say(self._recoveries[-1].text())
+                write_recoveries(run, self._recoveries, None)
+
+        return hear
+
+    def _failure(self, error: HolmesError, attendant: Attendant, run: Path) -> Failure:
+        ended = time.monotonic_ns()
+        verdict = _verdict(run)
+        watcher = attendant.watcher
+        noticed = watcher.noticed or ended
+        timeline = Timeline(watcher.seen(verdict.rank) or noticed)
+        timeline.end("detect", noticed)
+        timeline.end("evidence", attendant.concluded or noticed)
+        timeline.end("stop", ended)
+        return Failure(error, verdict, self._reached, timeline)
+
+    def _refuse_to_go_on(self, failure: Failure, run: Path) -> None:
+        error = failure.error
+        if self._stop.terminated:
+            raise with_checkpoint(TerminatedError("terminated", why=error.what), run) from error
+        if not isinstance(error, RankDiedError | RankFailedError) and not (
+            self._recoveries and isinstance(error, UnavailableError)
+        ):
+            raise with_checkpoint(error, run) from None
+        if self._restarts.allow(failure.reached):
+            return
+        if self._restarts.limit:
+            count = self._restarts.limit
+            gave_up = f"gave up after {count} restarts in a row that brought the run no further"
+            write_recoveries(run, self._recoveries, gave_up)
+            error.why = f"{gave_up}; {error.why or ''}"
+            if not isinstance(error, RankDiedError):
+                error = RankDiedError(
+                    error.what, where=error.where, why=error.why, next_step=error.next_step
+                )
+        raise with_checkpoint(error, run) from None
+
+    def _restart(self, current: Assignment, failure: Failure) -> Assignment:
+        """The next generation's assignment; the ranks of the last one are ended already."""
+        run = current.run_folder
+        self._progress.say(f"{failure.error.what}; {failure.verdict.text()}")
+        _keep_evidence(run, current.generation or 0)
+        following = self._next(current)
+        resumed = step_of(Path(following.resume_from)) if following.resume_from else 0
+        failure.timeline.end("choose")
+        cold = not self._session.pool.warm
+        recovery = Recovery(
+            following.generation or 0,
+            failure.verdict,
+            failure.error.what,
+            failure.reached,
+            resumed,
+            len({self._session.topology.devices[d].node.index for d in following.plan.rank_map}),
+            cold,
+            failure.timeline,
+        )
+        self._recoveries.append(recovery)
+        write_recoveries(run, self._recoveries, None)
+        self._reached = resumed
+        return following
+
+    def _next(self, current: Assignment) -> Assignment:
+        """A new generation; from the second on it resumes from the newest good checkpoint."""
+        generation = advance(current.run_folder)
+        if current.generation == 0:
+            return replace(current, generation=generation)
+        folder = latest_good(current.run_folder, self._progress.say)
+        where = str(folder) if folder else current.resume_from
+        return replace(current, generation=generation, resume_from=where)
+
+    def _ended(self, results: Results, run: Path) -> Results:
+        if results[0]["stopped"] and self._stop.terminated:
+            raise with_checkpoint(TerminatedError(f"terminated after step {self._reached}"), run)
+        return results
+
+
+def restartable(assignment: Assignment) -> bool:
+    """Whether the ranks have a state that a later generation can go on from."""
+    return assignment.save and not assignment.virtual
+
+
+def with_verdict(error: HolmesError, run: Path) -> HolmesError:
+    """The error of a stopped run with what the diagnosis says, which is written down too."""
+    with suppress(HolmesError):  # a diagnosis that fails must not hide the error
+        verdict = diagnose(run)
+        path = write_diagnosis(run, verdict)
+        found = f"{verdict.text()} (confidence {verdict.confidence:.2f}), see {path}"
+        error.why = f"{error.why}; diagnosis: {found}" if error.why else f"diagnosis: {found}"
+        error.args = (error.text(),)
+    return error
+
+
+def with_checkpoint(error: HolmesError, run: Path) -> HolmesError:
+    """The error of a stopped run with what it can be resumed from."""
+    last = latest_committed(run)
+    found = f"last committed checkpoint: {last}" if last else "no checkpoint was committed yet"
+    more = f"{found}; `holmes train --resume` continues from it" if last else found
+    error.next_step = f"{error.next_step}; {more}" if error.next_step else more
+    error.args = (error.text(),)
+    return error
+
+
+def _verdict(run: Path) -> Verdict:
+    with suppress(HolmesError):
+        return diagnose(run)
+    return Verdict("software", confidence=0.0, evidence=("the run left no records",))
+
+
+def _keep_evidence(run: Path, generation: int) -> None:
+    """What a failed generation left is not overwritten by the next one's."""
+    folder = run / FAILURES / f"generation-{generation}"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (EVIDENCE, RESULT):
+            if (run / name).exists():
+                (run / name).replace(folder / name)
