@@ -13,6 +13,7 @@ from holmes.errors import WriteError
 from holmes.events.jsonl import read_objects
 from holmes.events.metrics import StepMetrics, read_metrics
 from holmes.plan.plan import Plan
+from holmes.train.ledger import balance
 from holmes.train.recorder import WARM_UP_STEPS
 
 
@@ -20,7 +21,7 @@ def summarise(run: Path, plan: Plan, *, devices: str, links: str) -> dict[str, A
     """Build the object from the run's metrics; the first steps warm up and are dropped.
 
     Keys: run, placement, steps, step_seconds, predicted_step_seconds,
-    tokens_per_second, loss, bytes_per_step, devices, links.
+    tokens_per_second, loss, bytes_per_step, devices, links, ledger (samples lost or repeated).
 
     Raises:
         DataError: when the metrics cannot be read.
@@ -29,6 +30,7 @@ def summarise(run: Path, plan: Plan, *, devices: str, links: str) -> dict[str, A
     kept = metrics[WARM_UP_STEPS:] or metrics
     seconds = _spread([step.step_seconds for step in kept])
     tokens = plan.batch.global_ * plan.workload.sequence
+    counted = balance(run)
     return {
         "run": str(run),
         "placement": plan.placement_name,
@@ -40,6 +42,7 @@ def summarise(run: Path, plan: Plan, *, devices: str, links: str) -> dict[str, A
         "bytes_per_step": _bytes(kept, plan),
         "devices": devices,
         "links": links,
+        "ledger": None if counted is None else counted.to_dict(),
         "machine": machine(),
     }
 
