@@ -52,6 +52,7 @@ benchmarks: setup
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/gpu/groups.py
+	$(BIN)/python benchmarks/gpu/train.py
 	PYTHONPATH=. $(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/reliability.py
 	$(BIN)/python benchmarks/tables.py

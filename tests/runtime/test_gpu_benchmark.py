@@ -18,7 +18,17 @@ from holmes.runtime.groups import GroupOptions, open_groups
 from holmes.runtime.rendezvous import Rendezvous
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "benchmarks" / "gpu" / "groups.py"
+FOLDER = ROOT / "benchmarks" / "gpu"
+SCRIPT = FOLDER / "groups.py"
+TINY = {
+    "family": "llama",
+    "layers": 2,
+    "hidden": 32,
+    "heads": 4,
+    "key_heads": 2,
+    "sequence": 16,
+    "vocabulary": 300,
+}
 SITE = """
 name: gpu
 clusters:
@@ -29,13 +39,17 @@ clusters:
 """
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_groups", SCRIPT)
+def _loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"gpu_{name}", FOLDER / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    return _loaded("groups")
 
 
 @pytest.fixture
@@ -52,10 +66,13 @@ def job(benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_it_says_so_and_writes_nothing() -> None:
-    record = ROOT / "benchmarks" / "records" / "gpu_groups.json"
+@pytest.mark.parametrize("name", ["groups", "train"])
+def test_without_a_gpu_it_says_so_and_writes_nothing(name: str) -> None:
+    record = ROOT / "benchmarks" / "records" / f"gpu_{name}.json"
     before = record.read_bytes() if record.exists() else None
-    done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / f"{name}.py")], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("skipped: ") and done.stdout.count("\n") == 1
     assert (record.read_bytes() if record.exists() else None) == before
@@ -99,3 +116,21 @@ def test_its_job_is_one_that_can_be_planned(job: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rank_map"] == [0]
+
+
+def test_the_plain_loop_trains_the_job_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = _loaded("train")
+
+    def probed(*words: str) -> str:
+        Path(words[-1]).write_text(SITE)
+        return ""
+
+    monkeypatch.setattr(training.gpu, "holmes", probed)
+    job = training.write_job(tmp_path, TINY)
+    assert len(training.plain_loop(job, compiled=False, device="cpu", steps=2)) == 2
+    parameters = 2 * (32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 128) + 32 * 300
+    tokens = training.MICRO * training.MICROBATCHES * 16
+    assert training.step_flops(TINY) == pytest.approx(6 * parameters * tokens, rel=0.1)
+    assert training.gemm_rate(64, "cpu", repeats=2) > 0
