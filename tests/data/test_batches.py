@@ -30,7 +30,7 @@ def step_of(plan: BatchPlan, step: int, dp: int, micro: int) -> np.ndarray:
 
 def test_targets_are_the_tokens_one_further_on() -> None:
     plan = BatchPlan(tokens(10), SEQUENCE, 6)
-    read, targets = plan.micro_batch(2, 0, 1, 1, 2)
+    read, targets, *_ = plan.micro_batch(2, 0, 1, 1, 2)
     assert read.shape == targets.shape == (2, SEQUENCE)
     assert read.dtype == targets.dtype == np.int64
     assert (targets == read + 1).all()
@@ -115,5 +115,5 @@ def test_held_out_batches_run_through_the_text_in_order() -> None:
     starts = [int(held.batch(i, 2)[0][j, 0]) for i in range(3) for j in range(2)]
     assert starts == [SEQUENCE * i for i in range(6)]
     assert held.batches(10, 5) == 1
-    read, targets = held.batch(0, 10)
+    read, targets, *_ = held.batch(0, 10)
     assert read.shape == (10, SEQUENCE) and (targets == read + 1).all()

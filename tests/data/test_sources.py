@@ -107,7 +107,7 @@ def test_missing_and_unreadable_sources(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DataError, match="does not exist"):
         read_corpus(tmp_path / "nowhere")
     (tmp_path / "x.csv").write_text("a")
-    with pytest.raises(DataError, match=r"\.txt or \.jsonl"):
+    with pytest.raises(DataError, match=r"\.txt, \.jsonl"):
         read_corpus(tmp_path / "x.csv")
     (tmp_path / "locked.txt").write_text("a")
 

@@ -90,7 +90,7 @@ def test_damaged_token_files_are_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"x\.bin"):
             open_tokens(path)
     path.write_bytes(good)
-    for change in ({"format": 2}, {"dtype": "<f4"}, {"tokens": "3"}, {"documents": None}):
+    for change in ({"format": 1}, {"dtype": "<f4"}, {"tokens": "3"}, {"documents": None}):
         header_path(path).write_text(json.dumps({**header, **change}))
         with pytest.raises(DataError, match=r"x\.json"):
             open_tokens(path)

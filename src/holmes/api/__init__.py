@@ -6,6 +6,7 @@ from holmes.api.checkpoints import (
     checkpoint_list,
     checkpoint_repair,
     checkpoint_verify,
+    export,
 )
 from holmes.api.files import schema, write_text
 from holmes.api.health import doctor
@@ -43,6 +44,7 @@ __all__ = [
     "diagnose",
     "doctor",
     "draw_schedule",
+    "export",
     "export_megatron",
     "launch",
     "plan",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from holmes.errors import DataError
 
@@ -103,16 +103,9 @@ def checkpoint_verify(path: Path) -> dict[str, Any]:
 
 def checkpoint_convert(path: Path, output: Path, *, optimizer: bool = False) -> dict[str, Any]:
     """Whole parameters of a checkpoint, or of the newest good one of a run, as one file."""
-    import sys
-
-    from holmes.runtime.checkpoint.check import latest_good
     from holmes.runtime.checkpoint.convert import convert
-    from holmes.runtime.checkpoint.listing import locate
 
-    run, one = locate(path)
-    folder = one or latest_good(run, lambda line: print(line, file=sys.stderr))
-    if folder is None:
-        raise DataError("there are no checkpoints", where=str(path))
+    _, folder = _newest_good(path)
     done = convert(folder, output, optimizer=optimizer)
     return {
         "file": str(done.file),
@@ -120,6 +113,43 @@ def checkpoint_convert(path: Path, output: Path, *, optimizer: bool = False) -> 
         "tensors": done.tensors,
         "bytes": done.bytes_,
     }
+
+
+def export(path: Path, output: Path, *, format: Literal["hf"] = "hf") -> dict[str, Any]:
+    """The model of a checkpoint, or of the newest good one of a run, as `transformers` loads it.
+
+    Returns:
+        ``{folder, step, tensors, bytes}``.
+
+    Raises:
+        ConfigError: the model has no architecture there.
+        DataError: there is no checkpoint, or it is damaged.
+        WriteError: the folder exists or cannot be written; nothing is left of it.
+    """
+    from holmes.train.export import export as write
+
+    run, folder = _newest_good(path)
+    done = write(run, folder, output)
+    return {
+        "folder": str(done.folder),
+        "step": done.step,
+        "tensors": done.tensors,
+        "bytes": done.bytes_,
+    }
+
+
+def _newest_good(path: Path) -> tuple[Path, Path]:
+    """(run, checkpoint) of a run folder, or of one checkpoint's."""
+    import sys
+
+    from holmes.runtime.checkpoint.check import latest_good
+    from holmes.runtime.checkpoint.listing import locate
+
+    run, one = locate(path)
+    folder = one or latest_good(run, lambda line: print(line, file=sys.stderr))
+    if folder is None:
+        raise DataError("there are no checkpoints", where=str(path))
+    return run, folder
 
 
 def checkpoint_repair(run: Path, *, dry_run: bool = False) -> dict[str, Any]:

@@ -6,54 +6,83 @@ data is the number of steps taken, and a run resumes anywhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from holmes.data.mixture import Mixture
 from holmes.data.tokens import Tokens
 from holmes.errors import ConfigError, DataError
 
-Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""(tokens, targets), both [samples, sequence]; targets are the tokens one further on."""
+Ids = npt.NDArray[np.int64]
+IGNORED = -100
+"""A target that does not count: its token is the first of another document."""
+
+
+class Batch(NamedTuple):
+    """Samples, [samples, sequence] each.
+
+    Attributes:
+        tokens: ids.
+        targets: the tokens one further on.
+        documents: where documents are kept apart, the number of each token's in its sample.
+        weight: what the loss, summed over targets that count and divided by all, is
+            multiplied with, so that over the whole step it is the mean over those that count.
+    """
+
+    tokens: Ids
+    targets: Ids
+    documents: Ids | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """The order of samples.
 
-    The text is cut into windows of ``sequence`` + 1 tokens (the last one is the
-    first of the next window). Each epoch visits every window once, in an order
-    drawn from (seed, epoch).
+    A text is cut into windows of ``sequence`` + 1 tokens (the last one is the first of
+    the next window). Each epoch of it visits every window once, in an order drawn from
+    (seed, epoch). Of several texts, :class:`Mixture` says which gives a sample.
 
     Attributes:
-        tokens: the training split.
+        tokens: the training split, or several of them.
         sequence: tokens of a sample.
         global_batch: samples of one step, over all replicas.
         seed: of the order.
         origin: (step, samples seen before it), where this batch size took over.
+        apart: keep the documents of a window apart: batches number them, and the first
+            token of a document is no target.
 
     Raises:
-        DataError: when the text is shorter than one sample.
+        DataError: when a text is shorter than one sample.
     """
 
-    tokens: Tokens
+    tokens: Tokens | Mixture
     sequence: int
     global_batch: int
     seed: int = 0
     origin: tuple[int, int] = (0, 0)
-    _orders: dict[int, npt.NDArray[np.int64]] = field(
+    apart: bool = False
+    _orders: dict[tuple[int, int], Ids] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
-        _require_window(self.tokens, self.sequence, "training")
+        for part in self.mixture.parts:
+            _require_window(part, self.sequence, "training")
+
+    @property
+    def mixture(self) -> Mixture:
+        """The texts; one alone is a mixture of one."""
+        return self.tokens if isinstance(self.tokens, Mixture) else Mixture((self.tokens,))
 
     @property
     def windows(self) -> int:
-        """Samples of one epoch."""
-        return (len(self.tokens) - 1) // self.sequence
+        """Samples of one epoch of all texts."""
+        return sum(_windows(part, self.sequence) for part in self.mixture.parts)
 
     def samples_before(self, step: int) -> int:
         """Samples that the run has seen before this step."""
@@ -62,8 +91,13 @@ class BatchPlan:
 
     def window(self, step: int, sample: int) -> int:
         """The window that sample ``sample`` (0 <= sample < global_batch) of a step reads."""
-        epoch, place = divmod(self.samples_before(step) + sample, self.windows)
-        return int(self._order(epoch)[place])
+        return self.locate(step, sample)[1]
+
+    def locate(self, step: int, sample: int) -> tuple[int, int]:
+        """(text, window of it) of a sample of a step."""
+        part, number = self.mixture.deal(self.samples_before(step) + sample, self.seed)
+        epoch, place = divmod(number, _windows(self.mixture.parts[part], self.sequence))
+        return part, int(self._order(part, epoch)[place])
 
     def micro_batch(
         self, step: int, data_index: int, microbatch: int, dp: int, micro: int
@@ -76,8 +110,9 @@ class BatchPlan:
             ConfigError: when the degrees do not divide the batch.
         """
         first = self.first_sample(data_index, microbatch, dp, micro)
-        windows = [self.window(step, first + i) for i in range(micro)]
-        return read_windows(self.tokens, self.sequence, windows)
+        places = [self.locate(step, first + i) for i in range(micro)]
+        batch = read_windows(self.mixture.parts, self.sequence, places)
+        return _apart(batch, self.mixture, self._weight(step)) if self.apart else batch
 
     def first_sample(self, data_index: int, microbatch: int, dp: int, micro: int) -> int:
         """The first sample, within its step, of a micro-batch; ``micro`` of them follow.
@@ -103,7 +138,7 @@ class BatchPlan:
             "step": step,
             "samples": self.samples_before(step),
             "seed": self.seed,
-            "digest": self.tokens.digest,
+            "digest": self.mixture.digest,
         }
 
     def resumed(self, position: dict[str, Any]) -> BatchPlan:
@@ -112,7 +147,7 @@ class BatchPlan:
         Raises:
             DataError: when the position is of another text or order.
         """
-        for key, mine in (("digest", self.tokens.digest), ("seed", self.seed)):
+        for key, mine in (("digest", self.mixture.digest), ("seed", self.seed)):
             if position.get(key) != mine:
                 raise DataError(
                     f"the data position is of another {'text' if key == 'digest' else 'order'}",
@@ -122,45 +157,97 @@ class BatchPlan:
                 )
         return replace(self, origin=(position["step"], position["samples"]))
 
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        if epoch not in self._orders:
-            if len(self._orders) >= 2:  # a step touches at most its own epoch and the next
-                self._orders.pop(min(self._orders))
-            generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-            self._orders[epoch] = generator.permutation(self.windows)
-        return self._orders[epoch]
+    def _weight(self, step: int) -> float:
+        """All targets of a step over those that count."""
+        places = [self.locate(step, sample) for sample in range(self.global_batch)]
+        counted = sum(
+            int((_window(self.mixture.parts[p], self.sequence, w)[:-1] != _end(self.mixture)).sum())
+            for p, w in places
+        )
+        return self.global_batch * self.sequence / counted
+
+    def _order(self, part: int, epoch: int) -> Ids:
+        key = (part, epoch)
+        if key not in self._orders:
+            # A step touches at most its own epoch and the next.
+            old = [(p, e) for p, e in self._orders if p == part and e < epoch - 1]
+            for one in old:
+                self._orders.pop(one)
+            entropy = [self.seed, epoch, part] if part else [self.seed, epoch]
+            generator = np.random.Generator(np.random.PCG64(entropy))
+            windows = _windows(self.mixture.parts[part], self.sequence)
+            self._orders[key] = generator.permutation(windows)
+        return self._orders[key]
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Validation batches: the held-out windows in text order.
+    """Validation batches: the held-out windows in text order, of several texts in turn.
 
     Raises:
-        DataError: when the held-out text is shorter than one sample.
+        DataError: when a held-out text is shorter than one sample.
     """
 
-    tokens: Tokens
+    tokens: Tokens | Mixture
     sequence: int
+    apart: bool = False
 
     def __post_init__(self) -> None:
-        _require_window(self.tokens, self.sequence, "held-out")
+        for part in self.mixture.parts:
+            _require_window(part, self.sequence, "held-out")
+
+    @property
+    def mixture(self) -> Mixture:
+        """The held-out texts."""
+        return self.tokens if isinstance(self.tokens, Mixture) else Mixture((self.tokens,))
 
     def batches(self, micro: int, wanted: int) -> int:
         """How many batches of ``micro`` samples there are, at most ``wanted``."""
-        return min(wanted, max(1, (len(self.tokens) - 1) // self.sequence // micro))
+        windows = sum(_windows(part, self.sequence) for part in self.mixture.parts)
+        return min(wanted, max(1, windows // micro))
 
     def batch(self, index: int, micro: int) -> Batch:
-        """Batch ``index``; a text with fewer than ``micro`` windows repeats them."""
-        windows = (len(self.tokens) - 1) // self.sequence
-        chosen = [(index * micro + i) % windows for i in range(micro)]
-        return read_windows(self.tokens, self.sequence, chosen)
+        """Batch ``index``; texts with fewer windows than are asked for repeat them."""
+        parts = self.mixture.parts
+        places = []
+        for number in range(index * micro, (index + 1) * micro):
+            turn, part = divmod(number, len(parts))
+            places.append((part, turn % _windows(parts[part], self.sequence)))
+        batch = read_windows(parts, self.sequence, places)
+        if not self.apart:
+            return batch
+        counted = (batch.tokens != _end(self.mixture)).sum()
+        return _apart(batch, self.mixture, float(batch.tokens.size / counted))
 
 
-def read_windows(tokens: Tokens, sequence: int, windows: list[int]) -> Batch:
-    """The samples at these window numbers."""
-    rows = np.stack([tokens.ids[w * sequence : (w + 1) * sequence + 1] for w in windows])
+def read_windows(
+    parts: Sequence[Tokens], sequence: int, places: Sequence[tuple[int, int]]
+) -> Batch:
+    """The samples at these (text, window) places."""
+    rows = np.stack([_window(parts[part], sequence, window) for part, window in places])
     rows = rows.astype(np.int64)
-    return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+    return Batch(np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:]))
+
+
+def _apart(batch: Batch, mixture: Mixture, weight: float) -> Batch:
+    """A batch with its documents numbered; behind a closing mark nothing is to be predicted."""
+    closing = batch.tokens == _end(mixture)
+    documents = np.zeros_like(batch.tokens)
+    documents[:, 1:] = np.cumsum(closing[:, :-1], axis=1)
+    return Batch(batch.tokens, np.where(closing, IGNORED, batch.targets), documents, weight)
+
+
+def _end(mixture: Mixture) -> int:
+    """The id that closes a document; one tokenizer made all texts of a mixture."""
+    return mixture.parts[0].end
+
+
+def _window(tokens: Tokens, sequence: int, window: int) -> npt.NDArray[Any]:
+    return tokens.ids[window * sequence : (window + 1) * sequence + 1]
+
+
+def _windows(tokens: Tokens, sequence: int) -> int:
+    return (len(tokens) - 1) // sequence
 
 
 def _require_window(tokens: Tokens, sequence: int, what: str) -> None:

@@ -1,8 +1,9 @@
-"""Byte-level BPE, trained on the corpus itself and kept in the cache."""
+"""A tokenizer: byte-level BPE trained on the corpus and kept in the cache, or one from a file."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import tokenizers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from holmes.data.cache import write_atomic
-from holmes.data.sources import Corpus
-from holmes.errors import ConfigError
+from holmes.data.documents import Corpus
+from holmes.errors import ConfigError, DataError
 
+FILE = "tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
+ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<|im_end|>", "<eos>")
+"""Tokens that usually close a document."""
 SMALLEST = 257
 """All bytes and the end-of-text mark."""
 LARGEST = 1_000_000
@@ -21,20 +25,26 @@ LARGEST = 1_000_000
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """Text to ids and back. ``digest`` names the trained vocabulary."""
+    """Text to ids and back.
+
+    ``digest`` names it, ``content`` is its tokenizer.json, ``end`` the token that closes a
+    document.
+    """
 
     inner: Tokenizer
     digest: str
+    content: bytes
+    end: str = END_OF_TEXT
 
     @property
     def vocabulary(self) -> int:
-        """Number of ids; smaller than asked for when the text is short."""
-        return int(self.inner.get_vocab_size())
+        """Every id is below it; smaller than asked for when the text is short."""
+        return 1 + max(self.inner.get_vocab().values())
 
     @property
     def end_of_text(self) -> int:
         """The id that closes a document."""
-        mark = self.inner.token_to_id(END_OF_TEXT)
+        mark = self.inner.token_to_id(self.end)
         assert mark is not None
         return int(mark)
 
@@ -45,6 +55,57 @@ class TextTokenizer:
     def decode(self, ids: list[int]) -> str:
         """The text of ids, byte for byte where they came from :meth:`encode`."""
         return str(self.inner.decode(ids, skip_special_tokens=True))
+
+
+def from_file(path: Path) -> TextTokenizer:
+    """The tokenizer of a tokenizer.json, or of a folder that holds one.
+
+    A document is closed with the end-of-text token that tokenizer_config.json beside it
+    names, else with a usual one of those it has.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+        ConfigError: no token of it closes a document.
+    """
+    file = path / FILE if path.is_dir() else path
+    try:
+        data = file.read_bytes()
+        inner = Tokenizer.from_str(data.decode())
+    except OSError as error:
+        raise DataError(
+            f"cannot read the tokenizer: {error.strerror}",
+            where=str(file),
+            next_step="set data.tokenizer to a tokenizer.json, or leave it out to train one",
+        ) from None
+    except Exception as error:  # the library raises the base class itself
+        raise DataError(
+            "not a tokenizer.json", where=str(file), why=str(error).splitlines()[0][:200]
+        ) from None
+    inner.no_truncation()
+    inner.no_padding()
+    inner.encode_special_tokens = True
+    named = _named_end(file.with_name("tokenizer_config.json"))
+    end = next((t for t in (named, *ENDS) if t and inner.token_to_id(t) is not None), None)
+    if end is None:
+        raise ConfigError(
+            "no token of this tokenizer closes a document",
+            where=str(file),
+            why=f"it has none of {', '.join(ENDS)}, and tokenizer_config.json names none",
+            next_step="add eos_token to a tokenizer_config.json beside it",
+        )
+    digest = hashlib.sha256(data + end.encode()).hexdigest()[:16]
+    return TextTokenizer(inner, digest, data, end)
+
+
+def _named_end(path: Path) -> str | None:
+    """The end-of-text token of a tokenizer_config.json, a word or an object with its content."""
+    try:
+        named = json.loads(path.read_bytes()).get("eos_token")
+    except (OSError, ValueError, AttributeError):
+        return None
+    if isinstance(named, dict):
+        named = named.get("content")
+    return named if isinstance(named, str) else None
 
 
 def load_or_train(corpus: Corpus, vocabulary: int, cache: Path) -> TextTokenizer:
@@ -72,8 +133,9 @@ def load_or_train(corpus: Corpus, vocabulary: int, cache: Path) -> TextTokenizer
         head = hashlib.sha256(data).hexdigest().encode()
         write_atomic(path, lambda handle: handle.writelines((head, b"\n", data)))
     # A text that happens to spell the mark is text: only we may close a document.
+    content = inner.to_str().encode()
     inner.encode_special_tokens = True
-    return TextTokenizer(inner, digest)
+    return TextTokenizer(inner, digest, content)
 
 
 def _load(path: Path) -> Tokenizer | None:
@@ -98,5 +160,5 @@ def _train(corpus: Corpus, vocabulary: int) -> Tokenizer:
         show_progress=False,
     )
     texts = (document.text for document in corpus.documents)
-    tokenizer.train_from_iterator(texts, trainer, length=len(corpus.documents))
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer

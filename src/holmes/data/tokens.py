@@ -15,7 +15,7 @@ import numpy.typing as npt
 from holmes.data.cache import write_atomic
 from holmes.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 
@@ -28,12 +28,14 @@ class Tokens:
         documents: names, in order.
         vocabulary: every id is below it.
         digest: SHA-256 of the ids.
+        end: the id that closes a document.
     """
 
     ids: Ids
     documents: tuple[str, ...]
     vocabulary: int
     digest: str
+    end: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,7 +47,10 @@ def header_path(path: Path) -> Path:
 
 
 def write_tokens(
-    path: Path, documents: Sequence[tuple[str, Sequence[int]]], vocabulary: int
+    path: Path,
+    documents: Sequence[tuple[str, Sequence[int] | npt.NDArray[Any]]],
+    vocabulary: int,
+    end: int = 0,
 ) -> Tokens:
     """Write the ids of named documents; the header last, since it vouches for the rest.
 
@@ -70,6 +75,7 @@ def write_tokens(
         "dtype": dtype.str,
         "tokens": count,
         "vocabulary": vocabulary,
+        "end": end,
         "sha256": hasher.hexdigest(),
         "documents": [name for name, _ in documents],
     }
@@ -96,13 +102,16 @@ def open_tokens(path: Path) -> Tokens:
         raise _damaged(path, error.strerror or "unreadable") from None
     if hashlib.sha256(ids.data).hexdigest() != header["sha256"]:
         raise _damaged(path, "the ids do not match the header's hash")
-    return Tokens(ids, tuple(header["documents"]), header["vocabulary"], header["sha256"])
+    return Tokens(
+        ids, tuple(header["documents"]), header["vocabulary"], header["sha256"], header["end"]
+    )
 
 
 HEADER_TYPES: dict[str, type] = {
     "dtype": str,
     "tokens": int,
     "vocabulary": int,
+    "end": int,
     "sha256": str,
     "documents": list,
 }

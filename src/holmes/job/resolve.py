@@ -27,6 +27,7 @@ from holmes.job.draft import DEFAULT, Draft, Origin
 from holmes.job.job import Job
 from holmes.job.overrides import from_shorthand, parse_override
 
+BUILT_IN = "shakespeare"
 NEEDED = {
     "site": "give --site FILE, or a `site:` key in a job file",
     "model": "give --model PRESET, or a `model:` key in a job file",
@@ -171,9 +172,21 @@ def _with_places(job: Job, draft: Draft, job_path: Path | None) -> Job:
     folder = job.model.get("from")
     if isinstance(folder, str):
         changes["model"] = {**job.model, "from": place(folder, ("model", "from"))}
-    if job.data.source != "shakespeare":
-        source = place(job.data.source, ("data", "source"))
-        changes["data"] = job.data.model_copy(update={"source": source})
+    data: dict[str, Any] = {}
+    source = job.data.source
+    if isinstance(source, tuple):
+        parts = [
+            part.model_copy(update={"source": place(part.source, ("data", "source", i, "source"))})
+            if part.source != BUILT_IN
+            else part
+            for i, part in enumerate(source)
+        ]
+        data["source"] = tuple(parts)
+    elif source != BUILT_IN:
+        data["source"] = place(source, ("data", "source"))
+    if job.data.tokenizer is not None:
+        data["tokenizer"] = place(job.data.tokenizer, ("data", "tokenizer"))
+    changes["data"] = job.data.model_copy(update=data)
     return job.model_copy(update=changes)
 
 

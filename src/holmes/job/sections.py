@@ -30,18 +30,46 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+class SourcePart(Section):
+    """One text of a mixture. It gives ``weight`` over the sum of weights of the samples."""
+
+    source: Text
+    weight: Annotated[float, Number, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
+    field: Text | None = None
+    """None: ``data.field``."""
+
+
 class Data(Section):
     """Where the text comes from and how it becomes tokens."""
 
-    source: Text = "shakespeare"
-    """``shakespeare``, or a .txt or .jsonl file, or a folder of them."""
+    source: Text | Annotated[tuple[SourcePart, ...], Field(min_length=1, max_length=64)] = (
+        "shakespeare"
+    )
+    """``shakespeare``; a .txt, .jsonl, .parquet or .arrow file; a folder of them, or one that
+    the ``datasets`` library saved; or a list of those to mix."""
+    field: Text = "text"
+    """Of a .jsonl file's objects, or column of a table, that is the document."""
+    tokenizer: Text | None = None
+    """A tokenizer.json, or a folder with one. None: that of ``model.from``, else one is
+    trained on the text."""
     vocabulary: Annotated[int, Number, Field(ge=257, le=1_000_000)] = 2048
-    """Size of the byte-pair vocabulary that is trained on the text."""
+    """Size of the byte-pair vocabulary, where it is trained on the text."""
+    packing: Literal["windows", "documents"] = "windows"
+    """Samples are windows of the text. documents: a token reads its own document alone,
+    positions begin anew with each, and its first token is not predicted."""
+    document_mb: Annotated[float, Number, Field(gt=0, le=4096, allow_inf_nan=False)] = 256.0
+    """The longest document that is not taken for a mistake, in MiB."""
     validation_fraction: Annotated[float, Number, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.05
     cache: Text | None = None
     """Folder of tokenised text; None means the user's cache folder."""
     seed: Seed = 0
     """Order of the samples and choice of the held-out documents."""
+
+    def parts(self) -> tuple[SourcePart, ...]:
+        """The texts of the mixture; one source is a mixture of one."""
+        given = self.source
+        parts = (SourcePart(source=given),) if isinstance(given, str) else given
+        return tuple(part.model_copy(update={"field": part.field or self.field}) for part in parts)
 
 
 class Batch(Section):

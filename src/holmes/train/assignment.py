@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from holmes.data.prepare import TokenFiles
 from holmes.hardware.topology import Topology, relative_speed
 from holmes.job.job import Job
 from holmes.lab.faults import Fault, parse_faults
@@ -27,8 +28,7 @@ class Assignment:
         seats_are_devices: launch rank i runs device i of the site (a session);
             otherwise the node's name or rank decides.
         interface_override: one interface for all groups, where hosts share loopback.
-        tokens: token files of the training and held-out split, where somebody has
-            prepared them already.
+        tokens: token files, where somebody has prepared them already.
         resume_from: a committed checkpoint, or None to start at step 0.
         steps: the step to stop before.
         save: write checkpoints.
@@ -46,7 +46,7 @@ class Assignment:
     seats_are_devices: bool = False
     interface_override: str | None = None
     backend: Literal["gloo", "nccl"] = "gloo"
-    tokens: tuple[str, str] | None = None
+    tokens: TokenFiles | None = None
     resume_from: str | None = None
     save: bool = True
     cores: float | None = None
@@ -64,7 +64,7 @@ class Assignment:
             "seats_are_devices": self.seats_are_devices,
             "interface_override": self.interface_override,
             "backend": self.backend,
-            "tokens": list(self.tokens) if self.tokens else None,
+            "tokens": self.tokens.to_json() if self.tokens else None,
             "resume_from": self.resume_from,
             "save": self.save,
             "cores": self.cores,
@@ -87,7 +87,7 @@ class Assignment:
                 "job": Job.model_validate(data["job"]),
                 "plan": plan_from_dict(data["plan"], where="assignment"),
                 "run_folder": Path(data["run_folder"]),
-                "tokens": (tokens[0], tokens[1]) if tokens else None,
+                "tokens": TokenFiles.from_json(tokens) if tokens else None,
                 "inject": tuple(data["inject"]),
             }
         )

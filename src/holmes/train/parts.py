@@ -12,8 +12,7 @@ from typing import Any
 from holmes.cost.calibration import calibration_from_dict
 from holmes.cost.model import CostModel
 from holmes.data.batches import BatchPlan, HeldOut
-from holmes.data.prepare import prepare
-from holmes.data.tokens import Tokens, open_tokens
+from holmes.data.prepare import Prepared, TextPart, TextSettings, TokenFiles, prepare_parts
 from holmes.errors import ConfigError
 from holmes.job.job import Job
 from holmes.models.common.hf.store import FolderWeights
@@ -36,6 +35,7 @@ from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.virtual import BlockSeconds
 from holmes.runtime.sharding.optimizer import ShardedAdamW
 from holmes.train.assignment import Assignment
+from holmes.train.export import keep_tokenizer
 from holmes.train.settings import adamw_settings, dtype_of
 
 
@@ -93,9 +93,13 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
         Pace(assignment.compute_cores(groups.rank)),
         sharding.TENSOR_SPLIT,
         weights.read if weights else None,
+        job.data.packing == "documents",
     )
     engine = real_engine(plan, groups, model, adamw_settings(job.optimizer))
-    batches, held_out = open_data(assignment, config)
+    files = assignment.tokens or prepare_data(job).files
+    batches, held_out = open_data(job, files, config)
+    if groups.rank == 0:
+        keep_tokenizer(assignment.run_folder, Path(files.tokenizer), files.end, config.sequence)
     return Parts(engine.interpreter, engine.optimizer, batches, held_out)
 
 
@@ -132,20 +136,20 @@ def _virtual_parts(assignment: Assignment, groups: Groups) -> Parts:
     return Parts(engine.interpreter, None, None, None)
 
 
-def open_data(assignment: Assignment, config: Any) -> tuple[BatchPlan, HeldOut | None]:
+def open_data(job: Job, files: TokenFiles, config: Any) -> tuple[BatchPlan, HeldOut | None]:
     """Training batches and held-out text of a job.
 
     Raises:
         ConfigError: the text uses more token ids than the model has.
         DataError: the text is missing, bad or too short.
     """
-    train, validation = _tokens(assignment)
-    check_vocabulary(assignment.job, train.vocabulary, config)
-    job = assignment.job
-    batches = BatchPlan(train, config.sequence, job.batch.global_, job.data.seed)
-    if not len(validation) or job.train.evaluate_batches == 0:
+    train, held = files.open()
+    check_vocabulary(job, train.parts[0].vocabulary, config)
+    apart = job.data.packing == "documents"
+    batches = BatchPlan(train, config.sequence, job.batch.global_, job.data.seed, apart=apart)
+    if held is None or job.train.evaluate_batches == 0:
         return batches, None
-    return batches, HeldOut(validation, config.sequence)
+    return batches, HeldOut(held, config.sequence, apart)
 
 
 def check_vocabulary(job: Job, vocabulary: int, config: Any) -> None:
@@ -158,24 +162,30 @@ def check_vocabulary(job: Job, vocabulary: int, config: Any) -> None:
         raise ConfigError(
             f"the text has {vocabulary} token ids, the model {config.vocabulary}",
             where="data.vocabulary, model.vocabulary",
-            next_step=f"set data.vocabulary={config.vocabulary}, or a larger model.vocabulary",
+            why="the tokenizer is of another model" if tokenizer_of(job) else None,
+            next_step="set data.tokenizer to the model's own"
+            if tokenizer_of(job)
+            else f"set data.vocabulary={config.vocabulary}, or a larger model.vocabulary",
         )
 
 
-def _tokens(assignment: Assignment) -> tuple[Tokens, Tokens]:
-    if assignment.tokens is not None:
-        first, second = (open_tokens(Path(path)) for path in assignment.tokens)
-        return first, second
-    prepared = prepare_data(assignment.job)
-    return prepared.train, prepared.validation
+def tokenizer_of(job: Job) -> Path | None:
+    """The tokenizer that a job brings: its own, else that of its model's folder."""
+    if job.data.tokenizer is not None:
+        return Path(job.data.tokenizer)
+    folder = job.model.get("from")
+    beside = Path(str(folder)) / "tokenizer.json"
+    return beside if folder is not None and beside.exists() else None
 
 
-def prepare_data(job: Job, progress: Callable[[str], None] | None = None) -> Any:
+def prepare_data(job: Job, progress: Callable[[str], None] | None = None) -> Prepared:
     """The token files of a job, made once and kept in the cache."""
-    return prepare(
-        job.data.source,
-        job.data.vocabulary,
-        job.data.validation_fraction,
-        Path(job.data.cache) if job.data.cache else None,
-        progress,
+    data = job.data
+    parts = [TextPart(p.source, p.weight, p.field or data.field) for p in data.parts()]
+    settings = TextSettings(
+        data.vocabulary,
+        data.validation_fraction,
+        tokenizer_of(job),
+        int(data.document_mb * 2**20),
     )
+    return prepare_parts(parts, settings, Path(data.cache) if data.cache else None, progress)

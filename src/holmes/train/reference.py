@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holmes.data.batches import BatchPlan
+from holmes.data.batches import Batch, BatchPlan
 from holmes.job.job import Job
 from holmes.models.common.hf.store import FolderWeights
 from holmes.models.registry import describe, family_of, model_module, sharding_module
@@ -68,12 +68,12 @@ def train_reference(
         sums: dict[str, Tensor] = {}
         for replica in range(dp):
             for microbatch in microbatch_order:
-                tokens, targets = batches.micro_batch(step, replica, microbatch, dp, micro)
-                x: Tensor = torch.from_numpy(tokens)
+                batch = batches.micro_batch(step, replica, microbatch, dp, micro)
                 with module.autocast(job.train.precision):
-                    for block in blocks:
-                        x = block(x)
-                    loss = module.loss(x, torch.from_numpy(targets)) / scale
+                    x = _output(blocks, batch)
+                    loss = module.loss(x, torch.from_numpy(batch.targets)) / scale
+                if batch.documents is not None:
+                    loss = loss * batch.weight
                 loss.backward()
                 total += loss.item()
             _add_replica(sums, named)
@@ -86,6 +86,15 @@ def train_reference(
         losses.append(total)
         on_step(step + 1)
     return ReferenceResult({k: v.detach() for k, v in named.items()}, tuple(losses))
+
+
+def _output(blocks: Sequence[torch.nn.Module], batch: Batch) -> Tensor:
+    """Logits of a micro-batch."""
+    documents = None if batch.documents is None else torch.from_numpy(batch.documents)
+    x = torch.from_numpy(batch.tokens)
+    for block in blocks:
+        x = block(x, documents)
+    return x
 
 
 @torch.no_grad()

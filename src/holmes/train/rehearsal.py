@@ -10,6 +10,7 @@ from typing import Any
 from holmes.cost.calibration import LAB, Calibration
 from holmes.cost.links import with_measured_links
 from holmes.cost.model import CostModel
+from holmes.data.prepare import TokenFiles
 from holmes.errors import ConfigError
 from holmes.events.trace import append_trace
 from holmes.hardware.topology import Topology
@@ -58,7 +59,7 @@ class Rehearsal:
         self.progress = progress
         job = self.resolved.job
         virtual = job.rehearsal.devices == "virtual"
-        self.tokens: tuple[str, str] | None = None
+        self.tokens: TokenFiles | None = None
         if not virtual:
             self.tokens = token_files(job, progress.say)
         ranks = len(Topology(resolved.site).devices)
@@ -236,10 +237,9 @@ def rehearse(
     return results
 
 
-def token_files(job: Job, say: Say) -> tuple[str, str]:
-    """Prepare the job's text once for all ranks; paths of the two token files."""
-    prepared = prepare_data(job, say)
-    return str(prepared.paths[0]), str(prepared.paths[1])
+def token_files(job: Job, say: Say) -> TokenFiles:
+    """Prepare the job's text once for all ranks."""
+    return prepare_data(job, say).files
 
 
 def _cores(job: Job, ranks: int) -> float:

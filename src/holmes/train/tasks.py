@@ -32,7 +32,7 @@ from holmes.runtime.tensor.share import Share, share_of
 from holmes.train.assignment import Assignment
 from holmes.train.compare import compare_parameters
 from holmes.train.identity import identity_of
-from holmes.train.parts import build_parts, open_data
+from holmes.train.parts import build_parts, open_data, prepare_data
 from holmes.train.reference import train_reference
 from holmes.train.settings import dtype_of
 from holmes.train.stop import StopRequest
@@ -219,7 +219,7 @@ def compare_with_reference(
     torch.set_num_threads(1)
     family = family_of(given.job.model)
     config = describe(family).config_from(given.job.model)
-    batches, _ = open_data(given, config)
+    batches, _ = open_data(given.job, given.tokens or prepare_data(given.job).files, config)
     context.report({"phase": "plain single-process run"})
     reference = train_reference(
         given.job,

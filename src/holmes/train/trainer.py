@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from holmes.data.batches import Batch
 from holmes.errors import DataError
 from holmes.events.metrics import StepMetrics
 from holmes.runtime.checkpoint.folders import step_of
@@ -124,16 +125,18 @@ class Trainer:
                 first = batches.samples_before(step)
                 first += batches.first_sample(self.data_index, microbatch, dp, micro)
                 self.ledger.consume(range(first, first + micro))
-            return self.on_device(
-                *batches.micro_batch(step, self.data_index, microbatch, dp, micro)
-            )
+            return self.on_device(batches.micro_batch(step, self.data_index, microbatch, dp, micro))
 
         return load_one
 
-    def on_device(self, tokens: Any, targets: Any) -> MicroBatch:
+    def on_device(self, batch: Batch) -> MicroBatch:
         """A micro-batch as tensors where the blocks are."""
-        device = self.groups.device
-        return MicroBatch(torch.from_numpy(tokens).to(device), torch.from_numpy(targets).to(device))
+        tokens, targets, documents = (
+            None if ids is None else torch.from_numpy(ids).to(self.groups.device)
+            for ids in (batch.tokens, batch.targets, batch.documents)
+        )
+        assert tokens is not None and targets is not None
+        return MicroBatch(tokens, targets, documents, batch.weight)
 
     def due(self, step: int, every: int) -> bool:
         """Whether something that is done every so many steps, and after the last, is due."""
@@ -170,7 +173,7 @@ class Trainer:
         count = max(1, held.batches(micro, wanted) // dp)
 
         def load_one(index: int) -> MicroBatch:
-            return self.on_device(*held.batch(index * dp + self.data_index, micro))
+            return self.on_device(held.batch(index * dp + self.data_index, micro))
 
         self.validation = self.interpreter.evaluate(load_one, count)
         self.recorder.evaluation(step, self.validation)

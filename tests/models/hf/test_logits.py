@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from holmes.job.job import Job
+from holmes.launch.pool import Pool
 from holmes.models.registry import describe, family_of, model_module
 from holmes.train.parts import folder_weights
 from tests.models.hf.folders import CONFIGS, make_model, write_folder
+from tests.models.hf.ranks import FolderSpec
 
 BOUND = 1e-5
 """Largest difference of logits in fp32."""
@@ -93,3 +97,27 @@ def test_unfused_attention_of_a_window_equals_the_fused(tmp_path: Path) -> None:
     config, unfused = read_model(tmp_path, attention="unfused")
     ids = tokens(config.vocabulary, 2, config.sequence)
     assert (logits_of(fused, ids) - logits_of(unfused, ids)).abs().max() <= BOUND
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize("name", ["gpt2", "llama-llama3", "mistral", "qwen2", "qwen3-tied"])
+@torch.no_grad()
+def test_logits_under_tensor_and_pipeline_ranks(ranks: Pool, name: str, tmp_path: Path) -> None:
+    theirs = write_folder(name, tmp_path, shard="30KB")
+    family = family_of({"from": str(tmp_path)})
+    tied = bool(theirs.config.tie_word_embeddings)
+    spec = FolderSpec(tp=2, pp=2, layers=3, family=family, tied=tied, micro=3, folder=str(tmp_path))
+    config = spec.config
+    ids = tokens(config.vocabulary, 3, config.sequence)
+    save_file({"tokens": ids}, tmp_path / "tokens.ids")
+    found = ranks.run(
+        "tests.models.hf.ranks:logits", {"spec": asdict(spec)}, deadline_seconds=60, ranks=4
+    )
+    parts = [
+        load_file(tmp_path / f"logits-{rank}.part")["logits"]
+        for rank, said in enumerate(found)
+        if said["head"]
+    ]
+    assert len(parts) == 2
+    whole = torch.cat(parts, dim=2)[..., : config.vocabulary]
+    assert (whole - theirs(ids).logits).abs().max() <= BOUND

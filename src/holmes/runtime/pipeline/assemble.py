@@ -43,6 +43,7 @@ class StageModel:
         tensor: how it splits over tensor ranks; None: it cannot.
         read: a parameter's values by canonical name, whole shape and the part that is held
             (an interval of every dim; None: all), for parameters built without storage.
+        apart: micro-batches keep documents apart.
     """
 
     build: Callable[[int, int], Sequence[nn.Module]]
@@ -53,6 +54,7 @@ class StageModel:
     pace: Pace | None = None
     tensor: TensorSplit | None = None
     read: ReadParameter | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def real_engine(
             boundary,
             recompute=plan.recompute == "full",
             autocast=model.autocast,
+            apart=model.apart,
         )
         for stage in mine
     ]

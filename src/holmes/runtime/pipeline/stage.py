@@ -19,10 +19,16 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Inputs of the first block and targets of the loss, [micro, ...] each."""
+    """Inputs of the first block and targets of the loss, [micro, ...] each.
+
+    ``documents`` numbers the document of every token, where they are kept apart: then all
+    stages need it, and the loss is multiplied with ``weight``.
+    """
 
     tokens: Tensor
     targets: Tensor
+    documents: Tensor | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ class _Kept:
 
     input: Tensor
     output: Tensor | None
-    targets: Tensor | None
+    batch: MicroBatch | None
     rng: Tensor | None
 
 
@@ -110,6 +116,7 @@ class TorchStage:
         recompute: keep only block inputs and run each block again before its backward
             (with the random numbers of the first time).
         autocast: makes the context in which blocks run forward.
+        apart: micro-batches keep documents apart, so every stage needs them.
     """
 
     def __init__(
@@ -122,10 +129,11 @@ class TorchStage:
         *,
         recompute: bool = False,
         autocast: Autocast = nullcontext,
+        apart: bool = False,
     ) -> None:
         assert len(blocks) == place.stop - place.start
         self.place = place
-        self.uses_data = place.is_first or place.is_last
+        self.uses_data = place.is_first or place.is_last or apart
         self._blocks = dict(enumerate(blocks, place.start))
         self._loss = loss
         self._divisor = loss_divisor
@@ -150,13 +158,12 @@ class TorchStage:
         for index in range(*blocks):
             if x.is_floating_point():
                 x = x.detach().requires_grad_()
-            targets = batch.targets if batch is not None and self._is_loss(index) else None
             rng = _rng_state(x.device) if self._recompute else None
             with torch.set_grad_enabled(not self._recompute):
-                output = self._run(index, x, targets)
+                output = self._run(index, x, batch)
             kept = None if self._recompute else output
-            self._kept[microbatch, index] = _Kept(x, kept, targets, rng)
-            if targets is not None:
+            self._kept[microbatch, index] = _Kept(x, kept, batch, rng)
+            if batch is not None and self._is_loss(index):
                 self._losses.append(output.detach())
             x = output
         if blocks[1] < self.place.stop:
@@ -195,10 +202,10 @@ class TorchStage:
         assert x is not None
         with self._autocast():
             for block in self._blocks.values():
-                x = block(x)
+                x = _through(block, x, batch)
         if self.place.is_last:
             assert batch is not None
-            x = self._loss(x, batch.targets)
+            x = self._loss_of(x, batch)
         self._finish()
         return x.contiguous()
 
@@ -242,12 +249,16 @@ class TorchStage:
     def _is_loss(self, index: int) -> bool:
         return index == self.place.total - 1
 
-    def _run(self, index: int, x: Tensor, targets: Tensor | None) -> Tensor:
+    def _run(self, index: int, x: Tensor, batch: MicroBatch | None) -> Tensor:
         with self._autocast():
-            output: Tensor = self._blocks[index](x)
-        if targets is not None:
-            output = self._loss(output, targets) / self._divisor
+            output = _through(self._blocks[index], x, batch)
+        if batch is not None and self._is_loss(index):
+            output = self._loss_of(output, batch) / self._divisor
         return output
+
+    def _loss_of(self, output: Tensor, batch: MicroBatch) -> Tensor:
+        loss = self._loss(output, batch.targets)
+        return loss if batch.documents is None else loss * batch.weight
 
     def _output(self, index: int, kept: _Kept) -> Tensor:
         """A block's output with its graph; where it was not kept, the block runs a second
@@ -258,7 +269,7 @@ class TorchStage:
         device = kept.input.device
         now = _rng_state(device)
         _set_rng_state(kept.rng, device)
-        output = self._run(index, kept.input, kept.targets)
+        output = self._run(index, kept.input, kept.batch)
         _set_rng_state(now, device)
         return output
 
@@ -272,6 +283,13 @@ class TorchStage:
         """Compute is complete when the call returns: lanes and spans rely on it."""
         if self._boundary.is_cuda:
             torch.cuda.current_stream(self._boundary.device).synchronize()
+
+
+def _through(block: nn.Module, x: Tensor, batch: MicroBatch | None) -> Tensor:
+    """A block's output; packed samples bring their documents."""
+    documents = None if batch is None else batch.documents
+    output: Tensor = block(x) if documents is None else block(x, documents)
+    return output
 
 
 def _rng_state(device: torch.device) -> Tensor:

@@ -115,8 +115,9 @@ class TensorSplitter:
     def _gather(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (gather_tokens(arguments[0], self._axis), *arguments[1:])
 
-    def _own_rows(self, _: nn.Module, __: object, rows_SD: Tensor) -> Tensor:
-        return self._axis.own_tokens(rows_SD)
+    def _own_rows(self, _: nn.Module, __: object, rows: Tensor) -> Tensor:
+        """Of [S, D], or of [B, S, D] where positions differ from sample to sample."""
+        return self._axis.own_tokens(rows, rows.dim() - 2)
 
 
 def tie(blocks: Sequence[nn.Module], start: int, tied: Sequence[tuple[str, str]]) -> None:

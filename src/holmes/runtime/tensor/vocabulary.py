@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from holmes.models.common.chain import IGNORED
 from holmes.runtime.tensor.axis import TensorAxis
 from holmes.runtime.tensor.functions import scatter_sum
 from holmes.runtime.tensor.piece import Piece
@@ -35,7 +36,8 @@ class SplitEmbedding(nn.Module):
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Mean over tokens of log sum exp - logit of the target; softmax less one-hot back."""
+    """Sum over targets that count of log sum exp - logit of the target, over all targets;
+    softmax less one-hot back."""
 
     @staticmethod
     def forward(
@@ -55,20 +57,22 @@ class _CrossEntropy(torch.autograd.Function):
         sums_N = axis.all_reduce(weights_NW.sum(1))
         axis.all_reduce(target_N)
         weights_NW.div_(sums_N[:, None])
-        ctx.save_for_backward(weights_NW, place_N, here_N)
-        return (sums_N.log() - target_N).mean()
+        counts_N = targets_N != IGNORED
+        ctx.save_for_backward(weights_NW, place_N, here_N, counts_N)
+        return (sums_N.log() - target_N).masked_fill(~counts_N, 0.0).mean()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        weights_NW, place_N, here_N = ctx.saved_tensors
+        weights_NW, place_N, here_N, counts_N = ctx.saved_tensors
         found_NW = weights_NW.clone()
         if found_NW.shape[1]:
             found_NW.scatter_add_(1, place_N[:, None], -here_N[:, None].to(found_NW.dtype))
+        found_NW.masked_fill_(~counts_N[:, None], 0.0)
         return found_NW.mul_(gradients[0] / len(place_N)), None, None, None
 
 
 def split_loss(logits_BSW: Tensor, targets_BS: Tensor, piece: Piece, axis: TensorAxis) -> Tensor:
-    """Mean cross-entropy over all tokens, in fp32 at least; the same on every rank.
+    """As the plain loss of :mod:`holmes.models.common.chain`; the same on every rank.
 
     Args:
         logits_BSW: of this rank's range of the vocabulary, padding behind.
