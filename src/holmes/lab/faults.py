@@ -61,6 +61,12 @@ KINDS: Mapping[str, Kind] = {
     "cut": Kind(
         "a NIC of a host loses its carrier", frozenset({"host", "nic"}), frozenset(), "lab"
     ),
+    "host": Kind(
+        "a host is gone: its ranks and all its cards; it is back once step `back` - 1 is complete",
+        frozenset({"host"}),
+        frozenset({"back"}),
+        "lab",
+    ),
 }
 
 
@@ -68,7 +74,8 @@ KINDS: Mapping[str, Kind] = {
 class Fault:
     """One fault, checked against a site. ``rank`` is a logical rank, ``host`` a node name.
 
-    It happens once in each of the first ``times`` generations of ranks that reach its step.
+    A host is gone until ``back`` steps are complete (None: for good). Any other fault happens
+    once in each of the first ``times`` generations of ranks that reach its step.
     """
 
     text: str
@@ -81,6 +88,7 @@ class Fault:
     link: int | None = None
     share: float = 0.5
     times: int = 1
+    back: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -95,6 +103,7 @@ class Fault:
             "link": self.link,
             "share": self.share if "share" in KINDS[self.kind].may else None,
             "times": self.times,
+            "back": self.back,
         }
 
 
@@ -136,8 +145,11 @@ def _parse(text: str, topology: Topology, steps: int) -> Fault:
         link=_optional(text, "link", where, len(topology.site.links)),
         share=_share(text, where.get("share", "0.5")),
         times=_optional(text, "times", where, MOST_TIMES) or 1,
-        **_card(text, where, topology),
+        back=_optional(text, "back", where, steps),
+        **(_host(text, where, topology) if name == "host" else _card(text, where, topology)),
     )
+    if fault.back is not None and fault.back <= fault.step:
+        raise _wrong(text, "it is back before it is gone", "give a back= after step=")
     return fault
 
 
@@ -189,6 +201,13 @@ def _share(text: str, value: str) -> float:
     if not 0.0 < share < 1.0:
         raise _wrong(text, f"share={value} is not possible", "give a share between 0 and 1")
     return share
+
+
+def _host(text: str, given: Mapping[str, str], topology: Topology) -> dict[str, Any]:
+    names = [node.name for node in topology.nodes]
+    if given["host"] not in names:
+        raise _wrong(text, f"the site has no host {given['host']!r}", _near(given["host"], names))
+    return {"host": given["host"]}
 
 
 def _card(text: str, given: Mapping[str, str], topology: Topology) -> dict[str, Any]:

@@ -178,6 +178,11 @@ class Pool:
             raise ConfigError(f"{ranks} ranks asked of a pool of {self.size}")
         return listed
 
+    def kill(self, seats: Sequence[int]) -> None:
+        """SIGKILL to the ranks in these seats; a task that runs learns of it from the kernel."""
+        pids = [self._members[seat].pid for seat in seats if seat in self._members]
+        self._forker.signal(pids, signal.SIGKILL)
+
     def move_logs(self, folder: Path) -> None:
         """Write the logs of later tasks to another folder."""
         self.log_dir = Path(folder).absolute()

@@ -19,6 +19,13 @@ from holmes.launch.session import OnProgress, Session
 from holmes.train.assignment import Assignment
 from holmes.train.summary import write_json
 
+WITHOUT_EFFECT = {
+    "nan": "nothing computes gradients",
+    "cpu": "ranks sleep",
+    "host": "there is no state to go on from",
+}
+"""Of kinds that virtual devices cannot suffer: why."""
+
 
 def check_faults(texts: Sequence[str], topology: Topology, steps: int, *, virtual: bool) -> None:
     """Refuse what cannot be injected, before anything starts.
@@ -27,8 +34,8 @@ def check_faults(texts: Sequence[str], topology: Topology, steps: int, *, virtua
         ConfigError: naming the fault.
     """
     for fault in parse_faults(texts, topology, steps):
-        if virtual and fault.kind in {"nan", "cpu"}:
-            other = "nothing computes gradients" if fault.kind == "nan" else "ranks sleep"
+        if virtual and fault.kind in {"nan", "cpu", "host"}:
+            other = WITHOUT_EFFECT[fault.kind]
             raise ConfigError(
                 f"cannot inject {fault.text!r}: devices are virtual, {other}",
                 where="--inject",
@@ -47,6 +54,7 @@ class Injection:
         self._done: dict[str, int] = {}
         self._undo: list[tuple[Fault, float]] = []
         self._limited: list[int] = []
+        self._away: list[Fault] = []
 
     def following(self, tell: OnProgress) -> OnProgress:
         """Pass reports on to ``tell``, and inject when their time has come."""
@@ -72,6 +80,8 @@ class Injection:
                 lab.set_rate(self._node(fault), fault.nic or _no_card(), rate)
         for pid in self._limited:
             lab.unquota(pid)
+        for fault in self._away:
+            self._plug(fault, lab, up=True)
         for fault, mark in self._faults:
             if mark.exists():
                 self._done[fault.text] = int(mark.read_text().split()[0])
@@ -88,6 +98,16 @@ class Injection:
                 self._done[fault.text] = time.monotonic_ns()
                 self._carry_out(fault, self._session.lab)
 
+        for fault in [f for f in self._away if f.back is not None and steps >= f.back]:
+            self._away.remove(fault)
+            self._plug(fault, self._session.lab, up=True)
+
+    def _plug(self, fault: Fault, lab: Lab, *, up: bool) -> None:
+        """All cards of a host."""
+        node = self._node(fault)
+        for fabric in lab.hosts[node].interfaces:
+            (lab.link_up if up else lab.link_down)(node, fabric)
+
     def _carry_out(self, fault: Fault, lab: Lab) -> None:
         if fault.kind == "cpu":
             assert fault.rank is not None
@@ -97,6 +117,11 @@ class Injection:
                 raise UnavailableError(
                     f"cannot inject {fault.text!r}", where="--inject", why=lab.quota_reason
                 )
+        elif fault.kind == "host":
+            self._away.append(fault)
+            self._plug(fault, lab, up=False)
+            seats = self._session.topology.devices
+            self._session.pool.kill([s.index for s in seats if s.node.name == fault.host])
         elif fault.kind == "cut":
             self._undo.append((fault, 0.0))
             lab.link_down(self._node(fault), fault.nic or _no_card())

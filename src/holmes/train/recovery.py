@@ -16,6 +16,7 @@ PARTS = (
     "detect",
     "evidence",
     "stop",
+    "replan",
     "choose",
     "spawn",
     "join",
@@ -23,7 +24,8 @@ PARTS = (
     "load",
     "first_step",
 )
-"""From the last sign of life of who failed to its notice; evidence taken; ranks ended; newest
+"""From the last sign of life of who failed to its notice; evidence taken; ranks ended; where
+hosts are gone or back: those found and planned for; newest
 good checkpoint found; ranks started; groups open; model built; state loaded; first new step."""
 PHASE_ENDS = {
     "opening groups": "spawn",

@@ -22,6 +22,7 @@ from holmes.planner.search import make_plan
 from holmes.runtime.capabilities import CAPABILITIES
 from holmes.simulate.events import simulate
 from holmes.train.assignment import Assignment
+from holmes.train.elastic import Spares
 from holmes.train.injection import check_faults
 from holmes.train.parts import prepare_data
 from holmes.train.planning import (
@@ -176,6 +177,7 @@ class Rehearsal:
             replace(assignment, inject=tuple(inject)),
             run.name,
             deadline_seconds=START_ALLOWANCE_SECONDS + STEP_ALLOWANCE * predicted,
+            spares=self._spares(concrete, plan),
         )
         summary = summarise(
             run, plan, devices=concrete.job.rehearsal.devices, links=self.session.links
@@ -184,7 +186,12 @@ class Rehearsal:
         return summary
 
     def execute(
-        self, assignment: Assignment, name: str, *, deadline_seconds: float
+        self,
+        assignment: Assignment,
+        name: str,
+        *,
+        deadline_seconds: float,
+        spares: Spares | None = None,
     ) -> list[dict[str, Any]]:
         """Run an assignment on all ranks, under watch; results by seat.
 
@@ -194,8 +201,16 @@ class Rehearsal:
         Args:
             deadline_seconds: bound on a run without failures. Infinite where no measured
                 calibration stands behind the prediction: then only a silent rank ends it.
+            spares: plans for when hosts are gone.
         """
-        return Supervisor(self.session, self.progress, name, deadline_seconds).run(assignment)
+        supervisor = Supervisor(self.session, self.progress, name, deadline_seconds, spares)
+        return supervisor.run(assignment)
+
+    def _spares(self, resolved: ResolvedJob, plan: Plan) -> Spares | None:
+        """Plans for fewer hosts, where there are hosts that can go."""
+        if self.calibration is None or not self.session.lab.shaped:
+            return None
+        return Spares(resolved, plan, self.calibration, self.session.rates)
 
     def predict(self, plan: Plan) -> tuple[Any, ...]:
         """The predicted spans of one step."""

@@ -57,7 +57,7 @@ def make_run_folder(path: Path, *, keep: bool) -> None:
                 (path / name).unlink(missing_ok=True)
             for mark in path.glob(".injected-*"):
                 mark.unlink()
-            for folder in ("checkpoints", "monitor", "ledger", "failures", "memory"):
+            for folder in ("checkpoints", "monitor", "ledger", "failures", "memory", "plans"):
                 shutil.rmtree(path / folder, ignore_errors=True)
             for log in (path / "logs").glob("*.log"):
                 os.truncate(log, 0)  # ranks that are up already go on writing to it

@@ -22,16 +22,19 @@ from holmes.diagnose.watcher import Watcher
 from holmes.errors import HolmesError, RankDiedError, TerminatedError, UnavailableError
 from holmes.launch.failures import RankFailedError
 from holmes.launch.session import OnProgress, Session
+from holmes.plan.codec import write_plan
 from holmes.runtime.checkpoint.check import latest_good
 from holmes.runtime.checkpoint.fence import advance
 from holmes.runtime.checkpoint.folders import latest_committed, step_of
 from holmes.train.assignment import Assignment
 from holmes.train.attendant import Attendant, StopOrder
+from holmes.train.elastic import Gone, Spares, unreachable
 from holmes.train.injection import Injection
 from holmes.train.recovery import Recovery, Restarts, Timeline, write_recoveries
 from holmes.train.show import Progress
 
 FAILURES = "failures"
+PROBE_SECONDS = 0.75
 Results = list[dict[str, Any]]
 
 
@@ -50,10 +53,16 @@ class Supervisor:
 
     Args:
         deadline_seconds: bound on each generation.
+        spares: plans for when hosts are gone; None: the hosts cannot go.
     """
 
     def __init__(
-        self, session: Session, progress: Progress, name: str, deadline_seconds: float
+        self,
+        session: Session,
+        progress: Progress,
+        name: str,
+        deadline_seconds: float,
+        spares: Spares | None = None,
     ) -> None:
         self._session = session
         self._progress = progress
@@ -62,6 +71,9 @@ class Supervisor:
         self._stop = StopOrder()
         self._recoveries: list[Recovery] = []
         self._reached = 0
+        self._spares = spares
+        self._gone: Gone = frozenset()
+        self._probed = 0.0
 
     def run(self, assignment: Assignment) -> Results:
         """Run until the end; results by seat.
@@ -73,6 +85,8 @@ class Supervisor:
         given = replace(assignment, secret=assignment.secret or secrets.token_hex(16))
         self._restarts = Restarts(given.job.train.max_restarts if restartable(given) else 0)
         injection = Injection(given, self._session)
+        if self._spares is not None and restartable(given):
+            self._spares.prepare(given.run_folder)
         try:
             with self._stop:
                 return self._generations(given, injection)
@@ -85,8 +99,11 @@ class Supervisor:
         while True:
             outcome = self._generation(current, injection)
             if not isinstance(outcome, Failure):
-                return self._ended(outcome, run)
-            self._refuse_to_go_on(outcome, run)
+                if not outcome[0]["stopped"] or self._stop.terminated:
+                    return self._ended(outcome, given)
+                outcome = self._grown(run)
+            else:
+                self._refuse_to_go_on(outcome, run)
             current = self._restart(current, outcome)
 
     def _generation(self, current: Assignment, injection: Injection) -> Results | Failure:
@@ -94,7 +111,7 @@ class Supervisor:
         run, train = current.run_folder, current.job.train
         hosts = self._session.lab.hosts if self._session.lab.shaped else ()
         watcher = Watcher(current.plan, run, hosts)
-        attendant = Attendant(watcher, self._stop, train.grace_seconds)
+        attendant = Attendant(watcher, self._stop, train.grace_seconds, self._look_for_hosts)
         shown = self._progress.on_steps(self._name, current.steps)
         try:
             return self._session.run(
@@ -159,6 +176,7 @@ class Supervisor:
         run = current.run_folder
         self._progress.say(f"{failure.error.what}; {failure.verdict.text()}")
         _keep_evidence(run, current.generation or 0)
+        current = self._replanned(current, failure)
         following = self._next(current)
         resumed = step_of(Path(following.resume_from)) if following.resume_from else 0
         failure.timeline.end("choose")
@@ -187,9 +205,61 @@ class Supervisor:
         where = str(folder) if folder else current.resume_from
         return replace(current, generation=generation, resume_from=where)
 
-    def _ended(self, results: Results, run: Path) -> Results:
-        if results[0]["stopped"] and self._stop.terminated:
+    def _replanned(self, current: Assignment, failure: Failure) -> Assignment:
+        """On the hosts that are there now, with the plan for them.
+
+        Raises:
+            RankDiedError: there is no plan for them.
+        """
+        if self._spares is None:
+            return current
+        gone = unreachable(self._session.lab.hosts)
+        if gone == self._gone:
+            return current
+        self._gone = gone
+        try:
+            plan = self._spares.without(gone)
+        except HolmesError as error:
+            lost = RankDiedError(
+                f"the run cannot go on without {', '.join(sorted(gone))}",
+                why=error.text(),
+                next_step=failure.error.what,
+            )
+            raise with_checkpoint(lost, current.run_folder) from None
+        write_plan(plan, current.run_folder / "plan.json")
+        failure.timeline.end("replan")
+        left = f"without {', '.join(sorted(gone))}" if gone else "on all hosts again"
+        self._progress.say(f"{left}: {plan.explain[0] if plan.explain else 'planned'}")
+        # The trace that the run folder has is of the first plan; instructions of others differ.
+        train = current.job.train.model_copy(update={"trace_steps": 0})
+        job = current.job.model_copy(update={"train": train})
+        return replace(current, plan=plan, job=job)
+
+    def _look_for_hosts(self) -> None:
+        """Once a host is back, let the ranks finish their step and commit, to start on it, too."""
+        now = time.monotonic()
+        if not self._gone or self._stop.given or now - self._probed < PROBE_SECONDS:
+            return
+        self._probed = now
+        missing = [host for host in self._session.lab.hosts if host.node.name in self._gone]
+        if unreachable(missing) != self._gone:
+            self._stop.give()
+
+    def _grown(self, run: Path) -> Failure:
+        """The ranks stopped in order, because a host is back."""
+        self._stop.given = False
+        back = ", ".join(sorted(self._gone - unreachable(self._session.lab.hosts)))
+        what = f"host {back} is back"
+        verdict = Verdict("none", host=back, evidence=(what,))
+        timeline = Timeline(time.monotonic_ns())
+        return Failure(RankDiedError(what), verdict, self._reached, timeline)
+
+    def _ended(self, results: Results, given: Assignment) -> Results:
+        run = given.run_folder
+        if results[0]["stopped"]:
             raise with_checkpoint(TerminatedError(f"terminated after step {self._reached}"), run)
+        if self._spares is not None and self._recoveries:
+            write_plan(given.plan, run / "plan.json")  # what trace and prediction are of
         return results
 
 

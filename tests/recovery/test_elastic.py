@@ -1,0 +1,108 @@
+"""Hosts that go and come back: plans for what is left, and a run that goes on over them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holmes.errors import ConfigError
+from holmes.events.metrics import read_metrics
+from holmes.hardware.topology import Topology
+from holmes.job.resolve import ResolvedJob, resolve_job
+from holmes.lab.faults import parse_faults
+from holmes.lab.probe import capabilities
+from holmes.plan.codec import read_plan
+from holmes.runtime.capabilities import check
+from holmes.train.elastic import plan_without, remaining
+from holmes.train.injection import check_faults
+from holmes.train.ledger import balance
+from holmes.train.planning import default_calibration
+from tests.recovery.cases import job, opened
+
+STEPS = 40
+MORE = f"train={{steps: {STEPS}, evaluate_batches: 0, trace_steps: 2, checkpoint_every: 10}}"
+LOSS_TOLERANCE = 1e-5
+"""Gradients of the same samples are added in another order, in fp32, step after step."""
+DEMO = ["site=demo", "model={preset: gpt-1m}", "batch={global: 12, micro: 1}"]
+
+
+def demo(*more: str) -> ResolvedJob:
+    return resolve_job(None, [*DEMO, *more], {})
+
+
+@pytest.mark.parametrize("gone", [{"ib-0"}, {"roce-1"}, {"ib-0", "roce-1"}, {"ib-0", "ib-1"}])
+def test_a_plan_of_what_is_left_uses_no_host_that_is_gone(gone: set[str]) -> None:
+    resolved = demo("parallel={pipeline: 2, data: 2}")
+    plan = plan_without(resolved, frozenset(gone), default_calibration(resolved), None)
+    nodes = {Topology(plan.site).devices[index].node.name for index in plan.rank_map}
+    assert nodes == {"ib-0", "ib-1", "roce-0", "roce-1"} - gone
+    assert plan.site == resolved.site and plan.batch.global_ == 12
+    assert plan.world_size == 4 - len(gone)
+    for group in plan.groups:
+        assert set(group.interfaces) <= nodes
+    check(plan)
+
+
+def test_rates_follow_their_hosts_and_links() -> None:
+    resolved = demo()
+    from holmes.lab.rates import rehearsal_rates
+
+    shaped = rehearsal_rates(resolved.site)
+    rates: Mapping[Any, float] = {**shaped.nics, **shaped.links}
+    plan = plan_without(resolved, frozenset({"ib-0"}), default_calibration(resolved), rates)
+    assert plan.predicted.step_seconds > 0
+    site, nodes = remaining(resolved.site, frozenset({"ib-0"}))
+    assert nodes == [1, 2, 3] and len(site.links) == 1
+    site, nodes = remaining(resolved.site, frozenset({"ib-0", "ib-1"}))
+    assert nodes == [2, 3] and len(site.clusters) == 1 and site.links == ()
+
+
+def test_nothing_left_is_refused() -> None:
+    resolved = demo("model.layers=1")
+    with pytest.raises((ConfigError, ValueError)):
+        gone = frozenset({"ib-0", "ib-1", "roce-0", "roce-1"})
+        plan_without(resolved, gone, default_calibration(resolved), None)
+
+
+def test_a_host_is_a_fault_with_a_return() -> None:
+    topology = Topology(demo().site)
+    (fault,) = parse_faults(["host:host=ib-1,back=9@step=4"], topology, 20)
+    assert (fault.host, fault.step, fault.back, fault.nic) == ("ib-1", 4, 9, None)
+    for text in ("host:host=ib-9@step=4", "host:host=ib-1,back=3@step=4", "host@step=1"):
+        with pytest.raises(ConfigError):
+            parse_faults([text], topology, 20)
+    with pytest.raises(ConfigError, match="virtual"):
+        check_faults(["host:host=ib-1@step=4"], topology, 20, virtual=True)
+
+
+@pytest.mark.lab
+@pytest.mark.faults
+@pytest.mark.skipif(not capabilities().shaped, reason="links cannot be shaped here")
+def test_four_hosts_then_three_then_four(tmp_path: Path) -> None:
+    resolved = job(tmp_path, MORE)
+    with opened(tmp_path, [], rehearse=True) as rehearsal:
+        plan = rehearsal.plan(resolved)
+        for name, faults in (("clean", []), ("elastic", ["host:host=a-3,back=16@step=12"])):
+            rehearsal.run(resolved, plan, tmp_path / name, steps=STEPS, inject=faults)
+    run = tmp_path / "elastic"
+    found = json.loads((run / "recovery.json").read_text())["recoveries"]
+    assert [one["hosts"] for one in found] == [3, 4]
+    assert found[0]["verdict"]["class"] == "dead" and found[0]["verdict"]["host"] == "a-3"
+    assert found[1]["steps_lost"] == 0
+    account = balance(run)
+    assert account is not None
+    assert (account.samples, account.lost, account.repeated) == (12 * STEPS, 0, 0)
+    clean, elastic = (read_metrics(tmp_path / n / "metrics.jsonl") for n in ("clean", "elastic"))
+    assert len(clean) == len(elastic) == STEPS
+    for a, b in zip(clean, elastic, strict=True):
+        assert a.loss is not None and b.loss is not None
+        assert abs(a.loss - b.loss) <= LOSS_TOLERANCE * a.loss
+    assert elastic[-1].loss < elastic[0].loss - 0.05  # type: ignore[operator]
+    assert read_plan(run / "plan.json") == plan
+    ahead = sorted(path.stem for path in (run / "plans").glob("*.json"))
+    assert [f"without-a-{i}" for i in range(4)] == [name for name in ahead if "and" not in name]
+    assert len(ahead) == 10
