@@ -111,14 +111,14 @@ def _plan(request: PlanRequest) -> Plan:
 
 
 def simulate(
-    plan_file: Path,
+    plan_file: Path | Plan,
     *,
     what_if: Sequence[str] = (),
     fail: str | None = None,
     rehearsal: bool = False,
 ) -> Study:
     """Simulate a plan; with ``what_if`` also on the changed site, as it is and planned again;
-    with ``fail`` also planned again without a node.
+    with ``fail`` also planned again without a node. A Plan stands for its file.
 
     Raises:
         DataError: the plan cannot be read.
@@ -130,7 +130,8 @@ def simulate(
     def rates(site: Site) -> dict[Any, float] | None:
         return rehearsed(site) if rehearsal else None
 
-    found = study(read_plan(plan_file), what_if, fail, rates, _plan)
+    made = plan_file if isinstance(plan_file, Plan) else read_plan(plan_file)
+    found = study(made, what_if, fail, rates, _plan)
     if rehearsal or not found.off:
         return found
     return found.noting("Its predicted step differs: a rehearsal's plan needs --rehearsal.")

@@ -185,6 +185,8 @@ def _standings(run: Path, plan: Plan) -> tuple[RankStanding, ...]:
 
 
 PHASES = {
+    Phase.SAVING: "saving",
+    Phase.EVALUATING: "evaluating",
     Phase.OUTSIDE: "between steps",
     Phase.BEFORE: "before a step",
     Phase.INSIDE: "computing",
