@@ -13,7 +13,7 @@ from holmes.launch.context import RankContext
 from holmes.runtime.checkpoint.agreement import Members
 from holmes.runtime.checkpoint.saver import Saver, SaverOptions
 from holmes.train.saving import load, metadata, state_of
-from tests.runtime.cases import build, join, run_steps, spec_of
+from tests.runtime.cases import build, join, replica_of, run_steps, spec_of
 from tests.runtime.plans import plan_of
 
 
@@ -35,9 +35,7 @@ def hop(
     if source is not None:
         first, batches = load(Path(source), engine.optimizer, batches, groups)
     samples = batches.samples_before(first)
-    run_steps(
-        engine, wanted, wanted.layout.coordinates(context.rank)[1], range(first, first + steps)
-    )
+    run_steps(engine, wanted, replica_of(wanted, context.rank), range(first, first + steps))
     members = Members(groups.rank, groups.world_size, groups.own_store(), 20.0)
     with Saver(Path(target), members, groups.maximum, SaverOptions()) as saver:
         engine.interpreter.gather_parameters()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from holmes.data.batches import BatchPlan, HeldOut
 from holmes.data.tokens import Tokens
-from holmes.errors import ConfigError, DataError
+from holmes.errors import DataError
 
 SEQUENCE = 4
 
@@ -21,16 +21,17 @@ def tokens(windows: int, extra: int = 0, digest: str = "d") -> Tokens:
 
 
 def step_of(plan: BatchPlan, step: int, dp: int, micro: int) -> np.ndarray:
-    """All samples of a step, replica after replica."""
-    count = plan.global_batch // dp // micro
+    """All samples of a step, micro-batch after micro-batch, replica after replica."""
+    parts = plan.global_batch // micro
+    assert parts % dp == 0
     return np.concatenate(
-        [plan.micro_batch(step, d, m, dp, micro)[0] for d in range(dp) for m in range(count)]
+        [plan.samples(step, part * micro, (part + 1) * micro)[0] for part in range(parts)]
     )
 
 
 def test_targets_are_the_tokens_one_further_on() -> None:
     plan = BatchPlan(tokens(10), SEQUENCE, 6)
-    read, targets, *_ = plan.micro_batch(2, 0, 1, 1, 2)
+    read, targets, *_ = plan.samples(2, 2, 4)
     assert read.shape == targets.shape == (2, SEQUENCE)
     assert read.dtype == targets.dtype == np.int64
     assert (targets == read + 1).all()
@@ -92,13 +93,11 @@ def test_a_position_of_other_data_is_refused(changed: dict[str, object]) -> None
         plan.resumed({**plan.position(5), **changed})
 
 
-def test_degrees_that_do_not_divide_are_refused() -> None:
+def test_samples_that_a_step_does_not_have_are_refused() -> None:
     plan = BatchPlan(tokens(30), SEQUENCE, 12)
-    for dp, micro in ((5, 1), (2, 4), (24, 1)):
-        with pytest.raises(ConfigError, match="does not divide"):
-            plan.micro_batch(0, 0, 0, dp, micro)
-    with pytest.raises(ValueError, match="no micro-batch"):
-        plan.micro_batch(0, 0, 6, 2, 1)
+    for first, last in ((11, 13), (-1, 2), (3, 3)):
+        with pytest.raises(ValueError, match="no samples"):
+            plan.samples(0, first, last)
 
 
 @pytest.mark.parametrize("kind", [lambda t: BatchPlan(t, SEQUENCE, 1), lambda t: HeldOut(t, 4)])
@@ -110,10 +109,10 @@ def test_too_little_text_is_one_message(kind: object) -> None:
 
 def test_held_out_batches_run_through_the_text_in_order() -> None:
     held = HeldOut(tokens(7), SEQUENCE)
-    assert held.batches(2, 100) == 3
-    assert held.batches(2, 2) == 2
-    starts = [int(held.batch(i, 2)[0][j, 0]) for i in range(3) for j in range(2)]
+    assert held.rounds(2, 100) == 3
+    assert held.rounds(2, 2) == 2
+    starts = [int(held.samples(i, i + 1)[0][0, 0]) for i in range(6)]
     assert starts == [SEQUENCE * i for i in range(6)]
-    assert held.batches(10, 5) == 1
-    read, targets, *_ = held.batch(0, 10)
+    assert held.rounds(10, 5) == 1
+    read, targets, *_ = held.samples(0, 10)
     assert read.shape == (10, SEQUENCE) and (targets == read + 1).all()

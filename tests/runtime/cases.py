@@ -40,13 +40,21 @@ from holmes.runtime.rendezvous import Rendezvous
 from holmes.runtime.sharding.bucket_state import AdamWSettings
 from holmes.runtime.sharding.optimizer import Outcome, ShardedAdamW
 from tests.runtime.plans import Spec, plan_of
-from tests.runtime.reference import BETAS, WEIGHT_DECAY, batch_of, dtype_of, rate_of
+from tests.runtime.reference import BETAS, WEIGHT_DECAY, Replica, batch_of, dtype_of, rate_of
 
 TIMEOUT_SECONDS = 20.0
 
 
 def spec_of(values: dict[str, Any]) -> Spec:
-    return Spec(**{**values, "cuts": tuple(values.get("cuts", ()))})
+    meshes = tuple((tp, dp) for tp, dp in values.get("meshes", ()))
+    return Spec(**{**values, "cuts": tuple(values.get("cuts", ())), "meshes": meshes})
+
+
+def replica_of(spec: Spec, rank: int) -> Replica:
+    """What :func:`batch_of` needs to know of a rank."""
+    if spec.meshes:
+        return plan_of(spec).samples_of(rank)
+    return spec.layout.coordinates(rank)[1]
 
 
 def join(context: RankContext, spec: Spec, **options: Any) -> Groups:
@@ -83,7 +91,7 @@ def save_parameters(engine: Engine[ShardedAdamW], path: Path) -> None:
 
 
 def run_steps(
-    engine: Engine[ShardedAdamW], spec: Spec, replica: int, steps: range
+    engine: Engine[ShardedAdamW], spec: Spec, replica: Replica, steps: range
 ) -> dict[str, list[Any]]:
     losses, norms, spans = [], [], []
     for step in steps:
@@ -101,7 +109,7 @@ def train(context: RankContext, spec: dict[str, Any], folder: str) -> dict[str, 
     wanted = spec_of(spec)
     groups = join(context, wanted)
     engine = build(wanted, groups)
-    replica = wanted.layout.coordinates(context.rank)[1]
+    replica = replica_of(wanted, context.rank)
     found = run_steps(engine, wanted, replica, range(wanted.steps))
     engine.interpreter.gather_parameters()
     save_parameters(engine, Path(folder) / f"{context.rank}.safetensors")
@@ -115,7 +123,7 @@ def resume(context: RankContext, spec: dict[str, Any], folder: str) -> dict[str,
     """Train half, hand the named shards over through files, load into a fresh engine, go on."""
     wanted = spec_of(spec)
     groups = join(context, wanted)
-    replica = wanted.layout.coordinates(context.rank)[1]
+    replica = replica_of(wanted, context.rank)
     half = wanted.steps // 2
     first = build(wanted, groups)
     run_steps(first, wanted, replica, range(half))
@@ -154,7 +162,7 @@ def not_finite(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:
     before = {slot.name: slot.parameter.detach().clone() for slot in engine.slots}
     broken = engine.slots[0].parameter
     hook = broken.register_hook(lambda g: g * float("inf")) if context.rank == 0 else None
-    replica = wanted.layout.coordinates(context.rank)[1]
+    replica = replica_of(wanted, context.rank)
     result = engine.interpreter.step(0, lambda m: batch_of(wanted, 0, replica, m))
     engine.interpreter.gather_parameters()
     same = all(torch.equal(before[s.name], s.parameter) for s in engine.slots)
@@ -203,7 +211,7 @@ def die_in_step(context: RankContext, spec: dict[str, Any], victim: int) -> dict
     wanted = spec_of(spec)
     groups = join(context, wanted, timeout_seconds=8.0)
     engine = build(wanted, groups)
-    replica = wanted.layout.coordinates(context.rank)[1]
+    replica = replica_of(wanted, context.rank)
     engine.interpreter.step(0, lambda m: batch_of(wanted, 0, replica, m))
     if context.rank == victim:
         os._exit(9)
@@ -404,7 +412,7 @@ def train_tensor(context: RankContext, spec: dict[str, Any], folder: str) -> dic
     wanted = spec_of(spec)
     groups = join(context, wanted)
     engine = build(wanted, groups)
-    replica = wanted.layout.coordinates(context.rank)[1]
+    replica = replica_of(wanted, context.rank)
     found = run_steps(engine, wanted, replica, range(wanted.steps))
     engine.interpreter.gather_parameters()
     where = Path(folder)
@@ -425,7 +433,7 @@ def count_tensor_bytes(context: RankContext, spec: dict[str, Any]) -> dict[str, 
     wanted = spec_of(spec)
     groups = join(context, wanted)
     engine = build(wanted, groups)
-    replica = wanted.layout.coordinates(context.rank)[1]
+    replica = replica_of(wanted, context.rank)
     calls: dict[str, list[int]] = {}
     for op in ("all_gather", "reduce_scatter", "all_reduce"):
         setattr(collectives, op, partial(_counted, getattr(collectives, op), op, calls))

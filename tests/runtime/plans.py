@@ -10,6 +10,7 @@ from holmes.hardware.topology import Topology
 from holmes.models.gpt.describe import GptConfig
 from holmes.models.llama.config import LlamaConfig
 from holmes.models.registry import describe
+from holmes.plan.boundary import split_samples
 from holmes.plan.layout import Layout
 from holmes.plan.plan import Batch, Group, Plan, Predicted, ScheduleChoice, Stage, Transport
 from holmes.plan.program import program_of
@@ -45,6 +46,9 @@ class Spec:
     key_heads: int = 2
     vocabulary: int = 40
     attention: str = "fused"
+    meshes: tuple[tuple[int, int], ...] = ()
+    """(tp, dp) of each pipeline rank; the micro-batch is divided over the replicas of each."""
+    scatter_gather: bool = True
 
     @property
     def config(self) -> GptConfig | LlamaConfig:
@@ -64,6 +68,16 @@ class Spec:
     @property
     def layout(self) -> Layout:
         return Layout(tp=self.tp, pp=self.pp, dp=self.dp)
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """Of each pipeline rank."""
+        degrees = self.meshes or ((self.tp, self.dp),) * self.pp
+        return [Layout(tp=tp, pp=self.pp, dp=dp) for tp, dp in degrees]
+
+    @property
+    def world(self) -> int:
+        return sum(layout.tp * layout.dp for layout in self.layouts)
 
 
 def site_of(nodes: int) -> Site:
@@ -85,19 +99,19 @@ def site_of(nodes: int) -> Site:
 def plan_of(spec: Spec) -> Plan:
     """The plan of a spec, with its digest."""
     load = describe(spec.family).workload(spec.config, spec.precision)
-    layout = spec.layout
-    stages = tuple(_stages(spec, layout, load))
-    plan = Plan(
+    samples = spec.micro * spec.dp
+    most = max(layout.dp for layout in spec.layouts)
+    bare = Plan(
         name="test",
-        site=site_of(layout.devices),
+        site=site_of(spec.world),
         workload=load,
-        batch=Batch(spec.micro * spec.microbatches * spec.dp, spec.micro),
-        layout=layout,
+        batch=Batch(samples * spec.microbatches, -(-samples // most)),
+        layout=None if spec.meshes else spec.layout,
         sharding=spec.sharding,  # type: ignore[arg-type]
         recompute=spec.recompute,  # type: ignore[arg-type]
-        rank_map=tuple(range(layout.devices)),
-        stages=stages,
-        groups=tuple(_groups(layout, stages)),
+        rank_map=tuple(range(spec.world)),
+        stages=tuple(_stages(spec, load)),
+        groups=(),
         schedule=ScheduleChoice(
             spec.schedule,  # type: ignore[arg-type]
             spec.microbatches,
@@ -110,27 +124,30 @@ def plan_of(spec: Spec) -> Plan:
         partition="even",
         overlap=spec.overlap,
         predicted=Predicted(1.0, 1.0, 1.0, 1.0, 1.0, {}),
+        scatter_gather=spec.scatter_gather,
     )
+    plan = replace(bare, groups=tuple(_groups(bare)))
     digest = program_of(plan, check=False).digest
     return replace(plan, schedule=replace(plan.schedule, digest=digest))
 
 
-def _stages(spec: Spec, layout: Layout, load: Workload) -> list[Stage]:
+def _stages(spec: Spec, load: Workload) -> list[Stage]:
     total = len(load.blocks)
     count = spec.pp * spec.virtual
     borders = [0, *(spec.cuts or (total * (i + 1) // count for i in range(count - 1))), total]
     stages: list[Stage] = []
     for index in range(count):
         start, stop = borders[index], borders[index + 1]
-        ranks = tuple(
-            layout.rank(index % spec.pp, d, t) for d in range(spec.dp) for t in range(spec.tp)
-        )
+        layout = spec.layouts[index % spec.pp]
+        first = sum(one.tp * one.dp for one in spec.layouts[: index % spec.pp])
+        ranks = tuple(range(first, first + layout.tp * layout.dp))
+        shares = split_samples(spec.micro, layout.dp) if spec.meshes else ()
         before = sum(len(stage.buckets) for stage in stages[index % spec.pp :: spec.pp])
         buckets = tuple(
             replace(bucket, index=before + bucket.index)
             for bucket in _buckets(start, stop, load, spec)
         )
-        stages.append(Stage(index, (start, stop), layout, ranks, "c", buckets))
+        stages.append(Stage(index, (start, stop), layout, ranks, "c", buckets, shares))
     return stages
 
 
@@ -155,12 +172,12 @@ def _buckets(start: int, stop: int, load: Workload, spec: Spec) -> list[Bucket]:
     return found
 
 
-def _groups(layout: Layout, stages: tuple[Stage, ...]) -> list[Group]:
-    found = memberships(layout, stages)
-    return [_group(layout, member.name, member.axis, member.ranks) for member in found]
+def _groups(plan: Plan) -> list[Group]:
+    found = memberships(plan)
+    return [_group(plan, member.name, member.axis, member.ranks) for member in found]
 
 
-def _group(layout: Layout, name: str, axis: Any, ranks: tuple[int, ...]) -> Group:
-    nodes = Topology(site_of(layout.devices)).nodes
+def _group(plan: Plan, name: str, axis: Any, ranks: tuple[int, ...]) -> Group:
+    nodes = Topology(plan.site).nodes
     interfaces = {nodes[rank].name: nodes[rank].interfaces(Fabric.ETHERNET) for rank in ranks}
     return Group(name, axis, ranks, Transport(Fabric.ETHERNET), interfaces, 0)

@@ -28,8 +28,15 @@ def dtype_of(spec: Spec) -> torch.dtype:
     return torch.float64 if spec.precision == "fp64" else torch.float32
 
 
-def batch_of(spec: Spec, step: int, replica: int, microbatch: int) -> MicroBatch:
+Replica = int | tuple[int, int]
+"""The number of a replica, or the samples of a micro-batch that it takes."""
+
+
+def batch_of(spec: Spec, step: int, replica: Replica, microbatch: int) -> MicroBatch:
     """Text that can be learnt: each token follows from the one before it."""
+    if isinstance(replica, tuple):
+        whole = batch_of(spec, step, 0, microbatch)
+        return MicroBatch(whole.tokens[slice(*replica)], whole.targets[slice(*replica)])
     seed = ((step * 64) + replica) * 64 + microbatch
     generator = torch.Generator().manual_seed(seed)
     config = spec.config

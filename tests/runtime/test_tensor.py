@@ -34,7 +34,7 @@ Tensors = dict[str, torch.Tensor]
 def trained(ranks: Pool, spec: Spec, folder: Path) -> tuple[list[Any], Tensors]:
     """What each rank reported, and every tensor of the checkpoint put together."""
     folder.mkdir(parents=True, exist_ok=True)
-    world = spec.layout.devices
+    world = spec.world
     results = ranks.run(
         "tests.runtime.cases:train_tensor",
         {"spec": asdict(spec), "folder": str(folder)},
@@ -150,7 +150,7 @@ def test_bytes_are_those_of_the_plan(ranks: Pool, spec: Spec) -> None:
         "tests.runtime.cases:count_tensor_bytes",
         {"spec": asdict(spec)},
         deadline_seconds=DEADLINE,
-        ranks=spec.layout.devices,
+        ranks=spec.world,
     )
     plan = plan_of(spec)
     groups = [g for g in with_bytes(plan.groups, program_of(plan), plan) if g.axis == "tensor"]

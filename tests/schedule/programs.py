@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from holmes.errors import ConfigError
 from holmes.schedule import SCHEDULES, Program, Schedule, generate, lower
 from holmes.schedule.instruction import Bucket, StageShape
+from holmes.schedule.transfers import Division, Parts, parts_of, transfers
 
 EXTRAS = (0, 1, 2)
 
@@ -45,16 +46,15 @@ def program_of(schedule: Schedule, *, dp: int = 1, overlap: bool = False) -> Pro
                 (start, start + 2),
                 mine,
                 buckets,
-                input_bytes=64 if stage else 0,
-                output_bytes=64 if stage < count - 1 else 0,
                 data_group=f"data.s{stage % p}" if dp > 1 else None,
-                input_groups=_pairs(above, mine) if stage else (),
-                output_groups=_pairs(mine, below) if stage < count - 1 else (),
+                inputs=_pairs(above, mine)[1] if stage else (),
+                outputs=_pairs(mine, below)[0] if stage < count - 1 else (),
                 tied_group=tuple(f"tied.{d}" for d in range(dp)) if ends else (),
             )
         )
     return lower(schedule, tuple(shapes), overlap=overlap, norm_tensors=4)
 
 
-def _pairs(above: tuple[int, ...], below: tuple[int, ...]) -> tuple[str, ...]:
-    return tuple(f"pipeline.{a}-{b}" for a, b in zip(above, below, strict=True))
+def _pairs(above: tuple[int, ...], below: tuple[int, ...]) -> tuple[Parts, Parts]:
+    division = Division((1,) * len(above))
+    return parts_of(transfers(division, division, 64), above, below)

@@ -97,8 +97,8 @@ def held_out_loss(folder: Path, source: Path, cache: Path) -> float:
     assert held is not None
     batches = HeldOut(held, SEQUENCE, apart=True)
     found = []
-    for index in range(batches.batches(4, 8)):
-        batch = batches.batch(index, 4)
+    for index in range(batches.rounds(4, 8)):
+        batch = batches.samples(4 * index, 4 * index + 4)
         assert batch.documents is not None
         documents = torch.from_numpy(batch.documents)
         logits = torch.empty(4, SEQUENCE, model.config.vocab_size)

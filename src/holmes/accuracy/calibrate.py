@@ -161,7 +161,7 @@ def _block_times(
     times = {}
     for index, block in enumerate(plan.workload.blocks):
         if block.kind not in times:
-            plain = cost.block_time(index, slot, plan.batch.micro, plan.layout.tp)
+            plain = cost.block_time(index, slot, plan.batch.micro, plan.stages[0].layout.tp)
             plain = plain.scaled(slot.node.device.speed)
             times[str(block.kind)] = BlockTime(plain.forward * forward, plain.backward * backward)
     return times

@@ -92,7 +92,7 @@ def peak_memory(made: CasePlan) -> MemoryParts:
             workload,
             schedule_of(plan),
             [stage.blocks for stage in plan.stages],
-            plan.layout,
+            plan.stages[0].layout,
             plan.sharding,
             plan.batch.micro,
             plan.recompute,

@@ -68,15 +68,25 @@ def memory_bytes(plan: Plan) -> dict[int, int]:
 
 
 def memory_parts(plan: Plan) -> tuple[MemoryParts, ...]:
-    """The parts of each pipeline rank of a plan, for one of its logical ranks."""
-    return pipeline_parts(
-        plan.workload,
-        schedule_of(plan),
-        [stage.blocks for stage in plan.stages],
-        plan.layout,
-        plan.sharding,
-        plan.batch.micro,
-        plan.recompute,
+    """The parts of each pipeline rank of a plan, for one of its logical ranks
+    that hold the most samples."""
+    borders = [stage.blocks for stage in plan.stages]
+    kinds = {(stage.layout, max(plan.samples(stage))) for stage in plan.stages}
+    each = {
+        (layout, micro): pipeline_parts(
+            plan.workload,
+            schedule_of(plan),
+            borders,
+            layout,
+            plan.sharding,
+            micro,
+            plan.recompute,
+        )
+        for layout, micro in kinds
+    }
+    return tuple(
+        each[stage.layout, max(plan.samples(stage))][rank]
+        for rank, stage in enumerate(plan.stages[: plan.pp])
     )
 
 

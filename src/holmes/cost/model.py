@@ -149,12 +149,11 @@ class CostModel:
             )
         return self._networks[rank_map]
 
-    def stage_time(
-        self, plan: Plan, stage: Stage, blocks: tuple[int, int], slot: DeviceSlot
-    ) -> BlockTime:
-        """Seconds of some blocks of a stage for one micro-batch of a plan, on a device of it,
+    def stage_time(self, plan: Plan, stage: Stage, blocks: tuple[int, int], rank: int) -> BlockTime:
+        """Seconds of some blocks of a stage for one micro-batch of a plan, on a rank of it,
         with what the software adds (see :mod:`holmes.cost.software`)."""
-        time = self.blocks_time(blocks, slot, plan.batch.micro, stage.layout.tp, plan.recompute)
+        slot, micro = self.topology.devices[plan.rank_map[rank]], micro_of(plan, stage, rank)
+        time = self.blocks_time(blocks, slot, micro, stage.layout.tp, plan.recompute)
         known = self._extras.get(stage.stage)
         if known is None or known[0] is not plan:
             extras = stage_extras(plan, self.network(plan.rank_map), stage)
@@ -173,13 +172,18 @@ class CostModel:
         tp = stage.layout.tp
         if instruction.op is Op.STEP:
             return self.optimizer_seconds(owned_elements(plan, rank), slot)
-        time = self.stage_time(plan, stage, instruction.blocks, slot)
+        time = self.stage_time(plan, stage, instruction.blocks, rank)
         if instruction.op is Op.FORWARD:
             return time.forward
         if instruction.op is Op.BACKWARD:
             return time.backward
-        weight = self.weight_seconds(instruction.blocks, slot, plan.batch.micro, tp)
+        weight = self.weight_seconds(instruction.blocks, slot, micro_of(plan, stage, rank), tp)
         return weight if instruction.op is Op.WEIGHT_GRADIENT else time.backward - weight
+
+
+def micro_of(plan: Plan, stage: Stage, rank: int) -> int:
+    """Samples of a micro-batch that a logical rank of a stage computes."""
+    return stage.samples[stage.data_index(rank)] if stage.samples else plan.batch.micro
 
 
 def owned_elements(plan: Plan, rank: int) -> float:

@@ -78,9 +78,23 @@ def stage_extras(plan: Plan, network: Network, stage: Stage) -> StageExtras:
         }
         return StageExtras(factor, 0.0, 0.0, exchanges, compute.overlap_slowdown)
     fixed = compute.transfer_seconds if waits_for_transfers(plan, calibration) else 0.0
-    down = fixed if stage.stage > 0 else 0.0
-    up = fixed if stage.stage + 1 < len(plan.stages) else 0.0
+    gather = gather_seconds(plan, network, stage)
+    last = stage.stage + 1 == len(plan.stages)
+    down = (fixed if stage.stage > 0 else 0.0) + (0.0 if last else gather)
+    up = (0.0 if last else fixed) + (gather if stage.stage > 0 else 0.0)
     return StageExtras(factor, down, up)
+
+
+def gather_seconds(plan: Plan, network: Network, stage: Stage) -> float:
+    """Seconds in which tensor ranks gather the tokens of a micro-batch that each then passes
+    on; none where each passes its own on."""
+    tp = stage.layout.tp
+    if plan.scatter_gather or tp == 1:
+        return 0.0
+    bytes_ = plan.workload.blocks[stage.blocks[0]].output_bytes * max(plan.samples(stage))
+    ranks = stage.ranks[:tp]
+    fabric = fabric_of(plan, f"tensor.{ranks[0]}")
+    return network.collective(Op.ALL_GATHER, ranks, bytes_, fabric).seconds
 
 
 def straggling(devices: int, calibration: Calibration) -> float:
@@ -143,8 +157,10 @@ def exchange_seconds(
 def cut_seconds(plan: Plan, network: Network, shape: StageShape, *, up: bool) -> float:
     """One micro-batch over the cut after a stage, in all replicas at once."""
     together = []
-    for name in shape.output_groups:
-        a, b = (int(end) for end in name.removeprefix("pipeline.").split("-"))
-        ends = (b, a) if up else (a, b)
-        together.append(network.transfer(*ends, shape.output_bytes, fabric_of(plan, name)))
+    for rank, parts in zip(shape.ranks, shape.outputs, strict=True):
+        for part in parts:
+            other = part.slices[0].rank
+            ends = (other, rank) if up else (rank, other)
+            fabric = fabric_of(plan, part.group)
+            together.append(network.transfer(*ends, part.bytes_, fabric))
     return network.together(together).seconds

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from holmes.data.mixture import Mixture
 from holmes.data.tokens import Tokens
-from holmes.errors import ConfigError, DataError
+from holmes.errors import DataError
 
 Ids = npt.NDArray[np.int64]
 IGNORED = -100
@@ -99,38 +99,17 @@ class BatchPlan:
         epoch, place = divmod(number, _windows(self.mixture.parts[part], self.sequence))
         return part, int(self._order(part, epoch)[place])
 
-    def micro_batch(
-        self, step: int, data_index: int, microbatch: int, dp: int, micro: int
-    ) -> Batch:
-        """Tokens and targets of one micro-batch of one data-parallel replica.
-
-        Replica d takes samples [d, d + 1) x global_batch / dp of the step, in order.
+    def samples(self, step: int, first: int, last: int) -> Batch:
+        """Tokens and targets of samples [first, last) of a step.
 
         Raises:
-            ConfigError: when the degrees do not divide the batch.
+            ValueError: when the step has no such samples.
         """
-        first = self.first_sample(data_index, microbatch, dp, micro)
-        places = [self.locate(step, first + i) for i in range(micro)]
+        if not 0 <= first < last <= self.global_batch:
+            raise ValueError(f"no samples {first} to {last} in a batch of {self.global_batch}")
+        places = [self.locate(step, sample) for sample in range(first, last)]
         batch = read_windows(self.mixture.parts, self.sequence, places)
         return _apart(batch, self.mixture, self._weight(step)) if self.apart else batch
-
-    def first_sample(self, data_index: int, microbatch: int, dp: int, micro: int) -> int:
-        """The first sample, within its step, of a micro-batch; ``micro`` of them follow.
-
-        Raises:
-            ConfigError: when the degrees do not divide the batch.
-        """
-        share, rest = divmod(self.global_batch, dp)
-        if rest or share % micro:
-            raise ConfigError(
-                f"a global batch of {self.global_batch} does not divide into {dp} replicas "
-                f"of micro-batches of {micro}",
-                where="batch",
-                next_step="make batch.global a multiple of batch.micro x data",
-            )
-        if not (0 <= data_index < dp and 0 <= microbatch < share // micro):
-            raise ValueError(f"no micro-batch {microbatch} of replica {data_index}")
-        return data_index * share + microbatch * micro
 
     def position(self, step: int) -> dict[str, Any]:
         """What a checkpoint taken before this step must remember of the data."""
@@ -201,16 +180,16 @@ class HeldOut:
         """The held-out texts."""
         return self.tokens if isinstance(self.tokens, Mixture) else Mixture((self.tokens,))
 
-    def batches(self, micro: int, wanted: int) -> int:
-        """How many batches of ``micro`` samples there are, at most ``wanted``."""
+    def rounds(self, samples: int, wanted: int) -> int:
+        """How many rounds of ``samples`` samples there are, at least one, at most ``wanted``."""
         windows = sum(_windows(part, self.sequence) for part in self.mixture.parts)
-        return min(wanted, max(1, windows // micro))
+        return min(wanted, max(1, windows // samples))
 
-    def batch(self, index: int, micro: int) -> Batch:
-        """Batch ``index``; texts with fewer windows than are asked for repeat them."""
+    def samples(self, first: int, last: int) -> Batch:
+        """Samples [first, last); texts with fewer windows than are asked for repeat them."""
         parts = self.mixture.parts
         places = []
-        for number in range(index * micro, (index + 1) * micro):
+        for number in range(first, last):
             turn, part = divmod(number, len(parts))
             places.append((part, turn % _windows(parts[part], self.sequence)))
         batch = read_windows(parts, self.sequence, places)

@@ -62,9 +62,9 @@ def matrix(found: Delays, steps: Sequence[int]) -> dict[Edge, float]:
 def _transfers(records: Records, here: Mapping[int, FlightStep]) -> Iterator[tuple[Edge, Sample]]:
     order = records.order
     for id_, ins in order.instructions.items():
-        if ins.op is not Op.RECEIVE or ins.bytes < LEAST_BYTES or len(ins.peer) != 1:
+        if ins.op is not Op.RECEIVE or ins.bytes < LEAST_BYTES:
             continue
-        target, source = order.rank_of[id_], ins.peer[0].rank
+        target, source = order.rank_of[id_], ins.partner
         fabric = records.places.fabric(ins.lane)
         sends = [other for other in order.partners.get(id_, ()) if order.rank_of[other] == source]
         if fabric is None or len(sends) != 1:

@@ -86,10 +86,10 @@ def matches(program: Program, ranks: Sequence[int]) -> list[Match]:
         for ins in instructions:
             if ins.op in COMPUTE_OPS:
                 continue
-            for channel in _channels(ins, rank):
-                number = count.get(channel, 0)
-                count[channel] = number + 1
-                found.setdefault((number, *channel), (ins, []))[1].append(ins.id)
+            channel = _channel(ins, rank)
+            number = count.get(channel, 0)
+            count[channel] = number + 1
+            found.setdefault((number, *channel), (ins, []))[1].append(ins.id)
     return [_match(key, ins, ids, members_of) for key, (ins, ids) in found.items()]
 
 
@@ -107,12 +107,12 @@ def _match(
     return Match(ins, tuple(ids), 2, (source, target), (source, target, size))
 
 
-def _channels(ins: Instruction, rank: int) -> list[tuple[object, ...]]:
+def _channel(ins: Instruction, rank: int) -> tuple[object, ...]:
     if ins.op is Op.SEND:
-        return [(ins.lane, rank, p.rank, p.stop - p.start) for p in ins.peer]
+        return (ins.lane, rank, ins.partner, ins.bytes)
     if ins.op is Op.RECEIVE:
-        return [(ins.lane, p.rank, rank, p.stop - p.start) for p in ins.peer]
-    return [(ins.group,)]
+        return (ins.lane, ins.partner, rank, ins.bytes)
+    return (ins.group,)
 
 
 def _members(program: Program, ranks: Sequence[int]) -> dict[str, tuple[int, ...]]:

@@ -17,6 +17,7 @@ class Capabilities:
         virtual_stages: the most stages that one rank may hold.
         experts: whether layers may be mixtures of experts.
         sequence_parallel: whether tensor ranks can divide norms and activations too.
+        unequal_stages: whether stages may differ in their degrees.
     """
 
     axes: frozenset[Axis]
@@ -26,27 +27,29 @@ class Capabilities:
     virtual_stages: int = 1
     experts: bool = False
     sequence_parallel: bool = False
+    unequal_stages: bool = False
 
 
 def refusals(plan: Plan, capabilities: Capabilities) -> list[str]:
     """One phrase for each thing in the plan that lies beyond the capabilities; empty is good."""
-    layout = plan.layout
+    layouts = [stage.layout for stage in plan.stages]
     degrees: tuple[tuple[Axis, int], ...] = (
-        ("tensor", layout.tp),
-        ("pipeline", layout.pp),
-        ("data", layout.dp),
-        ("context", layout.cp),
-        ("expert", layout.ep),
+        ("tensor", max(layout.tp for layout in layouts)),
+        ("pipeline", plan.pp),
+        ("data", max(layout.dp for layout in layouts)),
+        ("context", max(layout.cp for layout in layouts)),
+        ("expert", max(layout.ep for layout in layouts)),
     )
     found = [
         f"{axis} parallelism (degree {degree})"
         for axis, degree in degrees
         if degree > 1 and axis not in capabilities.axes
     ]
-    obstacle = plan.workload.tensor_obstacle(layout.tp)
-    if obstacle is not None:
-        found.append(f"tensor degree {layout.tp} ({obstacle})")
-    if any(stage.layout != layout for stage in plan.stages):
+    for tp in sorted({layout.tp for layout in layouts}):
+        obstacle = plan.workload.tensor_obstacle(tp)
+        if obstacle is not None:
+            found.append(f"tensor degree {tp} ({obstacle})")
+    if len(set(layouts)) > 1 and not capabilities.unequal_stages:
         found.append("stages whose layouts differ")
     if plan.schedule.name not in capabilities.schedules:
         found.append(f"the schedule {plan.schedule.name}")

@@ -121,4 +121,4 @@ def _work(a: Plan, b: Plan) -> Iterable[str]:
 
 def _extra(plan: Plan) -> int:
     choice = plan.schedule
-    return sum(choice.extra_warmup_per_cut) or choice.extra_warmup * (plan.layout.pp - 1)
+    return sum(choice.extra_warmup_per_cut) or choice.extra_warmup * (plan.pp - 1)

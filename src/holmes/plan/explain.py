@@ -68,18 +68,29 @@ def bytes_text(bytes_: float) -> str:
 
 
 def layout_text(plan: Plan) -> str:
-    """`tp 1 x pp 2 x dp 2`."""
+    """`tp 1 x pp 2 x dp 2`; where stages differ, `pp 2 of tp 1 x dp 3, tp 2 x dp 1`."""
     layout = plan.layout
+    if layout is None:
+        each = (stage.layout for stage in plan.stages[: plan.pp])
+        return f"pp {plan.pp} of " + ", ".join(f"tp {one.tp} x dp {one.dp}" for one in each)
     text = f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}"
     return text if layout.cp == 1 else f"{text} x cp {layout.cp}"
+
+
+def shares_text(plan: Plan) -> str:
+    """`2 samples x 3 replicas`, or the samples of each replica of each stage."""
+    if plan.layout is not None:
+        return f"{plan.batch.micro} samples x {plan.layout.dp} replicas"
+    each = ("+".join(map(str, plan.samples(stage))) for stage in plan.stages[: plan.pp])
+    return f"{plan.round_samples} samples, by stage " + " and ".join(each)
 
 
 def _headline(plan: Plan) -> Iterable[str]:
     batch, predicted = plan.batch, plan.predicted
     yield (
         f"layout: {layout_text(plan)} on {plan.world_size} devices of site {plan.site.name}; "
-        f"global batch {batch.global_} = {plan.schedule.microbatches} micro-batches "
-        f"x {batch.micro} samples x {plan.layout.dp} replicas"
+        f"global batch {batch.global_} = {plan.schedule.microbatches} micro-batches x "
+        + shares_text(plan)
     )
     yield (
         f"predicted: {seconds_text(predicted.step_seconds)} a step "
@@ -172,12 +183,12 @@ def _schedule(plan: Plan, notes: Notes) -> Iterable[str]:
     if choice.virtual_stages > 1:
         yield (
             f"  {choice.virtual_stages} stages per rank: rank 0 of the pipeline holds stages "
-            f"{_listed(range(0, len(plan.stages), plan.layout.pp))}"
+            f"{_listed(range(0, len(plan.stages), plan.pp))}"
         )
-    if plan.layout.pp > 1 and choice.name in WITH_WARMUP:
-        extras = choice.extra_warmup_per_cut or (choice.extra_warmup,) * (plan.layout.pp - 1)
+    if plan.pp > 1 and choice.name in WITH_WARMUP:
+        extras = choice.extra_warmup_per_cut or (choice.extra_warmup,) * (plan.pp - 1)
         yield f"  extra warm-up {_listed(extras)}" + (f": {notes.warmup}" if notes.warmup else "")
-    if plan.layout.dp > 1:
+    if any(group.axis == "data" for group in plan.groups):
         if plan.overlap:
             yield (
                 "  overlap: gradient buckets are reduced while backward still runs, "

@@ -51,9 +51,9 @@ class Group:
 
     ``bytes_per_step`` is the payload that all members together send per step.
     Names: ``data.s<stage>`` after the first stage of its ranks
-    (``data.s<stage>.t<tensor>`` with tensor ranks), ``pipeline.<a>-<b>`` for the pair
-    of ranks at a cut, the upper stage's first, ``tied.<data index>``,
-    ``tensor.<first rank>``, ``world``.
+    (``data.s<stage>.t<tensor>`` with tensor ranks), ``pipeline.<a>-<b>`` for a pair
+    of ranks at a cut, the upper stage's first, ``tied.<data index>`` (one ``tied``
+    where stages differ), ``tensor.<first rank>``, ``world``.
     """
 
     name: str
@@ -66,7 +66,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Stage:
-    """One virtual pipeline stage: half-open range of blocks, its ranks and cluster(s)."""
+    """One virtual pipeline stage: half-open range of blocks, its ranks and cluster(s).
+
+    ``layout`` has this stage's own degrees; all stages of a plan agree on ``pp``.
+    ``samples`` of a micro-batch go to each replica in turn; empty: the plan's micro each.
+    """
 
     stage: int
     blocks: tuple[int, int]
@@ -74,6 +78,21 @@ class Stage:
     ranks: tuple[int, ...]
     cluster: str
     buckets: tuple[Bucket, ...] = ()
+    samples: tuple[int, ...] = ()
+
+    @property
+    def replicas(self) -> int:
+        """Data-parallel replicas of the stage."""
+        return len(self.ranks) // (self.layout.tp * self.layout.cp)
+
+    @property
+    def leaders(self) -> tuple[int, ...]:
+        """The first rank of each replica."""
+        return self.ranks[:: self.layout.tp * self.layout.cp]
+
+    def data_index(self, rank: int) -> int:
+        """The replica that a logical rank of the stage belongs to."""
+        return self.ranks.index(rank) // (self.layout.tp * self.layout.cp)
 
 
 @dataclass(frozen=True)
@@ -152,7 +171,11 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples per step over all replicas, and per micro-batch and replica."""
+    """Samples per step over all replicas, and per micro-batch and replica.
+
+    Where the stages of a plan have unequal replicas, ``micro`` is the most of any replica
+    of the stage with the most of them.
+    """
 
     global_: int
     micro: int
@@ -160,13 +183,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rank map, groups with their transport, stages, schedule, and the reasons."""
+    """Rank map, groups with their transport, stages, schedule, and the reasons.
+
+    ``layout`` is None where stages differ: each stage has its own. ``scatter_gather`` says
+    whether tensor ranks pass on their own tokens alone, or all tokens each.
+    """
 
     name: str
     site: Site
     workload: Workload
     batch: Batch
-    layout: Layout
+    layout: Layout | None
     sharding: Sharding
     recompute: Recompute
     rank_map: tuple[int, ...]
@@ -184,11 +211,48 @@ class Plan:
     placement_name: str = "planned"
     calibration: dict[str, Any] = field(default_factory=dict)
     sequence_parallel: bool = False
+    scatter_gather: bool = True
     schema_version: int = SCHEMA_VERSION
 
     @cached_property
     def group_by_name(self) -> dict[str, Group]:
         return {group.name: group for group in self.groups}
+
+    @property
+    def pp(self) -> int:
+        """Pipeline ranks."""
+        return len(self.stages) // self.schedule.virtual_stages
+
+    @property
+    def tensor(self) -> int:
+        """The tensor degree that all stages have; 1 where they differ."""
+        return 1 if self.layout is None else self.layout.tp
+
+    @property
+    def degrees(self) -> dict[str, int | str]:
+        """tp, pp and dp; by stage, joined by ``+``, where stages differ."""
+        held = [stage.layout for stage in self.stages[: self.pp]]
+        if self.layout is not None:
+            return {"tp": self.layout.tp, "pp": self.pp, "dp": self.layout.dp}
+        tensor, data = ("+".join(str(getattr(one, k)) for one in held) for k in ("tp", "dp"))
+        return {"tp": tensor, "pp": self.pp, "dp": data}
+
+    @property
+    def round_samples(self) -> int:
+        """Samples of one micro-batch on all replicas of a stage together."""
+        return self.batch.global_ // self.schedule.microbatches
+
+    def samples(self, stage: Stage) -> tuple[int, ...]:
+        """Samples of a micro-batch on each replica of a stage."""
+        return stage.samples or (self.batch.micro,) * stage.replicas
+
+    def samples_of(self, rank: int) -> tuple[int, int]:
+        """Which samples of a micro-batch a logical rank computes: [first, last) of
+        :attr:`round_samples`."""
+        stage = next(stage for stage in self.stages if rank in stage.ranks)
+        shares, index = self.samples(stage), stage.data_index(rank)
+        first = sum(shares[:index])
+        return first, first + shares[index]
 
     @property
     def world_size(self) -> int:

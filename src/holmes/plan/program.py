@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holmes.errors import DataError
+from holmes.plan.boundary import parts_between
 from holmes.plan.plan import Plan, Stage
 from holmes.schedule.generate import generate
 from holmes.schedule.instruction import Bucket, Schedule, StageShape
@@ -12,6 +13,8 @@ from holmes.schedule.lower import Program, lower
 
 LOSS_SLOTS = 1
 """The loss rides behind the squared norms, so that all ranks know it and agree on the step."""
+TIED_GROUP = "tied"
+"""Sums the gradients of a weight that two stages share."""
 
 
 def schedule_of(plan: Plan) -> Schedule:
@@ -19,7 +22,7 @@ def schedule_of(plan: Plan) -> Schedule:
     choice = plan.schedule
     return generate(
         choice.name,
-        plan.layout.pp,
+        plan.pp,
         choice.microbatches,
         choice.virtual_stages,
         choice.extra_warmup_per_cut or choice.extra_warmup,
@@ -27,50 +30,52 @@ def schedule_of(plan: Plan) -> Schedule:
 
 
 def stage_shape(plan: Plan, stage: Stage) -> StageShape:
-    """The shape of one stage: boundary bytes, buckets and the names of its groups.
+    """The shape of one stage: what crosses its cuts, buckets and the names of its groups.
 
     The stages of one pipeline rank share its data group, which is named after the first.
     """
-    blocks = plan.workload.blocks
-    start, stop = stage.blocks
-    micro = plan.batch.micro
     index = stage.stage
-    previous = plan.stages[index - 1].ranks if index > 0 else ()
-    following = plan.stages[index + 1].ranks if index + 1 < len(plan.stages) else ()
-    pairs_in = tuple(f"pipeline.{a}-{b}" for a, b in zip(previous, stage.ranks, strict=False))
-    pairs_out = tuple(f"pipeline.{a}-{b}" for a, b in zip(stage.ranks, following, strict=False))
-    tied = any(bucket.tied for bucket in stage.buckets)
+    inputs = parts_between(plan, index - 1)[1] if index > 0 else ()
+    outputs = parts_between(plan, index)[0] if index + 1 < len(plan.stages) else ()
     tp = stage.layout.tp
     has_data = len(stage.ranks) > tp
-    data = f"data.s{index % plan.layout.pp}"
+    data = f"data.s{index % plan.pp}"
     data_groups = tuple(f"{data}.t{i % tp}" for i in range(len(stage.ranks)))
     return StageShape(
         stage=index,
         blocks=stage.blocks,
         ranks=stage.ranks,
-        buckets=tuple(_tensor_share(bucket, tp) for bucket in stage.buckets),
-        input_bytes=int(blocks[start - 1].output_bytes * micro) // tp if start > 0 else 0,
-        output_bytes=int(blocks[stop - 1].output_bytes * micro) // tp if stop < len(blocks) else 0,
+        buckets=tuple(_tensor_share(plan, bucket, tp) for bucket in stage.buckets),
         data_group=data if has_data else None,
-        input_groups=pairs_in,
-        output_groups=pairs_out,
-        tied_group=tuple(f"tied.{d}" for d in range(len(stage.ranks))) if tied else (),
+        inputs=inputs,
+        outputs=outputs,
+        tied_group=_tied_groups(plan, stage),
         data_groups=data_groups if has_data and tp > 1 else (),
     )
 
 
-def _tensor_share(bucket: Bucket, tp: int) -> Bucket:
+def _tied_groups(plan: Plan, stage: Stage) -> tuple[str, ...]:
+    """The group that sums a shared weight, for each rank: the like-placed rank of the other
+    stage, or all ranks of both where these stages differ."""
+    if not any(bucket.tied for bucket in stage.buckets):
+        return ()
+    if plan.layout is None:
+        return (TIED_GROUP,) * len(stage.ranks)
+    return tuple(f"{TIED_GROUP}.{position}" for position in range(len(stage.ranks)))
+
+
+def _tensor_share(plan: Plan, bucket: Bucket, tp: int) -> Bucket:
     """The part of a bucket that one of ``tp`` tensor ranks holds.
 
-    A boundary is likewise sent as 1/tp by each tensor rank (the scatter/gather
-    of Megatron-LM, SC21 section 4.1).
+    A shared weight is summed whole where its two stages are divided differently.
     """
     if tp == 1:
         return bucket
+    whole = plan.layout is None
     return replace(
         bucket,
         elements=-(-bucket.elements // tp),
-        tied_elements=-(-bucket.tied_elements // tp),
+        tied_elements=bucket.tied_elements if whole else -(-bucket.tied_elements // tp),
     )
 
 

@@ -108,8 +108,7 @@ class Draft:
         request, settings = self.request, self.settings
         topology = self.estimates.ground.cost.topology
         stages = self._stages(layout)
-        found = memberships(layout, stages)
-        return Plan(
+        bare = Plan(
             name=request.name,
             site=request.site,
             workload=request.workload,
@@ -119,7 +118,7 @@ class Draft:
             recompute=self.recompute,
             rank_map=self.rank_map,
             stages=stages,
-            groups=open_groups(found, self.rank_map, topology, settings.transport),
+            groups=(),
             schedule=ScheduleChoice(
                 name=self.schedule,
                 microbatches=self.shape.microbatches,
@@ -137,6 +136,8 @@ class Draft:
             calibration=request.calibration.to_dict(),
             sequence_parallel=self.choice.sequence,
         )
+        found = memberships(bare)
+        return replace(bare, groups=open_groups(found, self.rank_map, topology, settings.transport))
 
     def _stages(self, layout: Layout) -> tuple[Stage, ...]:
         """All virtual stages; the buckets of a rank are numbered through."""

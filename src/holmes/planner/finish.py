@@ -51,7 +51,7 @@ def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
     slots = pricing.cost.topology.devices
     interval = calibration.interval_on(pricing.cost.device(slot).name for slot in slots)
     samples = plan.batch.global_ / seconds
-    ranks = [stage.ranks for stage in plan.stages[: plan.layout.pp]]
+    ranks = [stage.ranks for stage in plan.stages[: plan.pp]]
     tflops = plan.workload.flops_per_sample() * samples / plan.world_size / 1e12
     return Predicted(
         step_seconds=seconds,

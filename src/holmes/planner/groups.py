@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from holmes.hardware.topology import Node, Topology
-from holmes.plan.layout import Layout, TransportRule
-from holmes.plan.plan import Axis, Group, Plan, Stage, Transport
+from holmes.plan.boundary import parts_between, passed_bytes
+from holmes.plan.layout import TransportRule
+from holmes.plan.plan import Axis, Group, Plan, Transport
+from holmes.plan.program import TIED_GROUP
 from holmes.planner.transport import choose_transport, distinct, interfaces
 from holmes.schedule.instruction import COLLECTIVE_OPS, Op
 from holmes.schedule.lower import WORLD_GROUP, Program
@@ -25,36 +26,58 @@ class Membership:
     ranks: tuple[int, ...]
 
 
-def memberships(layout: Layout, stages: Sequence[Stage]) -> tuple[Membership, ...]:
-    """Every group of a layout, in the order in which all ranks open them."""
-    found = [Membership(WORLD_GROUP, "world", tuple(range(layout.devices)))]
-    tp = layout.tp
-    if tp > 1:
-        found += [
-            Membership(f"tensor.{first}", "tensor", tuple(range(first, first + tp)))
-            for first in range(0, layout.devices, tp)
-        ]
-    if layout.cp > 1:
-        for first in range(0, layout.devices, tp * layout.cp):
-            for tensor in range(tp):
-                ranks = tuple(range(first + tensor, first + tp * layout.cp, tp))
-                found.append(Membership(f"context.{ranks[0]}", "context", ranks))
-    if layout.dp * layout.cp > 1:
-        # The virtual stages of a device share its data groups.
-        for stage in stages[: layout.pp]:
-            for tensor in range(tp):
-                name = f"data.s{stage.stage}" + (f".t{tensor}" if tp > 1 else "")
-                found.append(Membership(name, "data", stage.ranks[tensor::tp]))
+def memberships(plan: Plan) -> tuple[Membership, ...]:
+    """Every group of a plan, in the order in which all ranks open them."""
+    return (*_inside_stages(plan), *_across_cuts(plan))
+
+
+def _inside_stages(plan: Plan) -> Iterable[Membership]:
+    """World, tensor, context and data groups. The virtual stages of a device share them."""
+    yield Membership(WORLD_GROUP, "world", tuple(range(plan.world_size)))
+    held = [(stage, stage.layout) for stage in plan.stages[: plan.pp]]
+    for stage, layout in held:
+        for ranks in _runs(stage.ranks, layout.tp):
+            if layout.tp > 1:
+                yield Membership(f"tensor.{ranks[0]}", "tensor", ranks)
+    for stage, layout in held:
+        if layout.cp == 1:
+            continue
+        for block in _runs(stage.ranks, layout.tp * layout.cp):
+            for tensor in range(layout.tp):
+                ranks = block[tensor :: layout.tp]
+                yield Membership(f"context.{ranks[0]}", "context", ranks)
+    for stage, layout in held:
+        for tensor in range(layout.tp):
+            ranks = stage.ranks[tensor :: layout.tp]
+            name = f"data.s{stage.stage}" + (f".t{tensor}" if layout.tp > 1 else "")
+            if len(ranks) > 1:
+                yield Membership(name, "data", ranks)
+
+
+def _across_cuts(plan: Plan) -> Iterable[Membership]:
+    """Pairs of ranks at cuts, and groups of a weight that two stages share."""
     # One more than the ranks: with several stages a rank, the last feeds the first again.
-    for before, after in pairwise(stages[: layout.pp + 1]):
-        for a, b in zip(before.ranks, after.ranks, strict=True):
-            ends = (min(a, b), max(a, b))
-            found.append(Membership(f"pipeline.{a}-{b}", "pipeline", ends))
-    ties = [stage for stage in stages if any(bucket.tied for bucket in stage.buckets)]
-    if ties:
-        for position, ends in enumerate(zip(*(stage.ranks for stage in ties), strict=True)):
-            found.append(Membership(f"tied.{position}", "tied", ends))
-    return tuple(member for member in found if len(member.ranks) > 1)
+    for above in range(min(plan.pp, len(plan.stages) - 1)):
+        outputs, _ = parts_between(plan, above)
+        for rank, parts in zip(plan.stages[above].ranks, outputs, strict=True):
+            for part in parts:
+                other = part.slices[0].rank
+                yield Membership(part.group, "pipeline", (min(rank, other), max(rank, other)))
+    ties = [stage for stage in plan.stages if any(bucket.tied for bucket in stage.buckets)]
+    if not ties:
+        return
+    if plan.layout is None:
+        yield Membership(
+            TIED_GROUP, "tied", tuple(sorted(r for stage in ties for r in stage.ranks))
+        )
+        return
+    for position, ends in enumerate(zip(*(stage.ranks for stage in ties), strict=True)):
+        if len(ends) > 1:
+            yield Membership(f"{TIED_GROUP}.{position}", "tied", ends)
+
+
+def _runs(ranks: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    return [tuple(ranks[first : first + size]) for first in range(0, len(ranks), size)]
 
 
 def open_groups(
@@ -141,14 +164,18 @@ def tensor_bytes(group: Group, plan: Plan) -> int:
     other; a recomputed block runs its forward ones twice.
     """
     stages = [stage for stage in plan.stages if group.ranks[0] in stage.ranks]
+    layout = stages[0].layout
     blocks = [b for stage in stages for b in plan.workload.blocks[slice(*stage.blocks)]]
     forwards = 2 if plan.recompute == "full" else 1
     sent = 0.0
     for part in (part for block in blocks for part in block.inner):
         if isinstance(part, Collective) and part.axis == "tensor":
             rounds = forwards + 1 if part.tokens else 2 * forwards
-            sent += rounds * (len(group.ranks) - 1) * part.bytes_ / plan.layout.cp
-    sent *= plan.batch.micro * plan.schedule.microbatches
+            sent += rounds * (len(group.ranks) - 1) * part.bytes_ / layout.cp
+    first, last = plan.samples_of(group.ranks[0])
+    if not plan.scatter_gather:
+        sent += (len(group.ranks) - 1) * sum(passed_bytes(plan, stage) for stage in stages)
+    sent *= (last - first) * plan.schedule.microbatches
     shared = sum(plan.workload.shared_parameters(block, len(group.ranks)) for block in blocks)
-    gradients = shared * plan.workload.gradient_bytes / plan.layout.dp
+    gradients = shared * plan.workload.gradient_bytes / layout.dp
     return round(sent + 2 * (len(group.ranks) - 1) * gradients)

@@ -44,6 +44,12 @@ def export(plan: Plan, folder: Path, sizes: dict[str, int]) -> list[str]:
 def arguments(plan: Plan, sizes: dict[str, int]) -> list[str]:
     """Megatron-LM's arguments, one a line (names of its core, 2024)."""
     layout, schedule = plan.layout, plan.schedule
+    if layout is None:
+        raise ConfigError(
+            "Megatron-LM has no arguments for stages that differ in their degrees",
+            where=f"plan {plan.name}",
+            next_step="give one parallel.tensor and parallel.data for all stages, and plan again",
+        )
     found = [
         f"--tensor-model-parallel-size {layout.tp}",
         f"--pipeline-model-parallel-size {layout.pp}",

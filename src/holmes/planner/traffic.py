@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from holmes.cost.axes import BACKWARD_ROUNDS, gathers, ring_bytes
 from holmes.plan.plan import Group, Plan, Stage
@@ -25,20 +24,18 @@ def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
     shapes = [stage_shape(plan, stage) for stage in plan.stages]
     data = {group.ranks: group.name for group in groups if group.axis == "data"}
     for shape in shapes:
-        for tensor in range(plan.layout.tp):
-            name = data.get(shape.ranks[tensor :: plan.layout.tp])
+        tp = plan.stages[shape.stage].layout.tp
+        for tensor in range(tp):
+            name = data.get(shape.ranks[tensor::tp])
             if name is not None:
                 sent[name] += (size[name] - 1) * _exchanged(plan, shape)
-    for before, after in pairwise(plan.stages):
-        bytes_ = plan.workload.blocks[before.blocks[1] - 1].output_bytes * plan.batch.micro
-        share = int(bytes_ / plan.layout.cp) // plan.layout.tp
-        for a, b in zip(before.ranks, after.ranks, strict=True):
-            sent[f"pipeline.{a}-{b}"] += 2 * plan.schedule.microbatches * share
+    for part in (part for shape in shapes for parts in shape.outputs for part in parts):
+        sent[part.group] += 2 * plan.schedule.microbatches * part.bytes_
     for shape in shapes:
         for bucket in shape.buckets:
             if bucket.tied and shape.stage == 0:
                 bytes_ = (bucket.tied_elements or bucket.elements) * plan.workload.gradient_bytes
-                for name in shape.tied_group:
+                for name in dict.fromkeys(shape.tied_group):
                     sent[name] += 2 * (size[name] - 1) * bytes_
     if WORLD_GROUP in size:
         norms = NORM_BYTES * (sum(block.tensors for block in plan.workload.blocks) + LOSS_SLOTS)
@@ -49,7 +46,7 @@ def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
             sent[group.name] = tensor_bytes(group, plan)
         elif group.axis == "context":
             held = stages[group.ranks[0]]
-            sent[group.name] = sum(_ring(plan, stage) for stage in held) * (plan.layout.cp - 1)
+            sent[group.name] = sum(_ring(plan, stage) for stage in held) * (held[0].layout.cp - 1)
     return tuple(replace(group, bytes_per_step=sent[group.name]) for group in groups)
 
 
@@ -73,5 +70,5 @@ def _ring(plan: Plan, stage: Stage) -> int:
     """Keys and values that one context group passes on for a stage, per hop."""
     rounds = 1 + BACKWARD_ROUNDS + (plan.recompute != "none")
     blocks = plan.workload.blocks[slice(*stage.blocks)]
-    bytes_ = sum(ring_bytes(block, plan.layout.tp) for block in blocks)
+    bytes_ = sum(ring_bytes(block, stage.layout.tp) for block in blocks)
     return round(bytes_ * rounds * plan.batch.micro * plan.schedule.microbatches)

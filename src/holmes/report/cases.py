@@ -37,7 +37,7 @@ class Case:
             "closed_form_seconds": self.formula,
             "samples_per_second": plan.batch.global_ / self.seconds,
             "bubble_fraction": told.mean_bubble_fraction,
-            "layout": {"tp": plan.layout.tp, "pp": plan.layout.pp, "dp": plan.layout.dp},
+            "layout": plan.degrees,
             "devices": plan.world_size,
             "blocks": [list(stage.blocks) for stage in plan.stages],
             "schedule": plan.schedule.name,
@@ -119,8 +119,9 @@ def _step(seconds: float, base: float) -> str:
 
 
 def _layout(plan: Plan) -> str:
-    tensor = f", tensor {plan.layout.tp}" if plan.layout.tp > 1 else ""
-    return f"pipeline {plan.layout.pp}, data {plan.layout.dp}{tensor}"
+    degrees = plan.degrees
+    tensor = "" if degrees["tp"] == 1 else f", tensor {degrees['tp']}"
+    return f"pipeline {degrees['pp']}, data {degrees['dp']}{tensor}"
 
 
 def _blocks(plan: Plan) -> str:

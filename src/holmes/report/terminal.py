@@ -45,9 +45,9 @@ def show_verification(result: Mapping[str, Any]) -> None:
 
 def plan_table(plan: Plan) -> Table:
     """What was planned, and what it is predicted to do."""
-    said, layout, batch = plan.predicted, plan.layout, plan.batch
+    said, batch = plan.predicted, plan.batch
     full = max(said.memory_bytes.values(), default=0)
-    degrees = f"pipeline {layout.pp}, data {layout.dp}, tensor {layout.tp}"
+    degrees = "pipeline {pp}, data {dp}, tensor {tp}".format(**plan.degrees)
     blocks = [str(stage.blocks[1] - stage.blocks[0]) for stage in plan.stages]
     extra = plan.schedule.extra_warmup_per_cut or (plan.schedule.extra_warmup,)
     warm = f", {max(extra)} extra warm-up" if max(extra, default=0) else ""

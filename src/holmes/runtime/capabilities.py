@@ -16,6 +16,7 @@ CAPABILITIES = Capabilities(
     shardings=frozenset({"none", "optimizer"}),
     recompute=frozenset({"none", "selective", "full"}),
     virtual_stages=MOST_VIRTUAL_STAGES,
+    unequal_stages=True,
 )
 
 

@@ -133,7 +133,7 @@ def _named(error: BaseException, instruction: Instruction, comm: Communicator) -
     if not isinstance(error, RuntimeError | TimeoutError):
         error.add_note(f"in {instruction.op} {instruction.id}, {place}")
         return error
-    peers = [part.rank for part in instruction.peer] or list(comm.others)
+    peers = [instruction.partner] if instruction.peer else list(comm.others)
     micro = "" if instruction.microbatch is None else f", micro-batch {instruction.microbatch}"
     named = RankDiedError(
         f"no answer from rank{'s' if len(peers) > 1 else ''} {', '.join(map(str, peers))} "

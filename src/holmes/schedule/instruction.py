@@ -113,7 +113,8 @@ class Instruction:
         stage: the virtual stage it belongs to.
         microbatch: the micro-batch, or None for per-step work.
         blocks: half-open range of blocks it covers.
-        peer: for transfers, who holds the other end of which interval.
+        peer: for transfers, who holds the other end of which byte intervals of this rank's
+            boundary buffer; all with one rank.
         group: for collectives, the name of the group in the Plan.
         buffer: what it writes (compute, receive, collective) or reads (send).
         bytes: payload of the whole transfer or collective; 0 for compute.
@@ -131,6 +132,11 @@ class Instruction:
     buffer: str = ""
     bytes: int = 0
     waits: tuple[int, ...] = ()
+
+    @property
+    def partner(self) -> int:
+        """The rank at the other end of a transfer: all slices of one are with the same rank."""
+        return self.peer[0].rank
 
     @property
     def cut(self) -> int:
@@ -158,24 +164,35 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a rank has in common with one rank across a cut: the group of the two, and the
+    byte intervals of this rank's boundary buffer that pass between them."""
+
+    group: str
+    slices: tuple[PeerSlice, ...]
+
+    @property
+    def bytes_(self) -> int:
+        return sum(part.stop - part.start for part in self.slices)
+
+
+@dataclass(frozen=True)
 class StageShape:
     """One virtual stage as the schedule sees it.
 
-    ``input_bytes`` and ``output_bytes`` are boundary activations of one
-    micro-batch (zero at the ends of the chain). ``buckets`` are in model order.
-    ``ranks`` are the logical ranks of the stage in rank order: data-parallel
-    ranks, each with its tensor-parallel neighbours. With tensor ranks,
-    ``data_groups`` names the data group of each entry of ``ranks``.
+    ``inputs`` and ``outputs`` are, for each entry of ``ranks``, the parts of its
+    boundary activations of one micro-batch (none at the ends of the chain). ``buckets``
+    are in model order. ``ranks`` are the logical ranks of the stage in rank order:
+    data-parallel ranks, each with its tensor-parallel neighbours. With tensor ranks,
+    ``data_groups`` names the data group of each entry of ``ranks``; ``tied_group`` likewise.
     """
 
     stage: int
     blocks: tuple[int, int]
     ranks: tuple[int, ...]
     buckets: tuple[Bucket, ...]
-    input_bytes: int
-    output_bytes: int
     data_group: str | None
-    input_groups: tuple[str, ...] = ()
-    output_groups: tuple[str, ...] = ()
+    inputs: tuple[tuple[Part, ...], ...] = ()
+    outputs: tuple[tuple[Part, ...], ...] = ()
     tied_group: tuple[str, ...] = ()
     data_groups: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ from holmes.schedule.instruction import (
     Bucket,
     Instruction,
     Op,
-    PeerSlice,
+    Part,
     Schedule,
     StageShape,
 )
@@ -57,14 +57,14 @@ class _Rank:
     """Builds the list of one rank."""
 
     next_id: int
-    data_index: int
+    position: int
     shapes: dict[int, StageShape]
     world: int
     norm_bytes: int
     gradient_bytes: int
     parameter_bytes: int
     out: list[Instruction] = field(default_factory=list)
-    received: dict[Action, int] = field(default_factory=dict)
+    received: dict[Action, tuple[int, ...]] = field(default_factory=dict)
     reduced: list[int] = field(default_factory=list)
 
     def add(self, op: Op, lane: str, stage: int, blocks: tuple[int, int], **rest: object) -> int:
@@ -100,10 +100,10 @@ def lower(
     next_id = 0
     for pipeline_rank, actions in enumerate(schedule.actions):
         mine = {s.stage: s for s in shapes if s.stage % schedule.stages == pipeline_rank}
-        for data_index, rank in enumerate(next(iter(mine.values())).ranks):
-            own = {stage: _own_groups(shape, data_index) for stage, shape in mine.items()}
+        for position, rank in enumerate(next(iter(mine.values())).ranks):
+            own = {stage: _own_groups(shape, position) for stage, shape in mine.items()}
             builder = _Rank(
-                next_id, data_index, own, world, norm_tensors * 8, gradient_bytes, parameter_bytes
+                next_id, position, own, world, norm_tensors * 8, gradient_bytes, parameter_bytes
             )
             _lower_rank(builder, actions, len(shapes), overlap, schedule.receive_ahead)
             by_rank[rank] = tuple(builder.out)
@@ -160,37 +160,48 @@ def _gather_all(rank: _Rank, waits: tuple[int, ...]) -> dict[tuple[int, int], in
 
 
 def _receive(rank: _Rank, action: Action, stages: int) -> None:
-    """List the receive that feeds an action, if it is fed by another stage."""
+    """List the receives that feed an action, if it is fed by another stage."""
     shape = rank.shapes[action.stage]
     if action.op is Op.FORWARD and action.stage > 0:
-        group, peer_of, size, what = shape.input_groups, "down", shape.input_bytes, "input"
+        parts, direction, what = shape.inputs[rank.position], "down", "input"
     elif action.op in UPWARD_OPS and action.stage < stages - 1:
-        group, peer_of, size, what = (
-            shape.output_groups,
-            "up",
-            shape.output_bytes,
-            "output_gradient",
-        )
+        parts, direction, what = shape.outputs[rank.position], "up", "output_gradient"
     else:
         return
-    name = group[rank.data_index]
-    rank.received[action] = rank.add(
-        Op.RECEIVE,
-        f"comm:{name}.{peer_of}",
-        action.stage,
-        shape.blocks,
-        microbatch=action.microbatch,
-        peer=(_peer(name, shape.ranks[rank.data_index], size),),
-        group=name,
-        buffer=f"{what}.s{action.stage}.m{action.microbatch}",
-        bytes=size,
+    buffer = f"{what}.s{action.stage}.m{action.microbatch}"
+    rank.received[action] = tuple(
+        rank.add(
+            Op.RECEIVE,
+            f"comm:{part.group}.{direction}",
+            action.stage,
+            shape.blocks,
+            microbatch=action.microbatch,
+            peer=part.slices,
+            group=part.group,
+            buffer=buffer if len(parts) == 1 else f"{buffer}.r{part.slices[0].rank}",
+            bytes=part.bytes_,
+        )
+        for part in parts
     )
 
 
-def _peer(group: str, me: int, size: int) -> PeerSlice:
-    """The other rank of a pipeline pair group, whose name is ``pipeline.<a>-<b>``."""
-    ends = [int(end) for end in group.removeprefix("pipeline.").split("-")]
-    return PeerSlice(next(end for end in ends if end != me), 0, size)
+def _send(
+    rank: _Rank, action: Action, parts: tuple[Part, ...], direction: str, buffer: str, done: int
+) -> None:
+    """List the sends of what an action made for another stage."""
+    for part in parts:
+        rank.add(
+            Op.SEND,
+            f"comm:{part.group}.{direction}",
+            action.stage,
+            rank.shapes[action.stage].blocks,
+            microbatch=action.microbatch,
+            peer=part.slices,
+            group=part.group,
+            buffer=buffer,
+            bytes=part.bytes_,
+            waits=(done,),
+        )
 
 
 def _forward(
@@ -200,8 +211,7 @@ def _forward(
     gathers: dict[tuple[int, int], int],
     stages: int,
 ) -> None:
-    fed = rank.received.get(action)
-    waits = () if fed is None else (fed,)
+    waits = rank.received.get(action, ())
     parts: list[tuple[tuple[int, int], tuple[int, ...]]] = [
         (b.blocks, (gathers[shape.stage, b.index],))
         for b in shape.buckets
@@ -220,25 +230,13 @@ def _forward(
         )
         waits = ()
     if action.stage < stages - 1:
-        name = shape.output_groups[rank.data_index]
-        rank.add(
-            Op.SEND,
-            f"comm:{name}.down",
-            shape.stage,
-            shape.blocks,
-            microbatch=action.microbatch,
-            peer=(_peer(name, shape.ranks[rank.data_index], shape.output_bytes),),
-            group=name,
-            buffer=f"output.s{shape.stage}.m{action.microbatch}.b{shape.blocks[1]}",
-            bytes=shape.output_bytes,
-            waits=(done,),
-        )
+        made = f"output.s{shape.stage}.m{action.microbatch}.b{shape.blocks[1]}"
+        _send(rank, action, shape.outputs[rank.position], "down", made, done)
 
 
 def _backward(rank: _Rank, action: Action, shape: StageShape, *, split: bool) -> None:
     """A backward, or one of its two parts."""
-    fed = rank.received.get(action)
-    waits = () if fed is None else (fed,)
+    waits = rank.received.get(action, ())
     parts: list[tuple[tuple[int, int], Bucket | None]] = [(shape.blocks, None)]
     if split and shape.data_group is not None:
         parts = [(b.blocks, b) for b in reversed(shape.buckets)]
@@ -258,19 +256,8 @@ def _backward(rank: _Rank, action: Action, shape: StageShape, *, split: bool) ->
         if bucket is not None and not bucket.tied:
             _reduce(rank, shape, bucket, (done,))
     if action.stage > 0 and action.op in UPWARD_OPS:
-        name = shape.input_groups[rank.data_index]
-        rank.add(
-            Op.SEND,
-            f"comm:{name}.up",
-            shape.stage,
-            shape.blocks,
-            microbatch=action.microbatch,
-            peer=(_peer(name, shape.ranks[rank.data_index], shape.input_bytes),),
-            group=name,
-            buffer=f"input_gradient.s{shape.stage}.m{action.microbatch}.b{shape.blocks[0]}",
-            bytes=shape.input_bytes,
-            waits=(done,),
-        )
+        made = f"input_gradient.s{shape.stage}.m{action.microbatch}.b{shape.blocks[0]}"
+        _send(rank, action, shape.inputs[rank.position], "up", made, done)
 
 
 def _reduce(rank: _Rank, shape: StageShape, bucket: Bucket, waits: tuple[int, ...]) -> None:
@@ -302,7 +289,7 @@ def _finish(rank: _Rank, overlap: bool) -> None:
         for bucket in reversed(shape.buckets):
             summed: tuple[int, ...] = (last,)
             if bucket.tied:
-                name = shape.tied_group[rank.data_index]
+                name = shape.tied_group[rank.position]
                 summed = (
                     rank.add(
                         Op.ALL_REDUCE,

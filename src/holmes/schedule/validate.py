@@ -74,8 +74,8 @@ def _check_one_writer(program: Program) -> None:
             raise ScheduleError(f"buffer {twice[0]!r} has several writers", where=f"rank {rank}")
 
 
-def _channel(ins: Instruction, rank: int, peer: int) -> tuple[str, int, int]:
-    sender, receiver = (rank, peer) if ins.op is Op.SEND else (peer, rank)
+def _channel(ins: Instruction, rank: int) -> tuple[str, int, int]:
+    sender, receiver = (rank, ins.partner) if ins.op is Op.SEND else (ins.partner, rank)
     return ins.lane, sender, receiver
 
 
@@ -86,9 +86,7 @@ def _check_pairs(program: Program) -> None:
         for ins in instructions:
             if ins.op in (Op.SEND, Op.RECEIVE):
                 book = sends if ins.op is Op.SEND else receives
-                for part in ins.peer:
-                    entry = (ins.cut, ins.microbatch, part.stop - part.start)
-                    book[_channel(ins, rank, part.rank)].append(entry)
+                book[_channel(ins, rank)].append((ins.cut, ins.microbatch, ins.bytes))
     for channel in sorted(set(sends) | set(receives)):
         if sends[channel] != receives[channel]:
             lane, sender, receiver = channel
@@ -189,14 +187,12 @@ def _check_no_deadlock(program: Program) -> None:
                     if any(sent[c] < count for c, count in awaited[rank].get(ins.id, ())):
                         break
                 elif ins.op is Op.RECEIVE:
-                    for part in ins.peer:
-                        posted[_channel(ins, rank, part.rank)] += 1
+                    posted[_channel(ins, rank)] += 1
                 elif ins.op is Op.SEND:
-                    channels = [_channel(ins, rank, part.rank) for part in ins.peer]
-                    if any(posted[c] <= sent[c] for c in channels):
+                    channel = _channel(ins, rank)
+                    if posted[channel] <= sent[channel]:
                         break
-                    for channel in channels:
-                        sent[channel] += 1
+                    sent[channel] += 1
                 elif not _advance_collective(program, position, members, rank, ins):
                     break
                 else:
@@ -228,16 +224,15 @@ def _awaited(
 ) -> dict[int, list[tuple[tuple[str, int, int], int]]]:
     """Per compute instruction: how many sends on which channel must have happened."""
     count: dict[tuple[str, int, int], int] = defaultdict(int)
-    number: dict[int, list[tuple[tuple[str, int, int], int]]] = {}
+    number: dict[int, tuple[tuple[str, int, int], int]] = {}
     found: dict[int, list[tuple[tuple[str, int, int], int]]] = {}
     for ins in instructions:
         if ins.op is Op.RECEIVE:
-            for part in ins.peer:
-                channel = _channel(ins, rank, part.rank)
-                count[channel] += 1
-                number.setdefault(ins.id, []).append((channel, count[channel]))
+            channel = _channel(ins, rank)
+            count[channel] += 1
+            number[ins.id] = (channel, count[channel])
         elif ins.op in COMPUTE_OPS:
-            found[ins.id] = [entry for wait in ins.waits for entry in number.get(wait, ())]
+            found[ins.id] = [number[wait] for wait in ins.waits if wait in number]
     return found
 
 

@@ -61,7 +61,7 @@ def _critical_stage(plan: Plan, cost: CostModel) -> float:
     reading of a stage (its slowest device).
     """
     times = times_of(plan, cost)
-    m, p = plan.schedule.microbatches, plan.layout.pp
+    m, p = plan.schedule.microbatches, plan.pp
     apart = FORMS[plan.schedule.name].splits_backward
     gathers = times.exchanges and plan.overlap
     worst = fill = drain = 0.0

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from holmes.cost.model import CostModel, owned_elements
+from holmes.cost.model import CostModel, micro_of, owned_elements
 from holmes.cost.network import Network
 from holmes.cost.software import cut_seconds, exchange_seconds, fabric_of, waits_for_transfers
 from holmes.plan.plan import Plan, Stage
@@ -42,8 +42,8 @@ def step_seconds(plan: Plan, cost: CostModel) -> float:
     if waits_for_transfers(plan, cost.calibration):
         schedule = replace(schedule_of(plan), ahead=0)
         seconds = pipeline_seconds(schedule, times, overlap=plan.overlap)
-    elif FORMS[choice.name].levels is not None and plan.layout.pp >= FEWEST_STAGES:
-        extras = choice.extra_warmup_per_cut or (choice.extra_warmup,) * (plan.layout.pp - 1)
+    elif FORMS[choice.name].levels is not None and plan.pp >= FEWEST_STAGES:
+        extras = choice.extra_warmup_per_cut or (choice.extra_warmup,) * (plan.pp - 1)
         seconds = wavefront_seconds(
             choice.name, choice.microbatches, extras, times, overlap=plan.overlap
         )
@@ -80,20 +80,20 @@ def _stage_times(
     plan: Plan, cost: CostModel, network: Network, stage: Stage, shape: StageShape
 ) -> StageTimes:
     devices = cost.topology.devices
-    slots = {devices[plan.rank_map[rank]].node.index: rank for rank in stage.ranks}
+    slots = {
+        (devices[plan.rank_map[rank]].node.index, micro_of(plan, stage, rank)): rank
+        for rank in stage.ranks
+    }
     tp = stage.layout.tp
     step: Time = 0.0
-    if stage.stage < plan.layout.pp:  # one step for all stages of a rank
+    if stage.stage < plan.pp:  # one step for all stages of a rank
         for rank in slots.values():
             owned = owned_elements(plan, rank)
             step = max(step, cost.optimizer_seconds(owned, devices[plan.rank_map[rank]]))
     buckets = shape.buckets or (Bucket(0, stage.blocks, 0),)
     parts = []
     for bucket in buckets:
-        each = [
-            cost.stage_time(plan, stage, bucket.blocks, devices[plan.rank_map[rank]])
-            for rank in slots.values()
-        ]
+        each = [cost.stage_time(plan, stage, bucket.blocks, rank) for rank in slots.values()]
         parts.append(
             PartTimes(
                 gather=exchange_seconds(plan, network, shape, Op.ALL_GATHER, bucket),
@@ -103,7 +103,10 @@ def _stage_times(
                 tied=bucket.tied,
                 weight=max(
                     cost.weight_seconds(
-                        bucket.blocks, devices[plan.rank_map[rank]], plan.batch.micro, tp
+                        bucket.blocks,
+                        devices[plan.rank_map[rank]],
+                        micro_of(plan, stage, rank),
+                        tp,
                     )
                     for rank in slots.values()
                 ),
@@ -119,10 +122,12 @@ def _tied(plan: Plan, network: Network, shapes: Sequence[StageShape]) -> float:
         return 0.0
     bucket = next(bucket for bucket in holders[0].buckets if bucket.tied)
     bytes_ = (bucket.tied_elements or bucket.elements) * plan.workload.gradient_bytes
+    members: dict[str, list[int]] = {}
+    for shape in holders:
+        for name, rank in zip(shape.tied_group, shape.ranks, strict=True):
+            members.setdefault(name, []).append(rank)
     together = [
         network.collective(Op.ALL_REDUCE, ends, bytes_, fabric_of(plan, name))
-        for name, *ends in zip(
-            holders[0].tied_group, *(shape.ranks for shape in holders), strict=True
-        )
+        for name, ends in members.items()
     ]
     return network.together(together).seconds

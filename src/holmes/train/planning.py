@@ -114,10 +114,11 @@ def check_wishes(plan: Plan, resolved: ResolvedJob, *, where: str) -> None:
     """
     choice = plan.schedule
     decided: dict[str, object] = {
-        "tensor": plan.layout.tp,
-        "pipeline": plan.layout.pp,
-        "data": plan.layout.dp,
-        "context": plan.layout.cp,
+        "tensor": _of_stages(plan, "tp"),
+        "pipeline": plan.pp,
+        "data": _of_stages(plan, "dp"),
+        "context": _of_stages(plan, "cp"),
+        "scatter_gather": plan.scatter_gather,
         "sharding": plan.sharding,
         "schedule": choice.name,
         "virtual_stages": choice.virtual_stages,
@@ -143,6 +144,12 @@ def check_wishes(plan: Plan, resolved: ResolvedJob, *, where: str) -> None:
                 next_step="leave the key out, or make another plan with `holmes plan -o` and "
                 "give it with --plan",
             )
+
+
+def _of_stages(plan: Plan, degree: str) -> int | tuple[int, ...]:
+    """A degree as the job file gives it: one number, or one for each stage."""
+    each = tuple(getattr(stage.layout, degree) for stage in plan.stages[: plan.pp])
+    return each[0] if len(set(each)) == 1 else each
 
 
 def refuse_virtual(resolved: ResolvedJob) -> None:

@@ -37,16 +37,15 @@ def train_reference(
     batches: BatchPlan,
     *,
     steps: int,
-    dp: int,
-    micro: int,
+    shares: Sequence[tuple[int, int]],
     microbatch_order: Sequence[int],
     on_step: Callable[[int], None] = lambda step: None,
 ) -> ReferenceResult:
     """Train ``steps`` steps of a job in this process.
 
     Args:
-        dp: data-parallel replicas whose samples are visited one replica after the other.
-        micro: samples of a micro-batch.
+        shares: the samples [first, last) of a micro-batch that each data-parallel replica
+            takes; replicas are visited one after the other.
         microbatch_order: the order in which backward passes add to the gradients.
         on_step: told the number of steps done.
     """
@@ -61,14 +60,16 @@ def train_reference(
     _begin(named, folder_weights(job, config))
     optimizer = _adamw(job, named, sharding)
     losses: list[float] = []
-    scale = dp * len(microbatch_order)
+    size = job.batch.global_ // len(microbatch_order)
     for step in range(steps):
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         sums: dict[str, Tensor] = {}
-        for replica in range(dp):
+        for first, last in shares:
+            scale = job.batch.global_ / (last - first)
             for microbatch in microbatch_order:
-                batch = batches.micro_batch(step, replica, microbatch, dp, micro)
+                start = microbatch * size
+                batch = batches.samples(step, start + first, start + last)
                 with module.autocast(job.train.precision):
                     x = _output(blocks, batch)
                     loss = module.loss(x, torch.from_numpy(batch.targets)) / scale

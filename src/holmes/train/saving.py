@@ -50,8 +50,7 @@ def state_of(optimizer: ShardedAdamW, rank: int) -> dict[str, Shard]:
 
 def metadata(plan: Plan, batches: BatchPlan, step: int) -> dict[str, Any]:
     """What a checkpoint says beside its tensors: layout and position in the data."""
-    degrees = {"tp": plan.layout.tp, "pp": plan.layout.pp, "dp": plan.layout.dp}
-    layout = {**degrees, "sharding": plan.sharding}
+    layout = {**plan.degrees, "sharding": plan.sharding}
     return {
         "plan_digest": plan.schedule.digest,
         "layout": layout,

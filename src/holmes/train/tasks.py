@@ -20,6 +20,7 @@ from holmes.errors import UnavailableError
 from holmes.job.job import Job
 from holmes.launch.context import RankContext
 from holmes.models.registry import describe, family_of, model_module, sharding_module
+from holmes.plan.plan import Plan
 from holmes.runtime.checkpoint.fence import require_current
 from holmes.runtime.checkpoint.read import read_checkpoint
 from holmes.runtime.groups import GroupOptions, Groups, open_groups
@@ -147,7 +148,7 @@ def profile(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, An
         groups.barrier()
         measured = profile_blocks(stage, kinds, batch, pace)
         found["blocks"] = _as_json(measured)
-        if given.plan.layout.tp > 1:
+        if given.plan.tensor > 1:
             found["split_blocks"] = _as_json(_profile_split(given, groups, pace))
         found["optimizer"] = profile_optimizer(pace)
         turn = sum(measured[kind].forward + measured[kind].backward for kind in kinds)
@@ -160,7 +161,7 @@ def profile(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, An
 
 def _profile_split(given: Assignment, groups: Groups, pace: Pace) -> dict[str, Measured]:
     """Seconds of blocks, collectives included, all tensor groups computing at once."""
-    split, tensor = sharding_module(family_of(given.job.model)).TENSOR_SPLIT, given.plan.layout.tp
+    split, tensor = sharding_module(family_of(given.job.model)).TENSOR_SPLIT, given.plan.tensor
     share = share_of(given.plan, groups, split, pace)
     groups.barrier()
     chain = short_model(given.job, given.plan.batch.micro, share, tensor)
@@ -208,6 +209,11 @@ def short_model(
     return stage, ["embedding", *["transformer"] * layers, "head"], MicroBatch(tokens, tokens)
 
 
+def shares_of(plan: Plan) -> tuple[tuple[int, int], ...]:
+    """Samples of a micro-batch of each replica of the last stage."""
+    return tuple(dict.fromkeys(plan.samples_of(rank) for rank in plan.stages[-1].ranks))
+
+
 def compare_with_reference(
     context: RankContext,
     assignment: Mapping[str, Any],
@@ -225,8 +231,7 @@ def compare_with_reference(
         given.job,
         batches,
         steps=given.steps,
-        dp=given.plan.layout.dp,
-        micro=given.plan.batch.micro,
+        shares=shares_of(given.plan),
         microbatch_order=microbatch_order,
         on_step=lambda step: context.report({"phase": "plain single-process run", "step": step}),
     )

@@ -70,7 +70,7 @@ class Trainer:
         self.monitor = Monitor(
             assignment.run_folder, groups, parts.interpreter, assignment.faults(), parts.poison
         )
-        self.data_index = self.plan.layout.coordinates(groups.rank)[1]
+        self.share = self.plan.samples_of(groups.rank)
         self.ledger = self.open_ledger()
         self.first_step = 0
         self.loss: float | None = None
@@ -117,15 +117,15 @@ class Trainer:
 
     def loader(self, step: int) -> Callable[[int], MicroBatch]:
         """Micro-batches of a step for this rank's replica, by number."""
-        batches, dp, micro = self.batches, self.plan.layout.dp, self.plan.batch.micro
+        batches, (first, last), size = self.batches, self.share, self.plan.round_samples
         assert batches is not None
 
         def load_one(microbatch: int) -> MicroBatch:
+            start = microbatch * size
             if self.ledger is not None:
-                first = batches.samples_before(step)
-                first += batches.first_sample(self.data_index, microbatch, dp, micro)
-                self.ledger.consume(range(first, first + micro))
-            return self.on_device(batches.micro_batch(step, self.data_index, microbatch, dp, micro))
+                before = batches.samples_before(step) + start
+                self.ledger.consume(range(before + first, before + last))
+            return self.on_device(batches.samples(step, start + first, start + last))
 
         return load_one
 
@@ -169,11 +169,11 @@ class Trainer:
         held, wanted = self.held_out, self.job.train.evaluate_batches
         if held is None or wanted == 0:
             return
-        dp, micro = self.plan.layout.dp, self.plan.batch.micro
-        count = max(1, held.batches(micro, wanted) // dp)
+        (first, last), size = self.share, self.plan.round_samples
+        count = held.rounds(size, max(1, wanted * self.plan.batch.micro // size))
 
         def load_one(index: int) -> MicroBatch:
-            return self.on_device(held.batch(index * dp + self.data_index, micro))
+            return self.on_device(held.samples(index * size + first, index * size + last))
 
         self.validation = self.interpreter.evaluate(load_one, count)
         self.recorder.evaluation(step, self.validation)
@@ -204,8 +204,8 @@ class Trainer:
 
     def open_ledger(self) -> Ledger | None:
         """The ledger of this rank, where it is one of those that count samples."""
-        here = self.plan.layout.coordinates(self.groups.rank)
-        if self.batches is None or not self.assignment.save or (here[0], here[2]) != (0, 0):
+        counts = self.groups.rank in self.plan.stages[0].leaders
+        if self.batches is None or not self.assignment.save or not counts:
             return None
         return Ledger(self.assignment.run_folder, self.groups.rank, self.groups.generation)
 

@@ -61,5 +61,4 @@ def verify(resolved: ResolvedJob, steps: int, progress: Progress) -> dict[str, A
                 ranks=1,
             )
         losses = [step.loss for step in read_metrics(run / "metrics.jsonl")]
-    layout = {"tp": plan.layout.tp, "pp": plan.layout.pp, "dp": plan.layout.dp}
-    return {**compared, "losses": losses, "layout": layout, "steps": steps}
+    return {**compared, "losses": losses, "layout": plan.degrees, "steps": steps}

@@ -50,6 +50,6 @@ def _kinds(found: dict[str, int]) -> str:
 
 
 def _overlap(plan: Plan, other: Plan) -> str | None:
-    if plan.overlap and not other.overlap and plan.layout.dp > 1:
+    if plan.overlap and not other.overlap and any(group.axis == "data" for group in plan.groups):
         return "the exchange runs under the backward instead of after it"
     return None

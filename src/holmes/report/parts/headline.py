@@ -167,14 +167,14 @@ def _facts(runs: Sequence[RunData]) -> Html:
     run = runs[0]
     facts: list[tuple[str, str, str]] = []
     if run.plan:
-        work, layout, batch = run.plan.workload, run.plan.layout, run.plan.batch
+        work, degrees, batch = run.plan.workload, run.plan.degrees, run.plan.batch
         facts.append(("model", work.name, f"{units.count(work.parameters)} parameters"))
-        tensor = f", tensor {layout.tp}" if layout.tp > 1 else ""
+        tensor = "" if degrees["tp"] == 1 else f", tensor {degrees['tp']}"
         facts.append(
             (
                 "ranks",
                 f"{run.plan.world_size}",
-                f"pipeline {layout.pp}, data {layout.dp}{tensor}",
+                f"pipeline {degrees['pp']}, data {degrees['dp']}{tensor}",
             )
         )
         shape = f"{run.plan.schedule.microbatches} micro-batches of {batch.micro} a replica"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from holmes.models.common.tensor import TensorSplit
+from holmes.plan.boundary import boundary_bytes
 from holmes.plan.plan import Plan, Stage
 from holmes.plan.program import program_of, stage_shape
 from holmes.runtime.checkpoint.manifest import Box
@@ -100,20 +101,22 @@ def real_engine(
         )
     ]
     planned = [bucket for stage in mine for bucket in stage.buckets]
-    buckets = flatten(
-        slots, planned, plan.layout.dp, plan.layout.coordinates(groups.rank)[1], groups.device
-    )
+    members, index = mine[0].replicas, mine[0].data_index(groups.rank)
+    buckets = flatten(slots, planned, members, index, groups.device)
     if model.read is not None:
         fill(slots, model.read)
     optimizer = ShardedAdamW(
         buckets,
         settings,
-        plan.layout.dp,
+        members,
         keep_whole=plan.sharding == "none",
         shared=share.shared,
+        whole_ties=plan.layout is None,
     )
+    first, last = plan.samples_of(groups.rank)
+    tokens = mine[0].layout.tp if plan.scatter_gather else 1
     boundary = torch.empty(
-        (plan.batch.micro, plan.workload.sequence // plan.layout.tp, plan.workload.hidden),
+        (last - first, plan.workload.sequence // tokens, plan.workload.hidden),
         dtype=slots[0].parameter.dtype,
         device=groups.device,
     )
@@ -124,7 +127,7 @@ def real_engine(
             place_of(plan, stage),
             built[stage.stage],
             share.loss(model.loss),
-            plan.schedule.microbatches * plan.layout.dp,
+            plan.batch.global_ / (last - first),
             boundary,
             recompute=plan.recompute == "full",
             autocast=model.autocast,
@@ -164,29 +167,20 @@ def virtual_engine(
         VirtualStage(
             place_of(plan, stage),
             {index: seconds[index] for index in range(*stage.blocks)},
-            _boundary_bytes(plan, stage.blocks[0]),
-            _boundary_bytes(plan, stage.blocks[1]),
+            boundary_bytes(plan, stage.blocks[0], groups.rank),
+            boundary_bytes(plan, stage.blocks[1], groups.rank),
         )
         for stage in mine
     ]
     optimizer = VirtualOptimizer(
         tuple(bucket for stage in mine for bucket in stage_shape(plan, stage).buckets),
-        plan.layout.dp,
+        mine[0].replicas,
         seconds_per_element,
         gradient_bytes=plan.workload.gradient_bytes,
         parameter_bytes=plan.workload.parameter_bytes,
     )
     interpreter = Interpreter(program_of(plan), groups, stages, optimizer, _tensors(plan))
     return Engine(interpreter, optimizer)
-
-
-def _boundary_bytes(plan: Plan, border: int) -> int:
-    """Bytes that a rank sends of one micro-batch between block ``border`` - 1 and the next;
-    0 at the ends."""
-    blocks = plan.workload.blocks
-    if border in (0, len(blocks)):
-        return 0
-    return int(blocks[border - 1].output_bytes * plan.batch.micro) // plan.layout.tp
 
 
 def _tensors(plan: Plan) -> int:

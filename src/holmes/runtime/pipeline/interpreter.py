@@ -7,6 +7,7 @@ rules, so measured and predicted spans share instruction ids.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from holmes.runtime.communicator import Communicator
 from holmes.runtime.groups import Groups
 from holmes.runtime.lanes import Completion, Lanes
 from holmes.runtime.monitor.observer import Observer, Unobserved
+from holmes.runtime.pipeline.boundary import Boundaries, part_of, place, whole_name
 from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.stage import MicroBatch, StageProgram
 from holmes.runtime.sharding.optimizer import Outcome, StepOptimizer
@@ -79,7 +81,7 @@ class Interpreter:
         self._pace = pace or Pace(None)
         self._tensors = tensors
         self._completion = Completion()
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers = Boundaries(self._list)
         self._batches: dict[tuple[int, int], MicroBatch] = {}
         self._spans: list[Span] = []
         self._outcome = Outcome(0.0, False)
@@ -144,28 +146,29 @@ class Interpreter:
         """
         self.gather_parameters()
         total = torch.zeros(2, dtype=torch.float64, device=self._groups.device)
-        down = [ins for ins in self._list if ins.lane.endswith(".down")]
-        before = {ins.stage: ins for ins in down if ins.op is Op.RECEIVE}
-        after = {ins.stage: ins for ins in down if ins.op is Op.SEND}
+        before, after = self._first_transfers(Op.RECEIVE), self._first_transfers(Op.SEND)
         for microbatch in range(count):
             for number, stage in self._stages.items():
                 received = None
-                if number in before:
-                    source = before[number]
-                    received = stage.new_input()
-                    collectives.receive(self._comms[source.lane], received, source.peer[0].rank)
+                for source in before[number]:
+                    received = stage.new_input() if received is None else received
+                    part = part_of(received, source.peer)
+                    collectives.receive(self._comms[source.lane], part, source.partner)
+                    if len(source.peer) > 1:
+                        place(received, source.peer, part)
                 batch = load_batch(microbatch) if stage.uses_data else None
                 output = stage.evaluate(received, batch)
-                if number in after:
-                    target = after[number]
-                    collectives.send(self._comms[target.lane], output, target.peer[0].rank)
+                for target in after[number]:
+                    part = part_of(output, target.peer)
+                    collectives.send(self._comms[target.lane], part, target.partner)
                 if stage.place.is_last:
-                    total[0] += output.item()
-                    total[1] += 1.0
+                    samples = 1 if batch is None else len(batch.tokens)
+                    total[0] += output.item() * samples
+                    total[1] += samples
         if self._groups.world_size > 1:
             collectives.all_reduce(self._groups["world"], total)
-        loss, samples = total.tolist()
-        return float(loss / samples)
+        loss, count = total.tolist()
+        return float(loss / count)
 
     @property
     def lanes(self) -> tuple[str, ...]:
@@ -210,26 +213,26 @@ class Interpreter:
         received = None
         if ins.blocks[0] == place.start:
             if not place.is_first:
-                received = self._buffers.pop(f"input.s{ins.stage}.m{micro}")
+                received = self._buffers.take(f"input.s{ins.stage}.m{micro}")
             if self._load is not None and stage.uses_data:
                 self._batches[key] = self._load(micro)
         ends = ins.blocks[1] == place.stop
         batch = self._batches.pop(key, None) if ends else self._batches.get(key)
         output = stage.forward(micro, ins.blocks, received, batch)
         if ends and not place.is_last:
-            self._buffers[ins.buffer] = output
+            self._buffers.leave(ins.buffer, output)
 
     def _backward(self, ins: Instruction) -> None:
         stage, micro = self._stages[ins.stage], _microbatch(ins)
         place = stage.place
         received = None
         if ins.blocks[1] == place.stop and not place.is_last:
-            received = self._buffers.pop(f"output_gradient.s{ins.stage}.m{micro}")
+            received = self._buffers.take(f"output_gradient.s{ins.stage}.m{micro}")
         run = stage.backward if ins.op is Op.BACKWARD else stage.input_gradient
         gradient = run(micro, ins.blocks, received)
         if ins.blocks[0] == place.start and not place.is_first:
             assert gradient is not None
-            self._buffers[ins.buffer] = gradient
+            self._buffers.leave(ins.buffer, gradient)
 
     def _communicate(self, ins: Instruction) -> None:
         """Run one communication to its end; called by the instruction's lane."""
@@ -237,11 +240,11 @@ class Interpreter:
         self.observer.begin(ins)
         comm = self._comms[ins.lane]
         if ins.op is Op.SEND:
-            collectives.send(comm, self._buffers.pop(ins.buffer), ins.peer[0].rank)
+            collectives.send(comm, self._buffers.outgoing(ins), ins.partner)
         elif ins.op is Op.RECEIVE:
-            buffer = self._boundary_buffer(ins)
-            collectives.receive(comm, buffer, ins.peer[0].rank)
-            self._buffers[ins.buffer] = buffer
+            part = self._buffers.incoming(ins, lambda: self._boundary_buffer(ins))
+            collectives.receive(comm, part, ins.partner)
+            self._buffers.arrived(ins, part)
         elif ins.op is Op.REDUCE_SCATTER:
             self._optimizer.reduce(_bucket(ins), comm)
         elif ins.op is Op.ALL_GATHER:
@@ -264,6 +267,14 @@ class Interpreter:
         """Room for what a receive brings."""
         stage = self._stages[ins.stage]
         return stage.new_input() if ins.lane.endswith(".down") else stage.new_output_gradient()
+
+    def _first_transfers(self, op: Op) -> dict[int, list[Instruction]]:
+        """By stage, the sends or receives of its first micro-batch, towards later stages."""
+        found: dict[int, dict[str, Instruction]] = {number: {} for number in self._stages}
+        for ins in self._list:
+            if ins.op is op and ins.lane.endswith(".down"):
+                found[ins.stage].setdefault(ins.lane, ins)
+        return {number: list(by_lane.values()) for number, by_lane in found.items()}
 
     def _fill_squares(self) -> None:
         """This rank's squared norms, and behind them its losses."""
@@ -293,15 +304,20 @@ class Interpreter:
         )
 
     def _check_boundaries(self) -> None:
+        planned: Counter[tuple[str, int]] = Counter()
+        first: dict[tuple[str, int], Instruction] = {}
         for ins in self._list:
-            if ins.op is not Op.RECEIVE:
-                continue
-            buffer = self._boundary_buffer(ins)
-            if buffer.nbytes != ins.bytes:
+            if ins.op is Op.RECEIVE:
+                key = (whole_name(ins), ins.stage)
+                planned[key] += ins.bytes
+                first.setdefault(key, ins)
+        for key, bytes_ in planned.items():
+            buffer = self._boundary_buffer(first[key])
+            if buffer.nbytes != bytes_:
                 raise ConfigError(
-                    f"stage {ins.stage} receives {buffer.nbytes} bytes per micro-batch, "
-                    f"the plan says {ins.bytes}",
-                    where=f"rank {self._rank}, {ins.lane}",
+                    f"stage {key[1]} receives {buffer.nbytes} bytes per micro-batch, "
+                    f"the plan says {bytes_}",
+                    where=f"rank {self._rank}, {first[key].lane}",
                     why="the plan was made for another precision or sequence length",
                     next_step="plan again with `holmes plan`",
                 )

@@ -112,7 +112,8 @@ class TorchStage:
     Args:
         blocks: the modules of blocks [place.start, place.stop).
         loss: of the last block's output and the targets; a mean over the micro-batch.
-        loss_divisor: micro-batches x data replicas: gradients sum to those of the mean.
+        loss_divisor: samples of the step over those of this rank's micro-batch: whatever the
+            shares, gradients sum to those of the mean over all tokens.
         recompute: keep only block inputs and run each block again before its backward
             (with the random numbers of the first time).
         autocast: makes the context in which blocks run forward.
@@ -124,7 +125,7 @@ class TorchStage:
         place: StagePlace,
         blocks: Sequence[nn.Module],
         loss: LossFunction,
-        loss_divisor: int,
+        loss_divisor: float,
         boundary: Tensor,
         *,
         recompute: bool = False,
@@ -169,7 +170,8 @@ class TorchStage:
         if blocks[1] < self.place.stop:
             self._between[microbatch] = x
         self._finish()
-        return x.detach().contiguous()
+        ends = blocks[1] == self.place.stop and not self.place.is_last
+        return self._passed_on(x.detach()) if ends else x.detach().contiguous()
 
     def backward(self, microbatch: int, blocks: Blocks, received: Tensor | None) -> Tensor | None:
         gradient = self._range_gradient(microbatch, blocks, received)
@@ -198,7 +200,8 @@ class TorchStage:
 
     @torch.no_grad()
     def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
-        x = batch.tokens if self.place.is_first and batch is not None else received
+        first = self.place.is_first and batch is not None
+        x = batch.tokens if first and batch is not None else self._taken(received)
         assert x is not None
         with self._autocast():
             for block in self._blocks.values():
@@ -207,7 +210,7 @@ class TorchStage:
             assert batch is not None
             x = self._loss_of(x, batch)
         self._finish()
-        return x.contiguous()
+        return x if self.place.is_last else self._passed_on(x)
 
     def take_loss(self) -> float | None:
         if not self.place.is_last:
@@ -226,7 +229,7 @@ class TorchStage:
         if self.place.is_first:
             assert batch is not None
             return batch.tokens
-        taken = self._take_on_this_stream(received)
+        taken = self._taken(received)
         assert taken is not None
         return taken
 
@@ -235,7 +238,7 @@ class TorchStage:
     ) -> Tensor | None:
         if blocks[1] < self.place.stop:
             return self._between.pop(microbatch)
-        return self._take_on_this_stream(received)
+        return self._taken(received)
 
     def _range_done(
         self, microbatch: int, blocks: Blocks, gradient: Tensor | None
@@ -244,7 +247,8 @@ class TorchStage:
             assert gradient is not None
             self._between[microbatch] = gradient
         self._finish()
-        return None if gradient is None else gradient.contiguous()
+        ends = blocks[0] == self.place.start and not self.place.is_first
+        return self._passed_on(gradient) if ends and gradient is not None else gradient
 
     def _is_loss(self, index: int) -> bool:
         return index == self.place.total - 1
@@ -272,6 +276,14 @@ class TorchStage:
         output = self._run(index, kept.input, kept.batch)
         _set_rng_state(now, device)
         return output
+
+    def _passed_on(self, boundary: Tensor) -> Tensor:
+        """What this rank sends of its boundary, contiguous."""
+        return boundary.contiguous()
+
+    def _taken(self, received: Tensor | None) -> Tensor | None:
+        """What this rank computes with of what it received."""
+        return self._take_on_this_stream(received)
 
     def _take_on_this_stream(self, received: Tensor | None) -> Tensor | None:
         """On CUDA, keep the allocator from reusing a lane's buffer while this stream reads it."""

@@ -24,6 +24,7 @@ from holmes.runtime.communicator import Communicator
 from holmes.runtime.sharding.bucket_state import STATES, AdamWSettings, BucketState
 from holmes.runtime.sharding.buckets import FlatBucket
 from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
+from holmes.runtime.sharding.tied import sum_whole
 from holmes.runtime.tensor.shared import SharedGradients
 
 STEP_NAME = "optimizer/step"
@@ -63,6 +64,8 @@ class ShardedAdamW:
         buckets: from :func:`holmes.runtime.sharding.buckets.flatten`.
         keep_whole: every rank keeps all states (``sharding: none``).
         shared: sums what several tensor ranks hold; None without tensor ranks.
+        whole_ties: a tied weight is summed over all ranks that hold it or a piece of it,
+            because its two stages are divided differently.
     """
 
     def __init__(
@@ -73,7 +76,9 @@ class ShardedAdamW:
         *,
         keep_whole: bool = False,
         shared: SharedGradients | None = None,
+        whole_ties: bool = False,
     ) -> None:
+        self._whole_ties = whole_ties
         self._shared = shared
         self._buckets = {bucket.index: bucket for bucket in buckets}
         self._settings = settings
@@ -114,7 +119,11 @@ class ShardedAdamW:
     def sum_tied(self, bucket: int, comm: Communicator) -> None:
         flat = self._buckets[bucket]
         for item in flat.tied:
-            collectives.all_reduce(comm, flat.gradients[item.start : item.stop])
+            gradient = flat.gradients[item.start : item.stop]
+            if self._whole_ties:
+                sum_whole(comm, gradient, item.slot, first=flat.shard[0] == 0)
+            else:
+                collectives.all_reduce(comm, gradient)
 
     def add_squares(self, squares: Tensor) -> None:
         if self._shared is not None:

@@ -63,6 +63,14 @@ class Piece:
             part = torch.cat([part, whole.new_zeros((missing, *self.shape[1:]))])
         return part.contiguous()
 
+    def put(self, whole: Tensor, flat: Tensor) -> None:
+        """Write this piece, given flat, padding behind, to its place in the whole tensor."""
+        if self.dim is None:
+            whole.copy_(flat.view(self.shape))
+            return
+        target = whole.narrow(self.dim, self.start, self.stop - self.start)
+        target.copy_(flat[: self.elements].view(target.shape))
+
 
 def whole_piece(shape: tuple[int, ...], index: int) -> Piece:
     """What every rank holds all of."""

@@ -19,7 +19,7 @@ from holmes.runtime.tensor.piece import Piece
 from holmes.runtime.tensor.shared import SharedGradients
 from holmes.runtime.tensor.split import TensorSplitter, tie
 from holmes.runtime.tensor.stage import TensorStage
-from holmes.runtime.tensor.tally import declared
+from holmes.runtime.tensor.tally import declared, gathered_boundaries
 from holmes.runtime.tensor.vocabulary import split_loss
 
 Build = Callable[[int, int], Sequence[nn.Module]]
@@ -69,7 +69,10 @@ class TensorShare(Share):
         self.pieces = {}
         mine = [stage for stage in plan.stages if groups.rank in stage.ranks]
         blocks = [b for stage in mine for b in plan.workload.blocks[slice(*stage.blocks)]]
-        expected = declared(blocks, self._axis.size, plan.batch.micro, plan.recompute)
+        first, last = plan.samples_of(groups.rank)
+        expected = declared(blocks, self._axis.size, last - first, plan.recompute)
+        if not plan.scatter_gather:
+            expected += gathered_boundaries(plan, mine, last - first)
         self.shared = SharedGradients(self._axis, expected, plan.schedule.microbatches)
 
     def apply(self, blocks: Sequence[nn.Module], indices: Sequence[int]) -> None:
@@ -97,7 +100,8 @@ class TensorShare(Share):
         return blocks
 
     def stage(self, *arguments: Any, **options: Any) -> TorchStage:
-        return TensorStage(*arguments, axis=self._axis, **options)
+        whole = not self._plan.scatter_gather
+        return TensorStage(*arguments, axis=self._axis, whole=whole, **options)
 
     def loss(self, loss: LossFunction) -> LossFunction:
         """Cross-entropy over the split vocabulary."""
@@ -124,7 +128,8 @@ def share_of(
     Raises:
         ConfigError: tensor ranks are planned for a model that declares no split.
     """
-    if plan.layout.tp == 1:
+    mine = next(stage for stage in plan.stages if groups.rank in stage.ranks)
+    if mine.layout.tp == 1:
         return Share()
     if split is None:
         raise ConfigError(

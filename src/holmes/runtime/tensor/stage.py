@@ -14,11 +14,27 @@ class TensorStage(TorchStage):
     """As :class:`TorchStage`; boundaries hold this rank's tokens.
 
     All tensor ranks compute the same loss, so the first alone reports it.
+
+    Args:
+        whole: pass all tokens on, and take this rank's out of all that arrive.
     """
 
-    def __init__(self, *arguments: Any, axis: TensorAxis, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, axis: TensorAxis, whole: bool = False, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self._axis = axis
+        self._whole = whole
+
+    def _passed_on(self, boundary: Tensor) -> Tensor:
+        passed = super()._passed_on(boundary)
+        return self._axis.gather_tokens(passed).contiguous() if self._whole else passed
+
+    def _taken(self, received: Tensor | None) -> Tensor | None:
+        taken = super()._taken(received)
+        if taken is None or not self._whole:
+            return taken
+        return self._axis.own_tokens(taken, dim=1).contiguous()
 
     def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
         with self._axis.uncounted():

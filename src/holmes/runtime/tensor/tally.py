@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from holmes.errors import HolmesError
+from holmes.plan.boundary import passed_borders, passed_bytes
 from holmes.plan.layout import Recompute
+from holmes.plan.plan import Plan, Stage
 from holmes.workload.workload import Block, Collective
 
 TOLERANCE = 0.05
@@ -25,6 +28,12 @@ class Tally:
     @property
     def total_bytes(self) -> float:
         return sum(self.bytes_.values())
+
+    def __add__(self, other: Tally) -> Tally:
+        calls, sent = Counter(self.calls), Counter(self.bytes_)
+        calls.update(other.calls)
+        sent.update(other.bytes_)
+        return Tally(dict(calls), dict(sent))
 
 
 class Counted:
@@ -89,6 +98,14 @@ def _as_run(part: Collective, forwards: int) -> tuple[tuple[str, int], ...]:
     if part.direction == "forward":
         return (("reduce_scatter", forwards), ("all_gather", 1))
     return (("all_gather", forwards), ("reduce_scatter", 1))
+
+
+def gathered_boundaries(plan: Plan, stages: Sequence[Stage], samples: int) -> Tally:
+    """All-gathers of a micro-batch where tensor ranks pass all tokens on."""
+    sizes = [passed_bytes(plan, stage) * samples for stage in stages]
+    tp = stages[0].layout.tp
+    calls = sum(len(passed) for passed in map(partial(passed_borders, plan), stages))
+    return Tally({"all_gather": calls}, {"all_gather": sum(sizes) * (tp - 1) / tp})
 
 
 def check(counted: Tally, expected: Tally, times: int, where: str, axis: str = "tensor") -> None:
