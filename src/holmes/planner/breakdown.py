@@ -13,7 +13,7 @@ from holmes.planner.draft import Draft
 from holmes.planner.estimates import Estimates
 from holmes.planner.split_cost import SplitCost
 from holmes.schedule.generate import FORMS
-from holmes.workload.workload import Collective, Workload
+from holmes.workload.workload import Collective, Segment, Workload
 
 
 @dataclass(frozen=True)
@@ -178,17 +178,15 @@ class WithoutRings(Estimates):
 
 
 def _without_tensor(workload: Workload) -> Workload:
-    blocks = tuple(
-        replace(
-            block,
-            inner=tuple(
+    inner: dict[int, tuple[Segment | Collective, ...]] = {}
+    for block in workload.blocks:
+        if id(block.inner) not in inner:  # equal blocks share their program, and still do after
+            inner[id(block.inner)] = tuple(
                 part
                 for part in block.inner
                 if not (isinstance(part, Collective) and part.axis == "tensor")
-            ),
-        )
-        for block in workload.blocks
-    )
+            )
+    blocks = tuple(replace(block, inner=inner[id(block.inner)]) for block in workload.blocks)
     return replace(workload, blocks=blocks)
 
 

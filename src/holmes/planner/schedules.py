@@ -53,6 +53,7 @@ def in_flight(
     )
 
 
+@lru_cache(maxsize=128)
 def waiting_gradients(stages: int, microbatches: int, extras: Extras) -> tuple[int, ...]:
     """Micro-batches that wait for zero-bubble's weight gradients, per pipeline rank."""
     return tuple(min(microbatches, 1 + stage + sum(extras[:stage])) for stage in range(stages))

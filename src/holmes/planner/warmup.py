@@ -42,11 +42,24 @@ def warmup_of_cuts(cut_seconds: Sequence[float], stage_seconds: float, microbatc
 
 
 def within_memory(extras: Extras, fits: Callable[[Extras], bool]) -> Extras:
-    """The extras lowered, largest first, until the activations in flight fit."""
-    while any(extras) and not fits(extras):
-        widest = extras.index(max(extras))
-        extras = (*extras[:widest], extras[widest] - 1, *extras[widest + 1 :])
-    return extras
+    """The extras lowered, largest first, until the activations in flight fit; none of them
+    where not even that does. The fewest steps are found by halving: less never needs more."""
+    low, high = 0, sum(extras)
+    while low < high:
+        middle = (low + high) // 2
+        if fits(_lowered(extras, middle)):
+            high = middle
+        else:
+            low = middle + 1
+    return _lowered(extras, low)
+
+
+def _lowered(extras: Extras, steps: int) -> Extras:
+    """Extras after so many steps, each of which takes one off the first of the largest."""
+    found = list(extras)
+    for _ in range(steps):
+        found[found.index(max(found))] -= 1
+    return tuple(found)
 
 
 def settle(

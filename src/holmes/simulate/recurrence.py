@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from holmes.errors import ConfigError
-from holmes.schedule.instruction import ACCUMULATING_OPS, UPWARD_OPS, Action, Op, Schedule
+from holmes.schedule.instruction import ACCUMULATING_OPS, Action, Op, Schedule
 
 Time: TypeAlias = Any
 """float, or an array of candidates."""
@@ -92,13 +92,29 @@ def pipeline_seconds(schedule: Schedule, times: PipelineTimes, *, overlap: bool)
     arrays = any(isinstance(part.forward, np.ndarray) for s in times.stages for part in s.parts)
     arrays = arrays or any(isinstance(t, np.ndarray) for t in (*times.down, *times.up))
     later: Callable[[Time, Time], Time] = np.maximum if arrays else max
-    walks = [_Walk(schedule, times, rank, overlap, later) for rank in range(schedule.stages)]
+    board = _Board(schedule, times)
+    walks = [_Walk(schedule, times, board, rank, overlap, later) for rank in range(schedule.stages)]
     going = True
     while going:
         going = False
         for walk in walks:
-            going = walk.advance(walks) or going
+            going = walk.advance() or going
     return finish_seconds([walk.ended() for walk in walks], times, overlap, later)
+
+
+class _Board:
+    """When each stage has sent each micro-batch on, by direction (down is True), stage and
+    micro-batch; None before. ``feeds`` is what arrives at a stage, None at the chain's ends."""
+
+    def __init__(self, schedule: Schedule, times: PipelineTimes) -> None:
+        count = len(times.stages)
+        self.sent: dict[bool, list[list[Time | None]]] = {
+            down: [[None] * schedule.microbatches for _ in range(count)] for down in (True, False)
+        }
+        self.feeds: dict[bool, list[tuple[list[Time | None], Time] | None]] = {
+            True: [None, *zip(self.sent[True][:-1], times.down, strict=True)],
+            False: [*zip(self.sent[False][1:], times.up, strict=True), None],
+        }
 
 
 class _Walk:
@@ -111,84 +127,70 @@ class _Walk:
         self,
         schedule: Schedule,
         times: PipelineTimes,
+        board: _Board,
         rank: int,
         overlap: bool,
         later: Callable[[Time, Time], Time],
     ) -> None:
         self.actions: tuple[Action, ...] = schedule.actions[rank]
         self.ahead = schedule.receive_ahead
-        self.times = times
+        self.board = board
         self.own = {s: t for s, t in enumerate(times.stages) if s % schedule.stages == rank}
-        self.split = overlap and times.exchanges
         self.later = later
         self.seconds = {
-            stage: (own.forward, own.backward, sum(part.weight for part in own.parts))
+            (op, stage): seconds
             for stage, own in self.own.items()
+            for op, seconds in _of_ops(own).items()
         }
         self.now: Time = 0.0
-        self.index = 0
-        self.posted = 0
-        self.posted_at: dict[Action, Time] = {}
-        self.sent: dict[tuple[bool, int, int], Time] = {}
+        self.begun: list[Time] = [0.0]
+        """When each action was next; a receive is posted when the one ``ahead`` before is."""
         self.lane_free: dict[bool, Time] = {True: 0.0, False: 0.0}
         self.data_free: Time = 0.0
-        self.first = {a.stage: i for i, a in reversed(list(enumerate(self.actions)))}
-        self.last = {a.stage: i for i, a in enumerate(self.actions) if a.op in ACCUMULATING_OPS}
+        self.edges: set[int] = set()
+        """Actions that gathers or reductions run under: first forwards and last backwards."""
+        if overlap and times.exchanges:
+            self.edges.update(
+                {a.stage: i for i, a in reversed(list(enumerate(self.actions)))}.values()
+            )
+            ends = {a.stage: i for i, a in enumerate(self.actions) if a.op in ACCUMULATING_OPS}
+            self.edges.update(ends.values())
 
-    def advance(self, walks: Sequence[_Walk]) -> bool:
+    def advance(self) -> bool:
         """Run actions until one waits for a neighbour; says whether any ran."""
-        before = self.index
-        while self.index < len(self.actions):
-            for action in self.actions[self.posted : self.index + 1 + self.ahead]:
-                self.posted_at[action] = self.now
-            self.posted = max(self.posted, self.index + 1 + self.ahead)
-            action = self.actions[self.index]
-            if not self._run(action, walks):
-                break
-            self.index += 1
-        return self.index > before
-
-    def _run(self, action: Action, walks: Sequence[_Walk]) -> bool:
-        down = action.op is Op.FORWARD
-        moves = down or action.op in UPWARD_OPS
-        feeder = action.stage - 1 if down else action.stage + 1
-        if moves and 0 <= feeder < len(self.times.stages):
-            ready = walks[feeder % len(walks)].sent.get((down, feeder, action.microbatch))
-            if ready is None:
-                return False
-            self.now = self.later(self.now, self._arrival(action, ready, down=down))
-        if down:
-            self._forward(action, first=self.index == self.first[action.stage])
-        else:
-            self._backward(action, last=self.index == self.last[action.stage])
-        if moves:
-            self.sent[down, action.stage, action.microbatch] = self.now
-        return True
-
-    def _arrival(self, action: Action, ready: Time, *, down: bool) -> Time:
-        seconds = self.times.down[action.stage - 1] if down else self.times.up[action.stage]
-        start = self.later(self.later(self.lane_free[down], ready), self.posted_at[action])
-        self.lane_free[down] = start + seconds
-        return start + seconds
-
-    def _forward(self, action: Action, *, first: bool) -> None:
-        if not (first and self.split):
-            self.now = self.now + self.seconds[action.stage][0]
-            return
-        for part in self.own[action.stage].parts:
-            self.data_free = self.data_free + part.gather
-            self.now = self.later(self.now, self.data_free) + part.forward
-
-    def _backward(self, action: Action, *, last: bool) -> None:
-        if not (last and self.split):
-            _, backward, weight = self.seconds[action.stage]
-            if action.op is Op.WEIGHT_GRADIENT:
-                self.now = self.now + weight
+        ran, later, begun = False, self.later, self.begun
+        for index in range(len(begun) - 1, len(self.actions)):
+            action = self.actions[index]
+            op, stage, microbatch = action.op, action.stage, action.microbatch
+            down = op is Op.FORWARD
+            moves = op is not Op.WEIGHT_GRADIENT
+            feed = self.board.feeds[down][stage] if moves else None
+            if feed is not None:
+                ready = feed[0][microbatch]
+                if ready is None:
+                    return ran
+                start = later(later(self.lane_free[down], ready), begun[max(0, index - self.ahead)])
+                self.lane_free[down] = start + feed[1]
+                self.now = later(self.now, start + feed[1])
+            if index in self.edges:
+                self._edge(action)
             else:
-                rest = weight if action.op is Op.INPUT_GRADIENT else 0.0
-                self.now = self.now + (backward - rest)
+                self.now = self.now + self.seconds[op, stage]
+            if moves:
+                self.board.sent[down][stage][microbatch] = self.now
+            ran = True
+            begun.append(self.now)
+        return ran
+
+    def _edge(self, action: Action) -> None:
+        """A first forward after its gathers, or a last backward with its reductions."""
+        parts = self.own[action.stage].parts
+        if action.op is Op.FORWARD:
+            for part in parts:
+                self.data_free = self.data_free + part.gather
+                self.now = self.later(self.now, self.data_free) + part.forward
             return
-        for part in reversed(self.own[action.stage].parts):
+        for part in reversed(parts):
             self.now = self.now + part.gradient(action.op)
             if not part.tied:
                 self.data_free = self.later(self.data_free, self.now) + part.reduce
@@ -198,6 +200,16 @@ class _Walk:
         parts = tuple(part for own in self.own.values() for part in reversed(own.parts))
         step = sum(own.step for own in self.own.values())
         return Ended(parts, step, self.now, self.data_free)
+
+
+def _of_ops(own: StageTimes) -> dict[Op, Time]:
+    weight = sum(part.weight for part in own.parts)
+    return {
+        Op.FORWARD: own.forward,
+        Op.BACKWARD: own.backward,
+        Op.INPUT_GRADIENT: own.backward - weight,
+        Op.WEIGHT_GRADIENT: weight,
+    }
 
 
 @dataclass(frozen=True)
