@@ -174,10 +174,13 @@ class Stages:
 
     @property
     def least_seconds(self) -> Floats:
-        """Seconds of a step with the middle blocks evenly divided and nothing else, [row]."""
+        """Seconds of a step with the middle blocks evenly divided, some stage holding a whole
+        number of them that is no less than the mean, and nothing else, [row]."""
         forward, backward, *_ = self._times
-        speeds = (1.0 / np.maximum(forward + backward, LEAST_SECONDS)).sum(axis=1)
-        found: Floats = self.microbatches * float(self.tables.layers) / speeds
+        each = np.maximum(forward + backward, LEAST_SECONDS)
+        even = float(self.tables.layers) / (1.0 / each).sum(axis=1)
+        whole = -(-self.tables.layers // self.count) * each.min(axis=1)
+        found: Floats = self.microbatches * np.maximum(even, whole)
         return found
 
     @cached_property
