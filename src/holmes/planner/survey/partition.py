@@ -46,7 +46,8 @@ def least_bottleneck(
     lacking = layers - below.sum(axis=-1)
     last = np.clip(lacking - 1, 0, each.shape[-1] - 1).astype(np.int64)
     found: Floats = np.take_along_axis(steps, last[..., None], axis=-1)[..., 0]
-    return np.where(lacking <= 0, low, np.minimum(found, high))
+    found = np.where(lacking <= 0, low, np.minimum(found, high))
+    return found
 
 
 def blocks_within(
