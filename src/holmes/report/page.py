@@ -17,6 +17,7 @@ from holmes.events.metrics import metrics_to_dict
 from holmes.plan.codec import plan_to_dict
 from holmes.report.causes import Comparison
 from holmes.report.parts.choices import plan_section, why
+from holmes.report.parts.crossings import between_clusters
 from holmes.report.parts.curves import curves
 from holmes.report.parts.gantt import gantt, gantt_data
 from holmes.report.parts.headline import headline
@@ -104,6 +105,7 @@ def render(
             why_slower(runs) if comparison is None else waterfall_section(comparison),
             curves(runs),
             traffic(runs),
+            between_clusters(runs),
             memory(runs),
             plan_section(runs),
             _data(runs, schedule),

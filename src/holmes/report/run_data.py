@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from holmes.errors import DataError
+from holmes.events.jsonl import read_objects
+from holmes.events.memory import read_memory
 from holmes.events.metrics import StepMetrics, read_metrics
 from holmes.events.span import Timeline
 from holmes.events.trace import read_trace
@@ -40,6 +42,10 @@ class RunData:
     summary: Mapping[str, Any]
     job: str
     missing: tuple[str, ...]
+    held_out: tuple[tuple[int, float], ...] = ()
+    """(step, loss on held-out text)."""
+    memory: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    """By rank: (step, bytes held after it)."""
 
     def figure(self, *keys: str) -> float | None:
         """A number of the summary, by nested keys; None when absent or no number."""
@@ -119,7 +125,21 @@ def read_run(folder: Path, name: str | None = None) -> RunData:
             for file, lost in _LOST.items()
             if file not in there
         ),
+        held_out=_read_held_out(folder / "evaluations.jsonl"),
+        memory=read_memory(folder),
     )
+
+
+def _read_held_out(path: Path) -> tuple[tuple[int, float], ...]:
+    if not path.is_file():
+        return ()
+    found: dict[int, float] = {}
+    for where, item in read_objects(path):
+        step, loss = item.get("step"), item.get("loss")
+        if not isinstance(step, int) or not isinstance(loss, int | float):
+            raise DataError("`step` and `loss` must be numbers", where=where)
+        found[step] = float(loss)
+    return tuple(sorted(found.items()))
 
 
 def _read_spans(path: Path, there: set[str]) -> Timeline:

@@ -141,6 +141,9 @@ def _line(line: Line, place: Place, show: Callable[[float], str], across: str) -
         for (x, y), (s, v) in zip(where, line.points, strict=True)
     ]
     drawn = tag("polyline", points=path, class_=f"line {line.style}")
-    if len(where) == 1:
+    if "held-out" in line.style.split():
+        points = (tag("circle", cx=x, cy=y, r=3.5, class_=f"dot {line.style}") for x, y in where)
+        drawn = join(points)
+    elif len(where) == 1:
         drawn = tag("circle", cx=where[0][0], cy=where[0][1], r=3.5, class_=f"dot {line.style}")
     return [drawn, join(dots)]

@@ -60,16 +60,18 @@ def _losses(runs: Sequence[RunData]) -> Html:
             # The last drawn line is dashed, so that equal curves stay visible under it.
             dashed = " over-dashed" if i and i == len(runs) - 1 else ""
             lines.append(Line(run.name, thin(finite), STYLES[i % 4] + dashed))
+        held = [(float(step), loss) for step, loss in run.held_out if math.isfinite(loss)]
+        if held:
+            lines.append(Line(f"{run.name}, held out", thin(held), f"{STYLES[i % 4]} held-out"))
     if not lines:
         body = tag("p", "No loss: virtual devices move bytes and compute nothing.", class_="empty")
         return tag("figure", tag("figcaption", "Training loss"), body)
-    chart = line_chart(
-        lines, [], lambda y: f"{y:.3g}", from_zero=False, label="Training loss by step"
-    )
+    chart = line_chart(lines, [], lambda y: f"{y:.3g}", from_zero=False, label="Loss by step")
+    said = " in training; on held-out text as points" if any(r.held_out for r in runs) else ""
     warning = f"The loss was not finite in some steps of {', '.join(diverged)}."
     return tag(
         "figure",
-        tag("figcaption", "Training loss"),
+        tag("figcaption", "Loss", tag("small", said) if said else None),
         chart,
         tag("p", warning, class_="note") if diverged else None,
     )

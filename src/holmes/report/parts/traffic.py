@@ -12,10 +12,13 @@ from holmes.hardware.topology import Topology
 from holmes.plan import Plan
 from holmes.report import units
 from holmes.report.parts.bars import Mark, Piece, bar
+from holmes.report.parts.chart import Line, line_chart, thin
 from holmes.report.parts.html import Html, join, section, tag
 from holmes.report.run_data import RunData
 
 MOST_RANKS = 16
+MOST_LINES = 4
+"""Ranks drawn over time: the fullest."""
 
 
 def traffic(runs: Sequence[RunData]) -> Html:
@@ -87,7 +90,51 @@ def memory(runs: Sequence[RunData]) -> Html:
         "Predicted peak: parameters, gradients, optimiser states, activations in flight and "
         "buffers. The upright line is what the device has.",
         tag("div", *blocks, class_="columns"),
+        _over_time(runs),
     )
+
+
+def _over_time(runs: Sequence[RunData]) -> Html | None:
+    """Measured memory over the steps: the ranks that held the most, a chart a run."""
+    charts: list[Html] = []
+    for run in runs:
+        most = {rank: max(held) for rank, held in _held(run).items() if held}
+        fullest = sorted(most, key=lambda rank: -most[rank])
+        lines = [
+            Line(
+                f"rank {rank}",
+                thin([(float(step), float(bytes_)) for step, bytes_ in run.memory[rank]]),
+                f"run-{'abcd'[i]}",
+            )
+            for i, rank in enumerate(sorted(fullest[:MOST_LINES]))
+        ]
+        if lines:
+            chart = line_chart(lines, [], units.bytes_, from_zero=True, label="Memory by step")
+            caption = (
+                f"{run.name}: held after each step" if len(runs) > 1 else "Held after each step"
+            )
+            charts.append(
+                tag("figure", tag("figcaption", caption), _legend(lines, len(run.memory)), chart)
+            )
+    if not charts:
+        return None
+    note = (
+        "Measured: on a GPU the most that was allocated, on a CPU what the process held, "
+        "interpreter and libraries among it."
+    )
+    columns = tag("div", *charts, class_="columns")
+    return tag("div", columns, tag("p", note, class_="note"), class_="below")
+
+
+def _held(run: RunData) -> dict[int, list[int]]:
+    return {rank: [bytes_ for _, bytes_ in rows] for rank, rows in run.memory.items()}
+
+
+def _legend(lines: Sequence[Line], ranks: int) -> Html:
+    items = [tag("li", tag("span", class_=f"swatch {line.style}"), line.name) for line in lines]
+    if ranks > len(lines):
+        items.append(tag("li", f"the fullest {len(lines)} of {ranks}"))
+    return tag("ul", *items, class_="legend")
 
 
 def _memory_of(run: RunData, plan: Plan, runs: int) -> list[Html]:
