@@ -11,8 +11,10 @@ from holmes.diagnose.records import Records, read_records, verdict_from
 from holmes.diagnose.slow import why_slow
 from holmes.diagnose.verdict import Verdict
 from holmes.errors import WriteError
+from holmes.events.jsonl import read_objects
 
 RESULT = "diagnosis.json"
+HEALTH = "health.jsonl"
 
 
 def diagnose(run: Path) -> Verdict:
@@ -22,13 +24,20 @@ def diagnose(run: Path) -> Verdict:
         DataError: it is no run folder, or what it left is damaged.
     """
     records = read_records(run)
-    if records.evidence is not None:
+    told = _told(run)
+    if records.evidence is not None and not (told and records.evidence["kind"] == "error"):
         return _failed(records, records.evidence)
     skipped = [
         step
         for step in records.complete
         if not all(found[step].applied for found in records.steps.values())
     ]
+    if told:
+        culprits = {item.get("rank") for item in told}
+        rank = culprits.pop() if len(culprits) == 1 else None
+        host = None if rank is None else records.places.host(rank)
+        lines = tuple(str(item.get("text", "")) for item in told[:5])
+        return Verdict("software", rank, host, confidence=0.8, evidence=lines)
     if skipped:
         listed = ", ".join(str(step) for step in skipped[:5])
         seen = f"the gradient norm was not finite in {len(skipped)} steps, which were skipped"
@@ -48,6 +57,12 @@ def write_diagnosis(run: Path, verdict: Verdict) -> Path:
     except OSError as error:
         raise WriteError(f"cannot write: {error.strerror}", where=str(path)) from None
     return path
+
+
+def _told(run: Path) -> list[dict[str, Any]]:
+    """What the ranks said of steps and replicas themselves."""
+    path = run / HEALTH
+    return [item for _, item in read_objects(path)] if path.exists() else []
 
 
 def _failed(records: Records, evidence: Mapping[str, Any]) -> Verdict:

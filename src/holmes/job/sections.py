@@ -134,6 +134,10 @@ class Train(Section):
     """Compute threads of one rank."""
     deadline_seconds: Annotated[float, Number, Field(gt=0, le=86_400, allow_inf_nan=False)] = 60.0
     """Longest wait of one operation on a peer before the run counts as stuck."""
+    spike_factor: Annotated[float, Number, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
+    """Skip a step whose gradient norm is this many times the median of the last 20; 0: never."""
+    compare_replicas_every: Steps = 0
+    """Steps between comparisons of the parameters that replicas hold alike."""
     max_restarts: Annotated[int, Number, Field(ge=0, le=1000)] = 3
     """Restarts in a row that may bring a run no further before it is given up; 0: none at all."""
     grace_seconds: Annotated[float, Number, Field(gt=0, le=86_400, allow_inf_nan=False)] = 25.0

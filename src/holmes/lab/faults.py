@@ -42,7 +42,19 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "kill": Kind("SIGKILL to a rank", frozenset({"rank"}), frozenset({"times"}), "rank"),
     "freeze": Kind("SIGSTOP to a rank", frozenset({"rank"}), frozenset({"times"}), "rank"),
-    "nan": Kind("a NaN in a gradient of a rank", frozenset({"rank"}), frozenset(), "rank"),
+    "nan": Kind("a NaN in a gradient of a rank", frozenset({"rank"}), frozenset({"times"}), "rank"),
+    "flip": Kind(
+        "bit `bit` (0 to 31) of a gradient of a rank flips",
+        frozenset({"rank"}),
+        frozenset({"bit", "times"}),
+        "rank",
+    ),
+    "corrupt": Kind(
+        "bit `bit` (0 to 31) of a parameter flips in the copy of a rank",
+        frozenset({"rank"}),
+        frozenset({"bit", "times"}),
+        "rank",
+    ),
     "slow": Kind(
         "a rank computes at `share` of its speed", frozenset({"rank"}), frozenset({"share"}), "rank"
     ),
@@ -89,6 +101,7 @@ class Fault:
     share: float = 0.5
     times: int = 1
     back: int | None = None
+    bit: int = 30
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -104,6 +117,7 @@ class Fault:
             "share": self.share if "share" in KINDS[self.kind].may else None,
             "times": self.times,
             "back": self.back,
+            "bit": self.bit if "bit" in KINDS[self.kind].may else None,
         }
 
 
@@ -145,6 +159,7 @@ def _parse(text: str, topology: Topology, steps: int) -> Fault:
         link=_optional(text, "link", where, len(topology.site.links)),
         share=_share(text, where.get("share", "0.5")),
         times=_optional(text, "times", where, MOST_TIMES) or 1,
+        bit=_integer(text, "bit", where.get("bit", "30"), 32),
         back=_optional(text, "back", where, steps),
         **(_host(text, where, topology) if name == "host" else _card(text, where, topology)),
     )

@@ -21,6 +21,8 @@ from holmes.train.summary import write_json
 
 WITHOUT_EFFECT = {
     "nan": "nothing computes gradients",
+    "flip": "nothing computes gradients",
+    "corrupt": "there are no parameters",
     "cpu": "ranks sleep",
     "host": "there is no state to go on from",
 }
@@ -34,7 +36,7 @@ def check_faults(texts: Sequence[str], topology: Topology, steps: int, *, virtua
         ConfigError: naming the fault.
     """
     for fault in parse_faults(texts, topology, steps):
-        if virtual and fault.kind in {"nan", "cpu", "host"}:
+        if virtual and fault.kind in WITHOUT_EFFECT:
             other = WITHOUT_EFFECT[fault.kind]
             raise ConfigError(
                 f"cannot inject {fault.text!r}: devices are virtual, {other}",

@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from holmes.cost.calibration import calibration_from_dict
 from holmes.cost.model import CostModel
 from holmes.data.batches import BatchPlan, HeldOut
 from holmes.data.prepare import Prepared, TextPart, TextSettings, TokenFiles, prepare_parts
 from holmes.errors import ConfigError
 from holmes.job.job import Job
+from holmes.lab.faults import Fault
 from holmes.models.common.hf.store import FolderWeights
 from holmes.models.registry import (
     describe,
@@ -38,6 +41,8 @@ from holmes.train.assignment import Assignment
 from holmes.train.export import keep_tokenizer
 from holmes.train.settings import adamw_settings, dtype_of
 
+BITS = [1 << bit for bit in range(31)] + [-(1 << 31)]
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -49,10 +54,22 @@ class Parts:
     batches: BatchPlan | None
     held_out: HeldOut | None
 
-    def poison(self) -> None:
-        """Put a NaN into a gradient of this rank, as an injected fault does."""
-        if self.optimizer is not None:
+    def poison(self, fault: Fault) -> bool:
+        """Put a NaN or a flipped bit into a gradient of this rank, or a flipped bit into its copy
+        of the parameters, as an injected fault does; false while all gradients are zero."""
+        if self.optimizer is None:
+            return True
+        if fault.kind == "nan":
             next(self.optimizer.gradients())[0] = math.nan
+            return True
+        chosen = self.optimizer.gradients() if fault.kind == "flip" else self.optimizer.parameters()
+        flat = max(chosen, key=lambda values: float(values.abs().max()))
+        place = int(flat.abs().argmax())
+        one = flat[place : place + 1].view(torch.uint8).view(torch.int32)
+        if not one.any():
+            return False
+        one ^= BITS[fault.bit]
+        return True
 
     def set_learning_rate(self, value: float) -> None:
         """The learning rate of the steps that follow."""

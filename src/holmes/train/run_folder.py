@@ -28,6 +28,7 @@ FRESH = (
     "diagnosis.json",
     "injected.json",
     "recovery.json",
+    "health.jsonl",
 )
 """Files that a new run under an old name starts without; checkpoints go too. The generation
 stays and counts on, so that ranks of the old run stay fenced off."""

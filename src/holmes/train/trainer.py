@@ -19,7 +19,9 @@ from holmes.runtime.groups import Groups
 from holmes.runtime.monitor.board import Phase
 from holmes.runtime.monitor.monitor import Monitor
 from holmes.runtime.pipeline.stage import MicroBatch
+from holmes.runtime.sharding.optimizer import ShardedAdamW
 from holmes.train.assignment import Assignment
+from holmes.train.health import Health
 from holmes.train.learning_rate import learning_rate
 from holmes.train.ledger import Ledger
 from holmes.train.measure import MeasuredStep, Stopwatch
@@ -72,6 +74,7 @@ class Trainer:
         )
         self.share = self.plan.samples_of(groups.rank)
         self.ledger = self.open_ledger()
+        self.health = self.open_health(parts.optimizer)
         self.first_step = 0
         self.loss: float | None = None
         self.validation: float | None = None
@@ -87,8 +90,11 @@ class Trainer:
         with self.saver:
             for step in range(self.first_step, self.assignment.steps):
                 self.parts.set_learning_rate(self.learning_rate(step))
+                if self.health is not None:
+                    self.health.before()
                 measured = self.monitor.measure(step, lambda step=step: self.timed(step))  # type: ignore[misc]
                 self.record(step, measured)
+                self.judge(step, measured)
                 self.saver.collect()
                 stop = measured.stop and step + 1 < self.assignment.steps
                 if self.due(step, self.job.train.evaluate_every) and not stop:
@@ -163,6 +169,27 @@ class Trainer:
         if self.ledger is not None:
             self.ledger.step(step)
         self.report({"step": step + 1, "loss": self.loss, "seconds": measured.seconds})
+
+    def open_health(self, optimizer: ShardedAdamW | None) -> Health | None:
+        """What judges gradients and replicas, where there are any."""
+        if optimizer is None:
+            return None
+        run, train = self.assignment.run_folder, self.job.train
+        return Health(run, self.groups, optimizer, train.spike_factor)
+
+    def judge(self, step: int, measured: MeasuredStep) -> None:
+        """Look at the norm of a step, and now and then at the replicas."""
+        if self.health is None:
+            return
+        result = measured.result
+        said = self.health.after(step, result.grad_norm, applied=result.applied)
+        if said is not None:
+            self.report({"health": said})
+            self.recorder.log(said)
+        every = self.job.train.compare_replicas_every
+        if every and (step + 1) % every == 0:
+            self.interpreter.gather_parameters()
+            self.health.compare_replicas(step + 1)
 
     def evaluate(self, step: int) -> None:
         """Mean loss over held-out text, the same on every rank."""

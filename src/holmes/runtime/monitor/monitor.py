@@ -24,7 +24,7 @@ class Monitor:
     Args:
         run: the run folder; the files go to ``monitor/`` in it.
         faults: those of this rank, with the files that tell when they happened.
-        poison: puts a NaN into a gradient of this rank.
+        poison: spoils values of this rank, as a fault says.
     """
 
     def __init__(

@@ -11,7 +11,11 @@ from pathlib import Path
 from holmes.lab.faults import Fault, Phase
 from holmes.schedule.instruction import COMPUTE_OPS, Instruction, Op
 
-Poison = Callable[[], None]
+Poison = Callable[[Fault], bool]
+"""Spoils values as a fault says; false where there are none yet."""
+POISONS = frozenset({"nan", "flip", "corrupt"})
+"""Kinds that spoil values, once what computes them is complete."""
+DEFAULT_PHASES: dict[str, Phase] = {"nan": "backward", "flip": "backward", "corrupt": "step"}
 SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
 
 
@@ -20,7 +24,7 @@ class Saboteur:
 
     Args:
         faults: those of this rank.
-        poison: puts a NaN into a gradient.
+        poison: spoils values of this rank.
         marks: per fault, the file that gets the times (monotonic ns) at which it happened.
     """
 
@@ -34,30 +38,31 @@ class Saboteur:
 
     def begin(self, ins: Instruction) -> None:
         for fault, mark in list(self._waiting):
-            if fault.kind != "nan" and self._due(fault, ins):
+            if fault.kind not in POISONS and self._due(fault, ins):
                 self._carry_out(fault, mark)
         if ins.op in COMPUTE_OPS:
             self._began = time.perf_counter()
 
     def end(self, ins: Instruction) -> None:
         for fault, mark in list(self._waiting):
-            if fault.kind == "nan" and self._due(fault, ins):
-                self._carry_out(fault, mark)
+            if fault.kind in POISONS and self._due(fault, ins) and self._poison(fault):
+                self._note(fault, mark)
         if ins.op in COMPUTE_OPS and self._share < 1.0:
             time.sleep((time.perf_counter() - self._began) * (1.0 / self._share - 1.0))
 
     def _due(self, fault: Fault, ins: Instruction) -> bool:
-        wanted = fault.phase or ("backward" if fault.kind == "nan" else None)
+        wanted = fault.phase or DEFAULT_PHASES.get(fault.kind)
         return self.step >= fault.step and wanted in (None, phase_of(ins))
 
-    def _carry_out(self, fault: Fault, mark: Path) -> None:
+    def _note(self, fault: Fault, mark: Path) -> None:
         self._waiting.remove((fault, mark))
         with mark.open("a") as file:
             file.write(f"{time.monotonic_ns()}\n")
+
+    def _carry_out(self, fault: Fault, mark: Path) -> None:
+        self._note(fault, mark)
         if fault.kind == "slow":
             self._share = fault.share
-        elif fault.kind == "nan":
-            self._poison()
         else:
             os.kill(os.getpid(), SIGNALS[fault.kind])
 

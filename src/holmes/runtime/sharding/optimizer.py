@@ -57,6 +57,25 @@ class StepOptimizer(Protocol):
         """Update this rank's part, given the squared norms of all tensors."""
 
 
+FAR_ABOVE = 100.0
+"""Squared norms of a rank's own gradients in two steps are rarely further apart."""
+
+
+def rank_of(value: float) -> float:
+    """Orders squares with those that are no numbers first."""
+    return value if math.isfinite(value) else math.inf
+
+
+def _common(bucket: FlatBucket) -> str:
+    """What a bucket is called on every rank that holds the same part of the same tensors."""
+    first = bucket.placed[0].slot
+    return f"{first.name} and {len(bucket.placed) - 1} more, {first.piece and first.piece.box}"
+
+
+def _sum_of_words(flat: Tensor) -> int:
+    return int(flat.view(torch.uint8).view(torch.int32).sum(dtype=torch.int64))
+
+
 class ShardedAdamW:
     """AdamW over the buckets of one stage; see the module text.
 
@@ -88,6 +107,10 @@ class ShardedAdamW:
         self._pending: dict[int, tuple[float, float]] = {}
         # Filled as buckets are reduced, under the backward, so that the norm is soon known.
         self._squares: dict[int, list[tuple[int, Tensor]]] = {}
+        self._norm_limit = math.inf
+        # Squared norms of this rank's own gradients, and those of the last applied step.
+        self._own: dict[int, Tensor] = {}
+        self._usual: dict[int, Tensor] = {}
         self._states = {b.index: BucketState(b, settings, whole=self._deferred) for b in buckets}
         longest = max(buckets, key=lambda b: b.gradients.numel()).gradients
         needed = collectives.scratch_elements(longest.numel(), members)
@@ -97,11 +120,41 @@ class ShardedAdamW:
         """The learning rate of the steps that follow."""
         self._learning_rate = value
 
+    def set_norm_limit(self, value: float) -> None:
+        """A step whose norm is larger, or no number, changes nothing."""
+        self._norm_limit = value
+
+    def suspects(self) -> list[str]:
+        """After a step that changed nothing: tensors, the largest first, of buckets in which this
+        rank's own gradients, before any exchange, were no numbers or far above the last ones."""
+        found = []
+        for index, own in self._own.items():
+            usual = self._usual.get(index)
+            value, limit = float(own), math.inf if usual is None else FAR_ABOVE * float(usual)
+            if not (math.isfinite(value) and value <= limit):
+                found += [item.slot for item in self._buckets[index].placed]
+        most = self._last_squares
+        order = sorted(found, key=lambda slot: -rank_of(float(most[slot.norm_index])))
+        return [slot.name for slot in order]
+
+    def checksums(self) -> dict[str, int]:
+        """Of each bucket's parameters, which replicas hold alike; sees every flipped bit."""
+        return {_common(b): _sum_of_words(b.parameters) for b in self._buckets.values()}
+
+    def _remember(self, bucket: FlatBucket) -> None:
+        flat = bucket.gradients
+        self._own[bucket.index] = torch.dot(flat, flat)
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The flat parameters of each bucket, as they are on this rank."""
+        return (bucket.parameters for bucket in self._buckets.values())
+
     def gradients(self) -> Iterator[Tensor]:
         """The flat gradients of each bucket, as they are now."""
         return (bucket.gradients for bucket in self._buckets.values())
 
     def reduce(self, bucket: int, comm: Communicator) -> None:
+        self._remember(self._buckets[bucket])
         collectives.reduce_scatter(comm, self._buckets[bucket].gradients, self._scratch)
         self._squares[bucket] = self._squares_of(self._buckets[bucket])
 
@@ -129,7 +182,10 @@ class ShardedAdamW:
         if self._shared is not None:
             self._shared.sum(self._buckets.values())
         for index, bucket in self._buckets.items():
-            early = self._squares.pop(index, None) or self._squares_of(bucket)
+            early = self._squares.pop(index, None)
+            if early is None:  # nobody to exchange it with
+                self._remember(bucket)
+                early = self._squares_of(bucket)
             for place, square in (*early, *self._squares_of(bucket, shared=True)):
                 squares[place] += square
 
@@ -148,7 +204,10 @@ class ShardedAdamW:
 
     def step(self, squares: Tensor) -> Outcome:
         norm = global_norm(squares)
-        applied = math.isfinite(norm)
+        applied = math.isfinite(norm) and norm <= self._norm_limit
+        self._last_squares = squares
+        if applied:
+            self._usual, self._own = self._own, {}
         coefficient = clip_coefficient(norm, self._settings.clip)
         for index, state in self._states.items():
             if self._deferred:
