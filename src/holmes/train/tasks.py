@@ -59,7 +59,7 @@ def train_until(
     """Run an assignment on this rank until its end, or until a rank was asked to stop."""
     torch.set_num_threads(given.job.train.threads)
     rank = given.logical_rank(context)
-    with _open(given, rank, context) as groups:
+    with open_plan_groups(given, rank, context) as groups:
         context.report({"phase": "building the model"})
         parts = build_parts(given, groups)
         context.report({"phase": "loading the state"})
@@ -80,7 +80,7 @@ def train_until(
 
 
 @contextmanager
-def _open(given: Assignment, rank: int, context: RankContext) -> Iterator[Groups]:
+def open_plan_groups(given: Assignment, rank: int, context: RankContext) -> Iterator[Groups]:
     """The groups of the plan, open as long as the context."""
     context.report({"phase": "opening groups"})
     if given.generation:
@@ -139,7 +139,7 @@ def profile(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, An
     torch.set_num_threads(given.job.train.threads)
     rank = given.logical_rank(context)
     found: dict[str, Any] = {}
-    with _open(given, rank, context) as groups:
+    with open_plan_groups(given, rank, context) as groups:
         found["links"] = [asdict(timing) for timing in profile_links(groups, given.plan)]
         if given.virtual:
             return found

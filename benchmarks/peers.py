@@ -1,0 +1,149 @@
+"""The same job by this runtime and by PyTorch's DDP, FSDP2 and pipelining, in one session.
+
+Real computation, not paced. On a fast homogeneous site the cost of the software counts:
+processor seconds per step and rank, and wall time. On the demo's two clusters wall time does:
+PyTorch's own have one process group, so it goes over Ethernet.
+
+Run it as `PYTHONPATH=. python benchmarks/peers.py`: ranks import `benchmarks.peer_tasks`.
+DeepSpeed builds kernels when it is installed and is left out.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import arms
+import record
+from holmes.job.resolve import ResolvedJob
+from holmes.plan.plan import Plan
+from holmes.train.assignment import Assignment
+from holmes.train.rehearsal import Progress, Rehearsal
+
+STEPS, WARM_UP, DEADLINE = 12, 4, 300.0
+BUSY_LIMIT, WALL_LIMIT = 1.05, 1.10
+FAST = (
+    "{name: fast, clusters: [{name: c0, nodes: 2, device: {kind: cpu-core}, "
+    "nics: [{kind: ethernet, gbit_s: 4}]}], rehearsal: {scale: 1}}"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layout of ours and the one of PyTorch's that it stands against."""
+
+    peer: str
+    site: str
+    ours: str
+    on: str
+
+
+CASES = (
+    Case("ddp", FAST, "pipeline: 1, data: 2, sharding: none", "fast"),
+    Case("fsdp2", FAST, "pipeline: 1, data: 2, sharding: parameters", "fast"),
+    Case("torch pipelining", FAST, "pipeline: 2, data: 1, schedule: 1f1b", "fast"),
+    Case("ddp", "demo", "pipeline: 2, data: 2, sharding: optimizer", "two clusters"),
+    Case("fsdp2", "demo", "pipeline: 2, data: 2, sharding: optimizer", "two clusters"),
+)
+
+
+def job(case: Case) -> ResolvedJob:
+    """The job of both arms of a case."""
+    return arms.settings(
+        f"site={case.site}",
+        "model={preset: gpt-5m, sequence: 128, vocabulary: 2048, tied: false}",
+        "data={source: shakespeare, vocabulary: 2048}",
+        "batch={global: 16, micro: 2}",
+        f"parallel={{{case.ours}, recompute: none}}",
+        f"train={{steps: {STEPS}, trace_steps: 0, evaluate_batches: 0}}",
+    )
+
+
+def measure(case: Case, rounds: int) -> dict[str, Any]:
+    """Both arms in turn, ours twice for the resolution."""
+    resolved = job(case)
+    quiet = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
+    found: dict[str, list[Any]] = {"ours": [], "peer": [], "ours again": []}
+    with tempfile.TemporaryDirectory() as folder, _open(resolved, folder, quiet) as rehearsal:
+        plan = rehearsal.plan(resolved)
+        for turn in range(rounds):
+            for name in found:
+                if name == "peer":
+                    ranks = _peer(rehearsal, case, plan)
+                else:
+                    ranks = _ours(rehearsal, plan, Path(folder) / f"{name}-{turn}")
+                found[name].append(_figures(ranks))
+                print(f"{case.on}, {case.peer}: {name} {found[name][-1]}", flush=True)
+    ratios = {
+        f"{kind}_{label}": record.paired_ratio(
+            [one[kind] for one in found["ours"]], [one[kind] for one in found[other]]
+        )
+        for kind in ("wall", "busy")
+        for label, other in (("over_peer", "peer"), ("over_itself", "ours again"))
+    }
+    return {"peer": case.peer, "on": case.on, "ours": case.ours, "runs": found, **ratios}
+
+
+def _open(resolved: ResolvedJob, folder: str, quiet: Progress) -> Rehearsal:
+    return Rehearsal(resolved, Path(folder) / "logs", quiet)
+
+
+def _ours(rehearsal: Rehearsal, plan: Plan, run: Path) -> Sequence[Mapping[str, Any]]:
+    run.mkdir(parents=True)
+    assignment = Assignment(
+        job=rehearsal.resolved.job,
+        plan=plan,
+        run_folder=run,
+        steps=STEPS,
+        seats_are_devices=True,
+        interface_override=rehearsal.session.interface_override,
+        tokens=rehearsal.tokens,
+        save=False,
+    )
+    words = {"assignment": assignment.to_json()}
+    return rehearsal.session.run("benchmarks.peer_tasks:ours", words, deadline_seconds=DEADLINE)
+
+
+def _peer(rehearsal: Rehearsal, case: Case, plan: Plan) -> Sequence[Mapping[str, Any]]:
+    world = next(group for group in plan.groups if group.axis == "world")
+    interfaces = {node: names[0] for node, names in world.interfaces.items()}
+    words = {
+        "job": rehearsal.resolved.job.model_dump(by_alias=True, mode="json"),
+        "kind": case.peer,
+        "interfaces": interfaces,
+    }
+    return rehearsal.session.run("benchmarks.peer_tasks:peer", words, deadline_seconds=DEADLINE)
+
+
+def _figures(ranks: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Median step of the slowest rank, and mean over ranks of the median processor seconds."""
+    return {
+        "wall": max(median(rank["wall"][WARM_UP:]) for rank in ranks),
+        "busy": fmean(median(rank["busy"][WARM_UP:]) for rank in ranks),
+    }
+
+
+def figures(rounds: int) -> dict[str, Any]:
+    """The record's body."""
+    cases = [measure(case, rounds) for case in CASES]
+    fast = [case for case in cases if case["on"] == "fast"]
+    busy = [case["busy_over_peer"]["median"] for case in fast]
+    return {
+        "headline": record.headline(
+            "processor seconds per step and rank, fast homogeneous site",
+            "PyTorch's own, in the same session",
+            {**record.spread(busy), "pairs": rounds * len(fast)},
+        ),
+        "cases": cases,
+        "limits": {"busy": BUSY_LIMIT, "wall": WALL_LIMIT},
+        "resolution": {f"{c['on']}, {c['peer']}": c["wall_over_itself"] for c in cases},
+        "sizes": f"gpt-5m at sequence 128, 8 micro-batches of 2 in all, {STEPS} steps a run",
+    }
+
+
+if __name__ == "__main__":
+    record.main("peers", figures, rounds=3)
