@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-BENCHMARKS := demo placement_virtual losing partition overlap prediction rehearsals
+BENCHMARKS := demo placement_virtual losing partition overlap prediction rehearsals schedule_gains peers
 
 export OMP_NUM_THREADS = 1
 export NO_MKDOCS_2_WARNING = 1
@@ -46,7 +46,7 @@ docs: setup
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
 
 benchmarks: setup
-	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in $(BENCHMARKS); do PYTHONPATH=. $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/schedules.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/search.py

@@ -35,7 +35,6 @@ def ours(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, Any]:
         try:
             return _timed(lambda step: trainer.step(step).loss, given.steps, groups.barrier)
         finally:
-            trainer.saver.close()
             trainer.recorder.close()
             trainer.monitor.close()
             parts.interpreter.close()

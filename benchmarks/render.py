@@ -227,6 +227,53 @@ def prediction(data: Data) -> Rendered:
     )
 
 
+def schedule_gains(data: Data) -> Rendered:
+    """Steps of schedules, and 1F1B over each, for few and for many micro-batches."""
+    rows = []
+    for case, found in data["cases"].items():
+        for name, arm in found["arms"].items():
+            if name in found["gains"] or name == "1f1b":
+                gain = _ratio(found["gains"][name]) if name in found["gains"] else "1.00"
+                rows.append((case, name, _seconds(arm), _ms(arm["predicted"]), gain))
+    few = next(iter(data["cases"].values()))["gains"]
+    return Rendered(
+        VIRTUAL,
+        ("case", "schedule", "step, measured", "step, predicted", "1F1B over it"),
+        tuple(rows),
+        "With few micro-batches 1F1B takes "
+        + " and ".join(f"{_ratio(few[name])} times {name}" for name in few)
+        + "; with many little is left to gain.",
+        (
+            f"Sizes: {data['sizes']}.",
+            f"1F1B against itself, by case: {_itself(data)}.",
+        ),
+    )
+
+
+def peers(data: Data) -> Rendered:
+    """Ours over PyTorch's own: processor seconds and wall time."""
+    rows = [
+        (
+            case["on"],
+            case["ours"],
+            case["peer"],
+            _quartiles(case["busy_over_peer"]),
+            _quartiles(case["wall_over_peer"]),
+        )
+        for case in data["cases"]
+    ]
+    return Rendered(
+        "Measured with real compute, not paced",
+        ("site", "ours", "against", "processor seconds, ours over it", "step, ours over it"),
+        tuple(rows),
+        "Below 1 ours is cheaper, or faster.",
+        (
+            f"Sizes: {data['sizes']}. Processor seconds are per step and rank.",
+            f"Step of ours against itself, by case: {_itself(data)}.",
+        ),
+    )
+
+
 RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "demo": demo,
     "placement_virtual": placement_virtual,
@@ -235,6 +282,8 @@ RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "overlap": overlap,
     "prediction": prediction,
     "rehearsals": prediction,
+    "schedule_gains": schedule_gains,
+    "peers": peers,
 }
 
 
