@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ class BatchPlan:
         for part in self.mixture.parts:
             _require_window(part, self.sequence, "training")
 
-    @property
+    @cached_property
     def mixture(self) -> Mixture:
         """The texts; one alone is a mixture of one."""
         return self.tokens if isinstance(self.tokens, Mixture) else Mixture((self.tokens,))
@@ -175,7 +176,7 @@ class HeldOut:
         for part in self.mixture.parts:
             _require_window(part, self.sequence, "held-out")
 
-    @property
+    @cached_property
     def mixture(self) -> Mixture:
         """The held-out texts."""
         return self.tokens if isinstance(self.tokens, Mixture) else Mixture((self.tokens,))

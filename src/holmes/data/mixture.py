@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,7 @@ class Mixture:
         text = repr([(part.digest, quota) for part, quota in self._both()])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    @property
+    @cached_property
     def quotas(self) -> tuple[int, ...]:
         """Samples of each text in a round: largest remainders first."""
         exact = [ROUND * weight / sum(self.weights) for weight in self.weights]

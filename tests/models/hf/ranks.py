@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,41 +41,89 @@ class FolderSpec(Spec):
 
 
 def logits(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:
-    """This rank's share of the logits of ``tokens.safetensors``, written beside it.
-
-    Where the spec's loss counts documents, they are in that file too.
-    """
-    chosen = FolderSpec(**{**spec, "cuts": tuple(spec["cuts"])})
-    config, family = chosen.config, chosen.family
-    module, sharding = model_module(family), sharding_module(family)
+    """This rank's share of the logits of the tokens in the folder, written beside them."""
+    chosen = folder_spec(spec)
     folder = Path(chosen.folder)
     given = load_file(folder / "tokens.ids")
     seen: list[torch.Tensor] = []
 
+    def watch(block: nn.Module) -> None:
+        if hasattr(block, "projection"):
+            block.projection.register_forward_hook(lambda *given: seen.append(given[2]))
+
+    model = stage_model(chosen, apart="documents" in given, watch=watch)
+    groups = join(context, chosen)
+    engine = real_engine(plan_of(chosen), groups, model, AdamWSettings())
+    batch = MicroBatch(given["tokens"], given["targets"], given.get("documents"))
+    loss = engine.interpreter.evaluate(lambda _: batch, 1)
+    engine.interpreter.close()
+    groups.close()
+    if seen:
+        save_file({"logits": seen[0].contiguous()}, folder / f"logits-{context.rank}.part")
+    return {"loss": loss, "head": bool(seen)}
+
+
+def memory(context: RankContext, spec: dict[str, Any], whole: bool) -> dict[str, int]:
+    """Resident bytes before, at the peak of and after making this rank's engine, and of parameters.
+
+    Args:
+        whole: load all files before the parts are taken, as the obvious way would.
+    """
+    chosen = folder_spec(spec)
+    groups = join(context, chosen)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    model = stage_model(chosen)
+    if whole:
+        files = sorted(Path(chosen.folder).glob("*.safetensors"))
+        every = {name: t for file in files for name, t in load_file(file).items()}
+        assert every
+    engine = real_engine(plan_of(chosen), groups, model, AdamWSettings())
+    peak, after = resident("VmHWM"), resident("VmRSS")
+    parameters = sum(slot.parameter.nbytes for slot in engine.slots)
+    engine.interpreter.close()
+    groups.close()
+    return {"before": before, "peak": peak, "after": after, "parameters": parameters}
+
+
+def resident(kind: str) -> int:
+    """Bytes of this process that are in memory, now or at most so far."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(kind + ":"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(kind)
+
+
+def folder_spec(spec: dict[str, Any]) -> FolderSpec:
+    return FolderSpec(**{**spec, "cuts": tuple(spec["cuts"])})
+
+
+def stage_model(
+    spec: FolderSpec,
+    *,
+    apart: bool = False,
+    watch: Callable[[nn.Module], None] = lambda block: None,
+) -> StageModel:
+    """The model of a folder; ``watch`` is shown every block."""
+    module, sharding, config = (
+        model_module(spec.family),
+        sharding_module(spec.family),
+        spec.config,
+    )
+
     def build(start: int, stop: int) -> Sequence[nn.Module]:
         blocks: list[nn.Module] = module.build_blocks(config, start, stop, absent=True)
         for block in blocks:
-            if hasattr(block, "projection"):
-                block.projection.register_forward_hook(lambda *given: seen.append(given[2]))
+            watch(block)
         return blocks
 
-    model = StageModel(
+    return StageModel(
         build,
         module.loss,
         sharding.decays,
         sharding.tied_parameters(config),
         partial(module.autocast, "fp32"),
         tensor=sharding.TENSOR_SPLIT,
-        read=FolderWeights(folder, weights_module(family).layout(config)).read,
-        apart="documents" in given,
+        read=FolderWeights(Path(spec.folder), weights_module(spec.family).layout(config)).read,
+        apart=apart,
     )
-    groups = join(context, chosen)
-    engine = real_engine(plan_of(chosen), groups, model, AdamWSettings())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    batch = MicroBatch(given["tokens"], given["tokens"], given.get("documents"))
-    loss = engine.interpreter.evaluate(lambda _: batch, 1)
-    engine.interpreter.close()
-    groups.close()
-    if seen:
-        save_file({"logits": seen[0].contiguous()}, folder / f"logits-{context.rank}.part")
-    return {"loss": loss, "head": bool(seen), "peak": peak}

@@ -109,7 +109,7 @@ def test_logits_under_tensor_and_pipeline_ranks(ranks: Pool, name: str, tmp_path
     spec = FolderSpec(tp=2, pp=2, layers=3, family=family, tied=tied, micro=3, folder=str(tmp_path))
     config = spec.config
     ids = tokens(config.vocabulary, 3, config.sequence)
-    save_file({"tokens": ids}, tmp_path / "tokens.ids")
+    save_file({"tokens": ids, "targets": ids}, tmp_path / "tokens.ids")
     found = ranks.run(
         "tests.models.hf.ranks:logits", {"spec": asdict(spec)}, deadline_seconds=60, ranks=4
     )

@@ -1,0 +1,103 @@
+"""Reading a model of about 2 GB on four ranks: how much memory does the reading itself take?
+
+Two tensor ranks in each of two stages read a Llama that is written in files of half a
+gigabyte. The figure is the largest of the ranks' peaks above what each holds afterwards
+(parameters, gradients and moments of its share). The baseline loads all files on every
+rank before it takes its part.
+
+Run it as `PYTHONPATH=. python benchmarks/weights.py`, since it shares the tests' ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tests.models.hf.ranks import FolderSpec
+
+import record
+from holmes.launch.pool import Pool
+from holmes.models.llama.config import LlamaConfig
+from holmes.models.llama.weights import folder_config, layout
+from holmes.models.registry import model_module
+
+RANKS = 4
+CONFIG = LlamaConfig(24, 1280, 20, 64, 32003, key_heads=4, ffn=3456)
+FILE_BYTES = 512 << 20
+BOUND = 300e6
+"""Bytes that a rank may take above its share."""
+
+
+def write_model(folder: Path, config: LlamaConfig) -> int:
+    """Files of random tensors in fp32, one block in memory at a time; their bytes."""
+    family = model_module("llama")
+    names = layout(config)
+    places: dict[str, str] = {}
+    waiting: dict[str, torch.Tensor] = {}
+    total = 0
+
+    def flush() -> None:
+        name = f"model-{len(set(places.values())):05d}.safetensors"
+        places.update(dict.fromkeys(waiting, name))
+        save_file(waiting, folder / name)
+        waiting.clear()
+
+    for index in range(config.blocks):
+        blocks = family.build_blocks(config, index, index + 1)
+        for ours, parameter in family.named_parameters(blocks, index):
+            waiting[names.stored_name(names.sources[ours])] = parameter.detach()
+            total += parameter.nbytes
+        if sum(tensor.nbytes for tensor in waiting.values()) > FILE_BYTES:
+            flush()
+    flush()
+    (folder / "config.json").write_text(json.dumps(folder_config(config)))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return total
+
+
+def measure(folder: Path, logs: Path, *, whole: bool) -> list[dict[str, int]]:
+    """What each rank says of its memory; the ranks are new ones."""
+    spec = FolderSpec(tp=2, pp=2, layers=CONFIG.layers, family="llama", micro=1, folder=str(folder))
+    with Pool(RANKS, log_dir=logs) as pool:
+        found: list[dict[str, int]] = pool.run(
+            "tests.models.hf.ranks:memory",
+            {"spec": asdict(spec), "whole": whole},
+            deadline_seconds=300,
+        )
+    return found
+
+
+def figures() -> dict[str, Any]:
+    """The record."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        folder.mkdir()
+        bytes_ = write_model(folder, CONFIG)
+        arms = {
+            name: measure(folder, Path(place) / name, whole=name == "whole")
+            for name in ("slices", "whole")
+        }
+    above = {name: [r["peak"] - r["after"] for r in found] for name, found in arms.items()}
+    worst = {name: max(values) for name, values in above.items()}
+    return {
+        **record.headline(
+            "bytes of a rank's peak above what it holds afterwards",
+            "all files loaded on every rank",
+            {**record.spread([float(value) for value in above["slices"]]), "pairs": RANKS},
+        ),
+        "model_bytes": bytes_,
+        "layout": {"tp": 2, "pp": 2},
+        "bound_bytes": BOUND,
+        "within": worst["slices"] <= BOUND,
+        "worst": worst,
+        "ranks": arms,
+    }
+
+
+if __name__ == "__main__":
+    record.write(Path(__file__).stem, figures())
