@@ -93,6 +93,7 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
     family = family_of(job.model)
     module, config = model_module(family), describe(family).config_from(job.model)
     sharding = sharding_module(family)
+    check_attention(job, config, plan.layout.cp)
     weights = None if assignment.resume_from else folder_weights(job, config)
     model = StageModel(
         partial(
@@ -118,6 +119,23 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
     if groups.rank == 0:
         keep_tokenizer(assignment.run_folder, Path(files.tokenizer), files.end, config.sequence)
     return Parts(engine.interpreter, engine.optimizer, batches, held_out)
+
+
+def check_attention(job: Job, config: Any, cp: int) -> None:
+    """Refuse attention that context ranks do not have.
+
+    Raises:
+        ConfigError: tokens are spread over ranks, and a token must not read all before it.
+    """
+    window = getattr(config, "window", None)
+    if cp == 1 or (window is None and job.data.packing == "windows"):
+        return
+    raise ConfigError(
+        f"attention over {cp} context ranks reads all tokens before one",
+        where="parallel.context",
+        why="the model has a sliding window" if window else "data.packing keeps documents apart",
+        next_step="use parallel.context=1",
+    )
 
 
 def folder_weights(job: Job, config: Any) -> FolderWeights | None:
