@@ -142,7 +142,8 @@ def test_continuing_lowers_the_held_out_loss_alike_on_one_rank_and_on_four(
     text = "to be or not, naïve café\n"
     assert words.decode(words.encode(text)) == text
     assert words.eos_token == "<|endoftext|>"
-    assert json.loads((exported / "config.json").read_text())["dtype"] == "float32"
+    said_of = json.loads((exported / "config.json").read_text())
+    assert (said_of["dtype"], said_of["eos_token_id"]) == ("float32", words.eos_token_id)
 
     with pytest.raises(WriteError, match="the folder exists"):
         api.export(run, exported)

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from holmes.data.tokenizer import from_file
 from holmes.errors import DataError, WriteError
 from holmes.job.resolve import resolve_job
 from holmes.models.common.hf.names import FolderLayout
@@ -82,7 +83,9 @@ def export(run: Path, checkpoint: Path, output: Path, file_bytes: int = FILE_BYT
             remove(partial)
         partial.mkdir()
         _write_tensors(partial, _files(stored, file_bytes), reader)
-        _write_json(partial / "config.json", _config(weights.folder_config(config), stored, reader))
+        _write_json(
+            partial / "config.json", _config(weights.folder_config(config), run, stored, reader)
+        )
         _copy_tokenizer(run, partial)
         flush_folder(partial)
         partial.rename(output)
@@ -151,10 +154,14 @@ def _tensor(stored: _Stored, reader: Reader) -> Tensor:
     return (whole.T if stored.transposed and whole.dim() > 1 else whole).contiguous()
 
 
-def _config(values: Mapping[str, Any], stored: list[_Stored], reader: Reader) -> dict[str, Any]:
-    """config.json, with the type of the tensors."""
+def _config(
+    values: Mapping[str, Any], run: Path, stored: list[_Stored], reader: Reader
+) -> dict[str, Any]:
+    """config.json, with the type of the tensors and the token that closes a document."""
     dtype = reader.manifest.tensors[PARAMETERS + stored[0].parts[0]].dtype
-    return {**values, "dtype": dtype, "torch_dtype": dtype, "use_cache": True}
+    end = from_file(run).end_of_text if (run / TOKENIZER_FILES[0]).exists() else None
+    ends = {"bos_token_id": None, "eos_token_id": end}
+    return {**values, **ends, "dtype": dtype, "torch_dtype": dtype, "use_cache": True}
 
 
 def _copy_tokenizer(run: Path, folder: Path) -> None:

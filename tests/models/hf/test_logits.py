@@ -43,11 +43,29 @@ def tokens(vocabulary: int, samples: int, length: int) -> torch.Tensor:
     )
 
 
-def logits_of(blocks: list[torch.nn.Module], ids: torch.Tensor) -> torch.Tensor:
+def logits_of(
+    blocks: list[torch.nn.Module], ids: torch.Tensor, documents: torch.Tensor | None = None
+) -> torch.Tensor:
     x = ids
     for block in blocks:
-        x = block(x)
+        x = block(x, documents)
     return x
+
+
+def documents_of(samples: int, length: int) -> torch.Tensor:
+    """Numbers of packed documents; other borders in every sample."""
+    drawn = torch.rand(samples, length, generator=torch.Generator().manual_seed(1))
+    return (drawn < 0.2).long().cumsum(1)
+
+
+def apart(theirs: Any, ids: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+    """The obvious way: the model sees one document at a time."""
+    found = torch.empty(*ids.shape, theirs.config.vocab_size)
+    for row, numbers in enumerate(documents):
+        for number in numbers.unique():
+            own = numbers == number
+            found[row, own] = theirs(ids[row][own][None]).logits[0]
+    return found
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -109,7 +127,12 @@ def test_logits_under_tensor_and_pipeline_ranks(ranks: Pool, name: str, tmp_path
     spec = FolderSpec(tp=2, pp=2, layers=3, family=family, tied=tied, micro=3, folder=str(tmp_path))
     config = spec.config
     ids = tokens(config.vocabulary, 3, config.sequence)
-    save_file({"tokens": ids, "targets": ids}, tmp_path / "tokens.ids")
+    given = {"tokens": ids, "targets": ids.clone()}
+    expected = theirs(ids).logits
+    if name == "gpt2":
+        given["documents"] = documents_of(3, config.sequence)
+        expected = apart(theirs, ids, given["documents"])
+    save_file(given, tmp_path / "tokens.ids")
     found = ranks.run(
         "tests.models.hf.ranks:logits", {"spec": asdict(spec)}, deadline_seconds=60, ranks=4
     )
@@ -120,4 +143,17 @@ def test_logits_under_tensor_and_pipeline_ranks(ranks: Pool, name: str, tmp_path
     ]
     assert len(parts) == 2
     whole = torch.cat(parts, dim=2)[..., : config.vocabulary]
-    assert (whole - theirs(ids).logits).abs().max() <= BOUND
+    assert (whole - expected).abs().max() <= BOUND
+
+
+@pytest.mark.parametrize("attention", ["fused", "unfused"])
+@pytest.mark.parametrize("name", ["gpt2", "mistral", "qwen3", "llama-llama3"])
+@torch.no_grad()
+def test_packed_documents_do_not_see_each_other(name: str, attention: str, tmp_path: Path) -> None:
+    theirs = write_folder(name, tmp_path)
+    config, blocks = read_model(tmp_path, attention=attention)
+    ids = tokens(config.vocabulary, 3, config.sequence)
+    documents = documents_of(3, config.sequence)
+    assert 2 < len(documents[0].unique()) < config.sequence
+    found = logits_of(blocks, ids, documents)
+    assert (found - apart(theirs, ids, documents)).abs().max() <= BOUND
