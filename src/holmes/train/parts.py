@@ -93,7 +93,7 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
     family = family_of(job.model)
     module, config = model_module(family), describe(family).config_from(job.model)
     sharding = sharding_module(family)
-    check_attention(job, config, plan.layout.cp)
+    check_attention(job, config, max(stage.layout.cp for stage in plan.stages))
     weights = None if assignment.resume_from else folder_weights(job, config)
     model = StageModel(
         partial(
