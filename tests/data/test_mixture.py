@@ -65,8 +65,7 @@ def test_each_sample_comes_once_also_where_the_world_changes(worlds: tuple[int, 
             now = now.resumed(plan.position(10))
         for step in steps:
             for d in range(dp):
-                for m in range(8 // dp // 2):
-                    found += now.micro_batch(step, d, m, dp, 2).tokens[:, 0].tolist()
+                found += now.samples(step, d * 8 // dp, (d + 1) * 8 // dp).tokens[:, 0].tolist()
     assert found == [10_000 * (part + 1) + window * SEQUENCE for part, window in places]
     for part, windows in ((0, 20), (1, 21)):
         mine = [window for which, window in places if which == part]
@@ -87,7 +86,7 @@ def documents() -> Tokens:
 
 def test_documents_are_numbered_and_their_first_token_is_no_target() -> None:
     plan = BatchPlan(documents(), SEQUENCE, 6, apart=True)
-    batch = plan.micro_batch(0, 0, 0, 1, 6)
+    batch = plan.samples(0, 0, 6)
     first = next(row for row in range(6) if batch.tokens[row, 0] == 1)
     assert batch.documents is not None
     assert batch.documents[first].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
@@ -96,10 +95,10 @@ def test_documents_are_numbered_and_their_first_token_is_no_target() -> None:
     ignored = (batch.targets == IGNORED).sum()
     assert ignored == 3  # the lone mark begins another window
     assert batch.weight == 48 / (48 - ignored)
-    halves = [plan.micro_batch(0, d, 0, 2, 3) for d in range(2)]
+    halves = [plan.samples(0, 3 * d, 3 * d + 3) for d in range(2)]
     assert [half.weight for half in halves] == [batch.weight] * 2
-    held = HeldOut(documents(), SEQUENCE, apart=True).batch(0, 2)
-    assert held.weight == 16 / 13 and held.documents is not None
+    held = HeldOut(documents(), SEQUENCE, apart=True).samples(0, 2)
+    assert held.weight == 48 / 45 and held.documents is not None
 
 
 def test_several_texts_share_a_tokenizer_and_hold_out_documents_each(tmp_path) -> None:  # type: ignore[no-untyped-def]

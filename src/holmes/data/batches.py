@@ -196,8 +196,15 @@ class HeldOut:
         batch = read_windows(parts, self.sequence, places)
         if not self.apart:
             return batch
-        counted = (batch.tokens != _end(self.mixture)).sum()
-        return _apart(batch, self.mixture, float(batch.tokens.size / counted))
+        return _apart(batch, self.mixture, self._weight)
+
+    @cached_property
+    def _weight(self) -> float:
+        """All targets of the held-out windows over those that count."""
+        lengths = [_windows(part, self.sequence) * self.sequence for part in self.mixture.parts]
+        pairs = zip(self.mixture.parts, lengths, strict=True)
+        counted = sum(int((part.ids[:n] != part.end).sum()) for part, n in pairs)
+        return sum(lengths) / counted
 
 
 def read_windows(
