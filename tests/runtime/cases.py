@@ -75,6 +75,7 @@ def build(spec: Spec, groups: Groups) -> Engine[ShardedAdamW]:
         sharding.tied_parameters(spec.config),
         partial(module.autocast, spec.precision),
         tensor=sharding.TENSOR_SPLIT,
+        context=sharding.CONTEXT_SPLIT,
     )
     settings = AdamWSettings(betas=BETAS, weight_decay=WEIGHT_DECAY, clip=spec.clip)
     engine = real_engine(plan, groups, model, settings)

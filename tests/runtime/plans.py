@@ -46,6 +46,10 @@ class Spec:
     key_heads: int = 2
     vocabulary: int = 40
     attention: str = "fused"
+    cp: int = 1
+    algorithm: str = "ring"
+    sequence: int = 8
+    positions: str = "learned"
     meshes: tuple[tuple[int, int], ...] = ()
     """(tp, dp) of each pipeline rank; the micro-batch is divided over the replicas of each."""
     scatter_gather: bool = True
@@ -56,28 +60,28 @@ class Spec:
             "layers": self.layers,
             "hidden": 16,
             "heads": self.heads,
-            "sequence": 8,
+            "sequence": self.sequence,
             "vocabulary": self.vocabulary,
             "tied": self.tied,
             "attention": self.attention,
         }
         if self.family == "llama":
             return LlamaConfig(**sizes, key_heads=self.key_heads)
-        return GptConfig(**sizes)
+        return GptConfig(**sizes, positions=self.positions)
 
     @property
     def layout(self) -> Layout:
-        return Layout(tp=self.tp, pp=self.pp, dp=self.dp)
+        return Layout(tp=self.tp, pp=self.pp, dp=self.dp, cp=self.cp)
 
     @property
     def layouts(self) -> list[Layout]:
         """Of each pipeline rank."""
         degrees = self.meshes or ((self.tp, self.dp),) * self.pp
-        return [Layout(tp=tp, pp=self.pp, dp=dp) for tp, dp in degrees]
+        return [Layout(tp=tp, pp=self.pp, dp=dp, cp=self.cp) for tp, dp in degrees]
 
     @property
     def world(self) -> int:
-        return sum(layout.tp * layout.dp for layout in self.layouts)
+        return sum(layout.tp * layout.dp * layout.cp for layout in self.layouts)
 
 
 def site_of(nodes: int) -> Site:
@@ -125,6 +129,7 @@ def plan_of(spec: Spec) -> Plan:
         overlap=spec.overlap,
         predicted=Predicted(1.0, 1.0, 1.0, 1.0, 1.0, {}),
         scatter_gather=spec.scatter_gather,
+        context_algorithm=spec.algorithm,  # type: ignore[arg-type]
     )
     plan = replace(bare, groups=tuple(_groups(bare)))
     digest = program_of(plan, check=False).digest
@@ -139,8 +144,8 @@ def _stages(spec: Spec, load: Workload) -> list[Stage]:
     for index in range(count):
         start, stop = borders[index], borders[index + 1]
         layout = spec.layouts[index % spec.pp]
-        first = sum(one.tp * one.dp for one in spec.layouts[: index % spec.pp])
-        ranks = tuple(range(first, first + layout.tp * layout.dp))
+        first = sum(one.tp * one.dp * one.cp for one in spec.layouts[: index % spec.pp])
+        ranks = tuple(range(first, first + layout.tp * layout.dp * layout.cp))
         shares = split_samples(spec.micro, layout.dp) if spec.meshes else ()
         before = sum(len(stage.buckets) for stage in stages[index % spec.pp :: spec.pp])
         buckets = tuple(

@@ -28,7 +28,7 @@ def parts_between(plan: Plan, stage: int) -> tuple[Parts, Parts]:
         stage: the virtual stage above the cut.
     """
     upper, lower = plan.stages[stage], plan.stages[stage + 1]
-    sample_bytes = plan.workload.blocks[upper.blocks[1] - 1].output_bytes
+    sample_bytes = plan.workload.blocks[upper.blocks[1] - 1].output_bytes * plan.padding
     found = _transfers(division_of(plan, upper), division_of(plan, lower), sample_bytes)
     return parts_of(found, upper.ranks, lower.ranks)
 
@@ -42,7 +42,7 @@ def boundary_bytes(plan: Plan, border: int, rank: int) -> int:
     first, last = plan.samples_of(rank)
     stage = next(stage for stage in plan.stages if rank in stage.ranks)
     tokens = 1 if not plan.scatter_gather else stage.layout.tp
-    sample = blocks[border - 1].output_bytes / stage.layout.cp
+    sample = blocks[border - 1].output_bytes * plan.padding / stage.layout.cp
     return int(sample * (last - first) / tokens)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holmes.plan.layout import Recompute, ScheduleName, Sharding
+from holmes.plan.layout import ContextAlgorithm, Recompute, ScheduleName, Sharding
 from holmes.plan.plan import Axis, Plan
 
 
@@ -18,6 +18,7 @@ class Capabilities:
         experts: whether layers may be mixtures of experts.
         sequence_parallel: whether tensor ranks can divide norms and activations too.
         unequal_stages: whether stages may differ in their degrees.
+        context_algorithms: how attention may run over context ranks.
     """
 
     axes: frozenset[Axis]
@@ -28,6 +29,7 @@ class Capabilities:
     experts: bool = False
     sequence_parallel: bool = False
     unequal_stages: bool = False
+    context_algorithms: frozenset[ContextAlgorithm] = frozenset()
 
 
 def refusals(plan: Plan, capabilities: Capabilities) -> list[str]:
@@ -45,10 +47,19 @@ def refusals(plan: Plan, capabilities: Capabilities) -> list[str]:
         for axis, degree in degrees
         if degree > 1 and axis not in capabilities.axes
     ]
-    for tp in sorted({layout.tp for layout in layouts}):
-        obstacle = plan.workload.tensor_obstacle(tp)
+    for tp, cp in sorted({(layout.tp, layout.cp) for layout in layouts}):
+        obstacle = plan.workload.tensor_obstacle(tp, cp)
         if obstacle is not None:
             found.append(f"tensor degree {tp} ({obstacle})")
+        if cp == 1 or "context" not in capabilities.axes:
+            continue
+        if plan.context_algorithm not in capabilities.context_algorithms:
+            found.append(f"context algorithm: {plan.context_algorithm}")
+        obstacle = plan.workload.context_obstacle(plan.context_algorithm, tp, cp)
+        if obstacle is not None:
+            found.append(f"context degree {cp} ({obstacle})")
+    if plan.layout is None and any(layout.cp > 1 for layout in layouts):
+        found.append("context ranks in stages whose layouts differ")
     if len(set(layouts)) > 1 and not capabilities.unequal_stages:
         found.append("stages whose layouts differ")
     if plan.schedule.name not in capabilities.schedules:

@@ -66,6 +66,7 @@ class Wishes:
     pipeline: int | None = None
     data: int | None = None
     context: int | None = None
+    context_algorithm: ContextAlgorithm | None = None
     expert: int | None = None
     sharding: Sharding | None = None
     schedule: ScheduleName | None = None

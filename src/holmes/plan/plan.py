@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from holmes.hardware.site import Fabric, Site
+from holmes.plan.chunks import chunk_width
 from holmes.plan.layout import (
+    ContextAlgorithm,
     Layout,
     Order,
     PartitionRule,
@@ -53,7 +55,8 @@ class Group:
     Names: ``data.s<stage>`` after the first stage of its ranks
     (``data.s<stage>.t<tensor>`` with tensor ranks), ``pipeline.<a>-<b>`` for a pair
     of ranks at a cut, the upper stage's first, ``tied.<data index>`` (one ``tied``
-    where stages differ), ``tensor.<first rank>``, ``world``.
+    where stages differ), ``tensor.<first rank>``, ``context.<first rank>``,
+    ``world``.
     """
 
     name: str
@@ -212,6 +215,7 @@ class Plan:
     calibration: dict[str, Any] = field(default_factory=dict)
     sequence_parallel: bool = False
     scatter_gather: bool = True
+    context_algorithm: ContextAlgorithm = "ring"
     schema_version: int = SCHEMA_VERSION
 
     @cached_property
@@ -229,11 +233,33 @@ class Plan:
         return 1 if self.layout is None else self.layout.tp
 
     @property
+    def context(self) -> int:
+        """The context degree of all stages."""
+        return 1 if self.layout is None else self.layout.cp
+
+    @property
+    def tokens_held(self) -> int:
+        """Tokens of a sample that a context rank holds, padding included."""
+        if self.context == 1:
+            return self.workload.sequence
+        return chunk_width(self.workload.sequence, self.context, self.tensor)
+
+    @property
+    def padding(self) -> float:
+        """Tokens that context ranks hold together over those of a sample."""
+        return self.tokens_held * self.context / self.workload.sequence
+
+    @property
     def degrees(self) -> dict[str, int | str]:
-        """tp, pp and dp; by stage, joined by ``+``, where stages differ."""
+        """tp, pp and dp, cp where there are context ranks; by stage, joined by ``+``, where stages differ."""
         held = [stage.layout for stage in self.stages[: self.pp]]
         if self.layout is not None:
-            return {"tp": self.layout.tp, "pp": self.pp, "dp": self.layout.dp}
+            found: dict[str, int | str] = {
+                "tp": self.layout.tp,
+                "pp": self.pp,
+                "dp": self.layout.dp,
+            }
+            return found if self.context == 1 else {**found, "cp": self.context}
         tensor, data = ("+".join(str(getattr(one, k)) for one in held) for k in ("tp", "dp"))
         return {"tp": tensor, "pp": self.pp, "dp": data}
 

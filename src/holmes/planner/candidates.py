@@ -158,7 +158,7 @@ def _check_layout(request: PlanRequest, layout: Layout, topology: Topology) -> N
         ConfigError: heads, node size or stage count do not allow this layout.
     """
     workload = request.workload
-    obstacle = workload.tensor_obstacle(layout.tp)
+    obstacle = workload.tensor_obstacle(layout.tp, layout.cp)
     if obstacle is not None:
         raise ConfigError(
             obstacle,

@@ -11,12 +11,13 @@ MOST_VIRTUAL_STAGES = 64
 """Each costs a pair of connections per cut; beyond this nobody gains."""
 
 CAPABILITIES = Capabilities(
-    axes=frozenset({"tensor", "pipeline", "data"}),
+    axes=frozenset({"tensor", "pipeline", "data", "context"}),
     schedules=frozenset(SCHEDULES),
     shardings=frozenset({"none", "optimizer"}),
     recompute=frozenset({"none", "selective", "full"}),
     virtual_stages=MOST_VIRTUAL_STAGES,
     unequal_stages=True,
+    context_algorithms=frozenset({"rsa", "ring", "ulysses"}),
 )
 
 

@@ -112,6 +112,7 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
         sharding.TENSOR_SPLIT,
         weights.read if weights else None,
         job.data.packing == "documents",
+        sharding.CONTEXT_SPLIT,
     )
     engine = real_engine(plan, groups, model, adamw_settings(job.optimizer))
     files = assignment.tokens or prepare_data(job).files

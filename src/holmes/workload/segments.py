@@ -65,6 +65,8 @@ class Collective:
         tokens: whether it joins an activation [tokens, features], which sequence
             parallelism holds split by tokens (not so for the loss's sums).
         bound: whether ``bytes_`` depends on the data and this is the most it can be.
+        output: whether the backward of its segment needs nothing of what it brings, so that
+            selective recomputation does not repeat it.
     """
 
     op: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "ring"]
@@ -74,6 +76,13 @@ class Collective:
     split: tuple[str, ...] = ("context",)
     tokens: bool = True
     bound: bool = False
+    output: bool = False
+
+    def runs(self, recompute: Literal["none", "selective", "full"]) -> int:
+        """How often it runs for a micro-batch, as part of an attention core."""
+        if self.direction == "backward" or recompute == "none":
+            return 1
+        return 1 if self.output and recompute == "selective" else 2
 
     def bytes_on_rank(self, tp: int = 1, cp: int = 1) -> float:
         """``bytes_`` per sample after the split by the axes that are not its own."""
@@ -91,6 +100,48 @@ class Collective:
         """
         rounds = 2 if self.op == "all_reduce" else 1
         return rounds * (degree - 1) / degree * self.bytes_on_rank(tp, cp)
+
+
+def context_collectives(
+    inner: Iterable[Segment | Collective], algorithm: str, tp: int, cp: int
+) -> tuple[Collective, ...]:
+    """The collectives of a block over ``cp`` context ranks, by one of ``tp`` tensor ranks.
+
+    The program declares a ring of keys and values, forward, and of these and their
+    gradients, backward. Ring self-attention passes keys and values apart; the
+    exchange sends queries, keys and values to where their heads are, and the outputs back.
+    Key heads that several ranks read are sent to each of them.
+
+    Args:
+        algorithm: rsa, ring or ulysses.
+    """
+    parts = list(inner)
+    core = next((p.attention for p in parts if isinstance(p, Segment) and p.attention), None)
+    ring = next((p for p in parts if isinstance(p, Collective) and p.op == "ring"), None)
+    if core is None or ring is None or cp == 1:
+        return ()
+    head = ring.bytes_ / (2 * core.key_heads)
+    queries, keys = core.heads / tp, max(1.0, core.key_heads / tp)
+    if algorithm == "ulysses":
+        sent, back = head * (queries + 2 * max(keys, cp)), head * queries
+        sizes = {"forward": (sent, back), "backward": (sent, back)}
+    else:
+        pair = 2 * head * keys
+        sizes = {"forward": (pair / 2,) * 2 if algorithm == "rsa" else (pair,)}
+        sizes["backward"] = (pair, pair)
+    exchanged = algorithm == "ulysses"
+    return tuple(
+        replace(
+            ring,
+            op="all_to_all" if exchanged else "ring",
+            bytes_=size,
+            direction="forward" if direction == "forward" else "backward",
+            split=("context",) if exchanged else (),
+            output=exchanged and index == 1,
+        )
+        for direction, each in sizes.items()
+        for index, size in enumerate(each)
+    )
 
 
 def with_sequence_parallelism(

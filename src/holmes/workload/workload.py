@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from holmes.workload.segments import Collective, Segment, with_sequence_parallelism
+from holmes.workload.segments import (
+    Collective,
+    Segment,
+    context_collectives,
+    with_sequence_parallelism,
+)
 
 __all__ = ["Block", "BlockKind", "Collective", "RecomputeMode", "Segment", "Workload"]
 
@@ -74,6 +79,10 @@ class Block:
     def program(self, sequence_parallel: bool = False) -> tuple[Segment | Collective, ...]:
         """The inner program, with the collectives of the chosen way to split."""
         return with_sequence_parallelism(self.inner) if sequence_parallel else self.inner
+
+    def context_program(self, algorithm: str, tp: int, cp: int) -> tuple[Collective, ...]:
+        """Its collectives over ``cp`` context ranks; see :func:`context_collectives`."""
+        return context_collectives(self.inner, algorithm, tp, cp)
 
     def activation_bytes_on_rank(
         self,
@@ -143,17 +152,18 @@ class Workload:
         """Parameters of the model, shared weights counted once."""
         return sum(block.parameters for block in self.blocks) - self.tied_parameters
 
-    def tensor_obstacle(self, tp: int) -> str | None:
+    def tensor_obstacle(self, tp: int, cp: int = 1) -> str | None:
         """Why ``tp`` tensor ranks cannot split this model, or None.
 
-        The vocabulary may be of any size: its table is padded.
+        The vocabulary may be of any size: its table is padded, and so are the chunks of
+        ``cp`` context ranks.
         """
         if self.heads % tp:
             return f"{self.heads} attention heads do not divide over {tp} tensor ranks"
         keys = self.key_heads or self.heads
         if keys % tp and tp % keys:
             return f"{keys} heads of keys and values do not divide over {tp} tensor ranks"
-        if self.sequence % tp:
+        if cp == 1 and self.sequence % tp:
             return f"a sequence of {self.sequence} tokens does not divide over {tp} tensor ranks"
         for block in self.blocks:
             for part in block.inner:
@@ -166,6 +176,20 @@ class Workload:
                             f"over {tp} tensor ranks"
                         )
         return None
+
+    def context_obstacle(self, algorithm: str, tp: int, cp: int) -> str | None:
+        """Why ``cp`` context ranks cannot share a sample of this model, or None.
+
+        The sequence need not divide: ranks that have less hold padding.
+        """
+        if cp == 1:
+            return None
+        if cp > self.sequence:
+            return f"a sequence of {self.sequence} tokens has no token for each of {cp} ranks"
+        if algorithm != "ulysses":
+            return None
+        heads, keys = self.heads // tp, max(1, (self.key_heads or self.heads) // tp)
+        return exchange_obstacle(heads, keys, cp)
 
     def shared_parameters(self, block: Block, tp: int) -> int:
         """Parameters of a block that several of ``tp`` tensor ranks hold.

@@ -126,6 +126,11 @@ class Rotary(nn.Module):
         return rotate(x_BHSK, self.cos, self.sin)
 
     @torch.no_grad()
+    def keep(self, positions_S: Tensor) -> None:
+        """Keep the rows of these positions: token i of the input is at the i-th of them."""
+        self.cos, self.sin = self.cos[positions_S], self.sin[positions_S]
+
+    @torch.no_grad()
     def fill(self, device: torch.device | str) -> None:
         """Write the tables, on a device."""
         length, head_size = self.cos.shape

@@ -15,6 +15,7 @@ from holmes.errors import RankDiedError
 from holmes.runtime import collectives
 from holmes.runtime.collectives import Shift
 from holmes.runtime.communicator import Communicator
+from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.tensor.tally import Counted
 
 VALUES, SUMS = 0, 1
@@ -24,8 +25,8 @@ VALUES, SUMS = 0, 1
 class Passing:
     """A tensor on its way to the next rank, another one coming."""
 
-    def __init__(self, shift: Shift) -> None:
-        self._shift = shift
+    def __init__(self, shift: Shift, pace: Pace) -> None:
+        self._shift, self._pace = shift, pace
 
     def wait(self) -> Tensor:
         """What came.
@@ -35,7 +36,8 @@ class Passing:
         """
         comm = self._shift.comm
         try:
-            return self._shift.wait()
+            with self._pace.outside():
+                return self._shift.wait()
         except RuntimeError as error:
             neighbours = {comm.ranks[comm.index - 1], comm.ranks[(comm.index + 1) % comm.size]}
             raise silent(comm, neighbours, error) from error
@@ -44,14 +46,18 @@ class Passing:
 class ContextAxis(Counted):
     """The communication of one context group.
 
+    Args:
+        pace: of the computation that waits for it.
+
     Attributes:
         index: this rank's place in it.
         size: N, its ranks.
     """
 
-    def __init__(self, comm: Communicator) -> None:
+    def __init__(self, comm: Communicator, pace: Pace | None = None) -> None:
         super().__init__()
         self.comm = comm
+        self._pace = pace or Pace(None)
         self.index = comm.index
         self.size = comm.size
 
@@ -82,7 +88,7 @@ class ContextAxis(Counted):
         The caller counts.
         """
         incoming = tensor.new_empty((*tensor.shape[:-2], length, tensor.shape[-1]))
-        return Passing(collectives.post_shift(self.comm, tensor, incoming, tag))
+        return Passing(collectives.post_shift(self.comm, tensor, incoming, tag), self._pace)
 
     def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor]) -> None:
         """Send each rank its tensor, and fill those from each.
@@ -94,7 +100,8 @@ class ContextAxis(Counted):
             incoming[0].copy_(outgoing[0])
         else:
             try:
-                collectives.all_to_all(self.comm, list(outgoing), list(incoming))
+                with self._pace.outside():
+                    collectives.all_to_all(self.comm, list(outgoing), list(incoming))
             except RuntimeError as error:
                 raise silent(self.comm, set(self.comm.others), error) from error
         sent = sum(t.nbytes for i, t in enumerate(outgoing) if i != self.index)

@@ -10,11 +10,13 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from holmes.models.common.context import ContextSplit
 from holmes.models.common.tensor import TensorSplit
 from holmes.plan.boundary import boundary_bytes
 from holmes.plan.plan import Plan, Stage
 from holmes.plan.program import program_of, stage_shape
 from holmes.runtime.checkpoint.manifest import Box
+from holmes.runtime.context.share import with_context
 from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.interpreter import Interpreter
 from holmes.runtime.pipeline.pace import Pace
@@ -45,6 +47,7 @@ class StageModel:
         read: a parameter's values by canonical name, whole shape and the part that is held
             (an interval of every dim; None: all), for parameters built without storage.
         apart: micro-batches keep documents apart.
+        context: how it runs on part of the tokens; None: it cannot.
     """
 
     build: Callable[[int, int], Sequence[nn.Module]]
@@ -56,6 +59,7 @@ class StageModel:
     tensor: TensorSplit | None = None
     read: ReadParameter | None = None
     apart: bool = False
+    context: ContextSplit | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ def real_engine(
         ConfigError: when the model is not the one that was planned.
     """
     mine = stages_of(plan, groups.rank)
-    share = share_of(plan, groups, model.tensor, model.pace)
+    whole = share_of(plan, groups, model.tensor, model.pace)
+    share = with_context(whole, plan, groups, model.context, model.pace)
     built = {stage.stage: share.build(model.build, stage) for stage in mine}
     slots = [
         slot
@@ -101,7 +106,8 @@ def real_engine(
         )
     ]
     planned = [bucket for stage in mine for bucket in stage.buckets]
-    members, index = mine[0].replicas, mine[0].data_index(groups.rank)
+    members = mine[0].replicas * mine[0].layout.cp
+    index = mine[0].ranks.index(groups.rank) // mine[0].layout.tp
     buckets = flatten(slots, planned, members, index, groups.device)
     if model.read is not None:
         fill(slots, model.read)
@@ -116,7 +122,7 @@ def real_engine(
     first, last = plan.samples_of(groups.rank)
     tokens = mine[0].layout.tp if plan.scatter_gather else 1
     boundary = torch.empty(
-        (last - first, plan.workload.sequence // tokens, plan.workload.hidden),
+        (last - first, plan.tokens_held // tokens, plan.workload.hidden),
         dtype=slots[0].parameter.dtype,
         device=groups.device,
     )
@@ -174,7 +180,7 @@ def virtual_engine(
     ]
     optimizer = VirtualOptimizer(
         tuple(bucket for stage in mine for bucket in stage_shape(plan, stage).buckets),
-        mine[0].replicas,
+        mine[0].replicas * mine[0].layout.cp,
         seconds_per_element,
         gradient_bytes=plan.workload.gradient_bytes,
         parameter_bytes=plan.workload.parameter_bytes,

@@ -163,8 +163,8 @@ class Interpreter:
                     collectives.send(self._comms[target.lane], part, target.partner)
                 if stage.place.is_last:
                     samples = 1 if batch is None else len(batch.tokens)
-                    total[0] += output.item() * samples
-                    total[1] += samples
+                    total[0] += output.item() * samples * stage.tokens.weight
+                    total[1] += samples * stage.tokens.weight
         if self._groups.world_size > 1:
             collectives.all_reduce(self._groups["world"], total)
         loss, count = total.tolist()

@@ -32,6 +32,25 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
+class TokenShare:
+    """What a rank has of the tokens of its samples.
+
+    Attributes:
+        positions: of its tokens; None: all of them.
+        weight: its part of the tokens that the loss of a micro-batch is the mean of.
+    """
+
+    positions: Tensor | None = None
+    weight: float = 1.0
+
+    def of(self, batch: MicroBatch | None) -> MicroBatch | None:
+        """Its tokens and targets of a micro-batch of whole samples."""
+        if batch is None or self.positions is None:
+            return batch
+        return MicroBatch(batch.tokens[:, self.positions], batch.targets[:, self.positions])
+
+
+@dataclass(frozen=True)
 class StagePlace:
     """Where a stage stands in the chain of blocks: [start, stop) of ``total``."""
 
@@ -52,11 +71,13 @@ class StagePlace:
 class StageProgram(Protocol):
     """What the interpreter needs of a stage. One thread calls it.
 
-    ``uses_data`` tells whether micro-batches are loaded for it.
+    ``uses_data`` tells whether micro-batches are loaded for it, ``tokens`` which of their
+    tokens this rank has.
     """
 
     place: StagePlace
     uses_data: bool
+    tokens: TokenShare
 
     def new_input(self) -> Tensor:
         """A buffer for the boundary activation of one micro-batch."""
@@ -89,7 +110,7 @@ class StageProgram(Protocol):
         """The rest of it: add to the weights' gradients. Frees the activations of the range."""
 
     def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
-        """Forward without keeping anything; the last stage returns the mean loss."""
+        """Forward without keeping anything; the last stage returns the mean loss of its tokens."""
 
     def take_loss(self) -> float | None:
         """The sum of the losses since the last call; None where no loss is computed."""
@@ -118,6 +139,8 @@ class TorchStage:
             (with the random numbers of the first time).
         autocast: makes the context in which blocks run forward.
         apart: micro-batches keep documents apart, so every stage needs them.
+        tokens: this rank's part of each sample.
+        evaluating: makes a context around each evaluation.
     """
 
     def __init__(
@@ -131,6 +154,8 @@ class TorchStage:
         recompute: bool = False,
         autocast: Autocast = nullcontext,
         apart: bool = False,
+        tokens: TokenShare | None = None,
+        evaluating: Autocast = nullcontext,
     ) -> None:
         assert len(blocks) == place.stop - place.start
         self.place = place
@@ -141,6 +166,8 @@ class TorchStage:
         self._boundary = boundary
         self._recompute = recompute
         self._autocast = autocast
+        self.tokens = tokens or TokenShare()
+        self._evaluating = evaluating
         self._kept: dict[tuple[int, int], _Kept] = {}
         self._waiting: dict[tuple[int, int], list[WeightPart]] = {}
         self._between: dict[int, Tensor] = {}
@@ -155,6 +182,7 @@ class TorchStage:
     def forward(
         self, microbatch: int, blocks: Blocks, received: Tensor | None, batch: MicroBatch | None
     ) -> Tensor:
+        batch = self.tokens.of(batch)
         x = self._range_input(microbatch, blocks, received, batch)
         for index in range(*blocks):
             if x.is_floating_point():
@@ -200,10 +228,11 @@ class TorchStage:
 
     @torch.no_grad()
     def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
+        batch = self.tokens.of(batch)
         first = self.place.is_first and batch is not None
         x = batch.tokens if first and batch is not None else self._taken(received)
         assert x is not None
-        with self._autocast():
+        with self._evaluating(), self._autocast():
             for block in self._blocks.values():
                 x = _through(block, x, batch)
         if self.place.is_last:
@@ -257,7 +286,7 @@ class TorchStage:
         with self._autocast():
             output = _through(self._blocks[index], x, batch)
         if batch is not None and self._is_loss(index):
-            output = self._loss_of(output, batch) / self._divisor
+            output = self._loss_of(output, batch) * self.tokens.weight / self._divisor
         return output
 
     def _loss_of(self, output: Tensor, batch: MicroBatch) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from holmes.runtime import collectives
 from holmes.runtime.communicator import Communicator
-from holmes.runtime.pipeline.stage import Blocks, MicroBatch, StagePlace
+from holmes.runtime.pipeline.stage import Blocks, MicroBatch, StagePlace, TokenShare
 from holmes.runtime.sharding.optimizer import Outcome
 from holmes.schedule.instruction import Bucket
 
@@ -48,6 +48,7 @@ class VirtualStage:
     """
 
     uses_data = False
+    tokens = TokenShare()
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from holmes.runtime.sharding.bucket_state import STATES, AdamWSettings, BucketSt
 from holmes.runtime.sharding.buckets import FlatBucket
 from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
 from holmes.runtime.sharding.tied import sum_whole
-from holmes.runtime.tensor.shared import SharedGradients
+from holmes.runtime.tensor.shared import StepSums
 
 STEP_NAME = "optimizer/step"
 
@@ -94,7 +94,7 @@ class ShardedAdamW:
         members: int,
         *,
         keep_whole: bool = False,
-        shared: SharedGradients | None = None,
+        shared: StepSums | None = None,
         whole_ties: bool = False,
     ) -> None:
         self._whole_ties = whole_ties

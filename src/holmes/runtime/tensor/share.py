@@ -16,7 +16,7 @@ from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.stage import LossFunction, TorchStage
 from holmes.runtime.tensor.axis import TensorAxis
 from holmes.runtime.tensor.piece import Piece
-from holmes.runtime.tensor.shared import SharedGradients
+from holmes.runtime.tensor.shared import SharedGradients, StepSums
 from holmes.runtime.tensor.split import TensorSplitter, tie
 from holmes.runtime.tensor.stage import TensorStage
 from holmes.runtime.tensor.tally import declared, gathered_boundaries
@@ -34,7 +34,7 @@ class Share:
     """
 
     pieces: dict[str, Piece] | None = None
-    shared: SharedGradients | None = None
+    shared: StepSums | None = None
 
     def build(self, build: Build, stage: Stage) -> Sequence[nn.Module]:
         """The blocks of a stage."""
@@ -69,10 +69,11 @@ class TensorShare(Share):
         self.pieces = {}
         mine = [stage for stage in plan.stages if groups.rank in stage.ranks]
         blocks = [b for stage in mine for b in plan.workload.blocks[slice(*stage.blocks)]]
+        tokens = plan.tokens_held / plan.workload.sequence
         first, last = plan.samples_of(groups.rank)
-        expected = declared(blocks, self._axis.size, last - first, plan.recompute)
+        expected = declared(blocks, self._axis.size, (last - first) * tokens, plan.recompute)
         if not plan.scatter_gather:
-            expected += gathered_boundaries(plan, mine, last - first)
+            expected += gathered_boundaries(plan, mine, (last - first) * tokens)
         self.shared = SharedGradients(self._axis, expected, plan.schedule.microbatches)
 
     def apply(self, blocks: Sequence[nn.Module], indices: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -24,6 +25,13 @@ class _Part:
     gradient: Tensor
     parts: int
     part: int
+
+
+class StepSums(Protocol):
+    """What the computing thread does once a step, between the data groups and the norms."""
+
+    def sum(self, buckets: Iterable[FlatBucket]) -> None:
+        """Complete the gradients of a rank's buckets."""
 
 
 class SharedGradients:

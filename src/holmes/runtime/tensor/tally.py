@@ -70,7 +70,7 @@ class Counted:
             self._bytes[op] += sent
 
 
-def declared(blocks: Iterable[Block], tp: int, samples: int, recompute: Recompute) -> Tally:
+def declared(blocks: Iterable[Block], tp: int, samples: float, recompute: Recompute) -> Tally:
     """One micro-batch of ``samples`` through blocks, forward and backward.
 
     The inner program with sequence parallelism. Inputs that were gathered are kept for the
@@ -100,7 +100,7 @@ def _as_run(part: Collective, forwards: int) -> tuple[tuple[str, int], ...]:
     return (("all_gather", forwards), ("reduce_scatter", 1))
 
 
-def gathered_boundaries(plan: Plan, stages: Sequence[Stage], samples: int) -> Tally:
+def gathered_boundaries(plan: Plan, stages: Sequence[Stage], samples: float) -> Tally:
     """All-gathers of a micro-batch where tensor ranks pass all tokens on."""
     sizes = [passed_bytes(plan, stage) * samples for stage in stages]
     tp = stages[0].layout.tp
