@@ -17,8 +17,6 @@ from holmes.plan.layout import ScheduleName, Sharding
 from holmes.schedule.generate import FORMS
 from holmes.workload.workload import Block, Collective, Segment, Workload
 
-KEYS_AND_VALUES = 2
-"""Boundary-sized tensors that a ring of context ranks passes on: keys and values."""
 BACKWARD_ROUNDS = 2
 """The backward of ring attention passes keys and values again, and their gradients."""
 
@@ -81,17 +79,6 @@ def _split_segment(part: Segment, cp: int) -> Segment:
         attention=core,
         backward_bytes=None if part.backward_bytes is None else part.backward_bytes / cp,
     )
-
-
-def ring_bytes(block: Block, tp: int) -> float:
-    """Bytes of keys and values of one sample that pass a context ring, per tensor rank.
-
-    Of the *whole* block. Keys and values are taken as wide as the residual
-    stream, so grouped-query models are over-counted. None outside transformer blocks.
-    """
-    if block.kind != "transformer":
-        return 0.0
-    return KEYS_AND_VALUES * block.output_bytes / tp
 
 
 def exposed_ring(ring: float, attention: float) -> float:

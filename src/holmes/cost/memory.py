@@ -70,14 +70,19 @@ def memory_bytes(plan: Plan) -> dict[int, int]:
 def memory_parts(plan: Plan) -> tuple[MemoryParts, ...]:
     """The parts of each pipeline rank of a plan, for one of its logical ranks
     that hold the most samples."""
+    cp, workload = plan.context, plan.workload
+    if cp > 1:
+        workload = split_by_tokens(workload, cp, False)
+        if plan.context_algorithm == "rsa":
+            workload = with_kept_scores(workload, cp)
     borders = [stage.blocks for stage in plan.stages]
     kinds = {(stage.layout, max(plan.samples(stage))) for stage in plan.stages}
     each = {
         (layout, micro): pipeline_parts(
-            plan.workload,
+            workload,
             schedule_of(plan),
             borders,
-            layout,
+            Layout(layout.tp, layout.pp, layout.replicas),
             plan.sharding,
             micro,
             plan.recompute,
@@ -144,6 +149,33 @@ def split_by_tokens(workload: Workload, context: int, sequence_parallel: bool) -
         )
 
     return replace(workload, blocks=tuple(part(block) for block in workload.blocks))
+
+
+def with_kept_scores(workload: Workload, cp: int) -> Workload:
+    """The model as one of ``cp`` ranks of ring self-attention keeps it: the weights of its
+    tokens over the whole sample, H (S/N) S elements a layer, where attention does not run again.
+
+    Args:
+        workload: its activations already divided by ``cp``.
+    """
+    if workload.attention == "unfused":
+        return workload  # They are among the activations already.
+    row = float(workload.heads * workload.sequence**2 * workload.compute_bytes / cp)
+    return replace(
+        workload,
+        blocks=tuple(
+            replace(
+                block,
+                activation_bytes={
+                    **block.activation_bytes,
+                    "none": block.activation_bytes["none"] + row,
+                },
+            )
+            if block.kind == "transformer"
+            else block
+            for block in workload.blocks
+        ),
+    )
 
 
 def stage_memory(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from holmes.cost.axes import Split, split_workload
 from holmes.cost.calibration import BlockTime, Calibration
 from holmes.cost.compute import block_modes, optimizer_seconds
+from holmes.cost.context import context_cost, shared_calibration
 from holmes.cost.execution import PLAIN, Execution, TensorLink
 from holmes.cost.network import GBIT, Network, Rates
 from holmes.cost.software import StageExtras, stage_extras
@@ -153,12 +155,51 @@ class CostModel:
         """Seconds of some blocks of a stage for one micro-batch of a plan, on a rank of it,
         with what the software adds (see :mod:`holmes.cost.software`)."""
         slot, micro = self.topology.devices[plan.rank_map[rank]], micro_of(plan, stage, rank)
-        time = self.blocks_time(blocks, slot, micro, stage.layout.tp, plan.recompute)
+        tp, shared = stage.layout.tp, self._shared(plan)
+        time = shared.blocks_time(blocks, slot, micro, tp, plan.recompute)
+        for index in range(*blocks) if plan.context > 1 else ():
+            time += self._in_context(plan, stage, index, slot)
         known = self._extras.get(stage.stage)
         if known is None or known[0] is not plan:
             extras = stage_extras(plan, self.network(plan.rank_map), stage)
             known = self._extras[stage.stage] = (plan, extras)
         return known[1].added(time, blocks, stage.blocks)
+
+    def _shared(self, plan: Plan) -> CostModel:
+        """Prices of the workload as one of the plan's context ranks computes it."""
+        ranks = plan.context
+        if ranks == 1:
+            return self
+        if ranks not in self._by_context:
+            self._by_context[ranks] = replace(
+                self,
+                workload=split_workload(self.workload, Split(ranks)),
+                calibration=shared_calibration(self.calibration, ranks),
+            )
+        return self._by_context[ranks]
+
+    def _in_context(self, plan: Plan, stage: Stage, index: int, slot: DeviceSlot) -> BlockTime:
+        """What a block's rings or exchanges add, those of all groups of the stage at once."""
+        micro, tp, shared = plan.batch.micro, stage.layout.tp, self._shared(plan)
+        plain = shared.block_time(index, slot, micro, tp, "none")
+        again = shared.block_time(index, slot, micro, tp, "selective")
+        network = self.network(plan.rank_map)
+        mine = [g for g in plan.groups if g.axis == "context" and g.ranks[0] in stage.ranks]
+
+        def seconds(payload: float) -> float:
+            each = [
+                network.collective(Op.ALL_GATHER, group.ranks, payload, group.transport.fabric)
+                for group in mine
+            ]
+            return network.together(each).seconds
+
+        block, attention = self.workload.blocks[index], again.backward - plain.backward
+        moved = context_cost(block, plan.context_algorithm, tp, plan.context)
+        return moved.added(micro, seconds, attention, plan.recompute)
+
+    @cached_property
+    def _by_context(self) -> dict[int, CostModel]:
+        return {}
 
     @cached_property
     def _extras(self) -> dict[int, tuple[Plan, StageExtras]]:
@@ -177,7 +218,8 @@ class CostModel:
             return time.forward
         if instruction.op is Op.BACKWARD:
             return time.backward
-        weight = self.weight_seconds(instruction.blocks, slot, micro_of(plan, stage, rank), tp)
+        shared, micro = self._shared(plan), micro_of(plan, stage, rank)
+        weight = shared.weight_seconds(instruction.blocks, slot, micro, tp)
         return weight if instruction.op is Op.WEIGHT_GRADIENT else time.backward - weight
 
 

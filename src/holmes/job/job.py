@@ -25,7 +25,7 @@ from holmes.plan.layout import BUNDLES, Wishes
 
 PlacementName = Literal["holmes", "megatron", "scattered"]
 ModelValue = bool | int | float | str | None
-NO_WISH = frozenset({"context_algorithm", "scatter_gather"})
+NO_WISH = frozenset({"scatter_gather"})
 """Keys that Parallel refuses, so they never become wishes."""
 
 

@@ -184,9 +184,13 @@ class Parallel(Section):
 
     @model_validator(mode="after")
     def _usable(self) -> Parallel:
-        for name in ("context_algorithm", "scatter_gather"):
+        for name in ("scatter_gather",):
             if getattr(self, name) is not None:
                 raise ValueError(f"`{name}` would have no effect: no plan of this version uses it")
+        if self.context_algorithm is not None and self.context in (None, 1):
+            raise ValueError(
+                "`context_algorithm` has no effect without context ranks; set `context` too"
+            )
         if self.rank_map is not None and len(set(self.rank_map)) != len(self.rank_map):
             raise ValueError("rank_map names a device twice; each rank needs its own")
         return self

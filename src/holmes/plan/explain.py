@@ -67,6 +67,13 @@ def bytes_text(bytes_: float) -> str:
     return f"{bytes_:.0f} B"
 
 
+CONTEXT = {
+    "ring": "keys and values go round, softmax as they come (ring)",
+    "rsa": "keys go round, then values, softmax over whole rows between (rsa)",
+    "ulysses": "tokens are exchanged for heads and back (ulysses)",
+}
+
+
 def layout_text(plan: Plan) -> str:
     """`tp 1 x pp 2 x dp 2`; where stages differ, `pp 2 of tp 1 x dp 3, tp 2 x dp 1`."""
     layout = plan.layout
@@ -188,6 +195,11 @@ def _schedule(plan: Plan, notes: Notes) -> Iterable[str]:
     if plan.pp > 1 and choice.name in WITH_WARMUP:
         extras = choice.extra_warmup_per_cut or (choice.extra_warmup,) * (plan.pp - 1)
         yield f"  extra warm-up {_listed(extras)}" + (f": {notes.warmup}" if notes.warmup else "")
+    if plan.context > 1:
+        yield (
+            f"  attention over {plan.context} context ranks: {CONTEXT[plan.context_algorithm]}; "
+            f"{plan.tokens_held} of {plan.workload.sequence} tokens each"
+        )
     if any(group.axis == "data" for group in plan.groups):
         if plan.overlap:
             yield (

@@ -78,7 +78,7 @@ def enumerate_layouts(request: PlanRequest, settings: Settings, topology: Topolo
     refusals: list[ConfigError] = []
     for layout in _layouts(request, settings, topology):
         try:
-            _check_layout(request, layout, topology)
+            _check_layout(request, settings, layout, topology)
             micros = _scheduled(request, settings, layout)
         except ConfigError as error:
             refusals.append(error)
@@ -151,7 +151,9 @@ def _context(wish: int | None, devices: int, sequence: int, allowed: bool) -> li
     return degrees if wish is not None else [degree for degree in degrees if degree <= most]
 
 
-def _check_layout(request: PlanRequest, layout: Layout, topology: Topology) -> None:
+def _check_layout(
+    request: PlanRequest, settings: Settings, layout: Layout, topology: Topology
+) -> None:
     """Refuse what no partition or placement can save.
 
     Raises:
@@ -174,13 +176,16 @@ def _check_layout(request: PlanRequest, layout: Layout, topology: Topology) -> N
             why="tensor collectives run inside every block, so they stay inside a node",
             next_step=f"use at most {largest}",
         )
-    if workload.sequence % layout.cp:
+    obstacles = [
+        workload.context_obstacle(algorithm, layout.tp, layout.cp)
+        for algorithm in settings.algorithms
+    ]
+    if all(obstacles):
         raise ConfigError(
-            f"a sequence of {workload.sequence} tokens does not divide over "
-            f"{layout.cp} context ranks",
+            str(obstacles[0]),
             where="parallel.context",
-            why="each context rank holds the same number of tokens",
-            next_step=f"use a divisor of {workload.sequence}",
+            why="each context rank needs tokens of a sample, and with ulysses whole heads",
+            next_step="use fewer context ranks, or parallel.context_algorithm=ring",
         )
     check_stage_count(len(workload.blocks), layout.pp)
 

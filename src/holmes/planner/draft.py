@@ -135,6 +135,7 @@ class Draft:
             placement_name=request.placement_name,
             calibration=request.calibration.to_dict(),
             sequence_parallel=self.choice.sequence,
+            context_algorithm=self.estimates.algorithm,
         )
         found = memberships(bare)
         return replace(bare, groups=open_groups(found, self.rank_map, topology, settings.transport))

@@ -8,10 +8,17 @@ from functools import cached_property
 
 from holmes.cost.axes import gathers
 from holmes.cost.calibration import BlockTime
-from holmes.cost.memory import MARGIN, pipeline_parts, split_by_tokens, stage_memory
+from holmes.cost.context import context_cost, possible
+from holmes.cost.memory import (
+    MARGIN,
+    pipeline_parts,
+    split_by_tokens,
+    stage_memory,
+    with_kept_scores,
+)
 from holmes.cost.model import CostModel
 from holmes.hardware.topology import DeviceSlot
-from holmes.plan.layout import Layout
+from holmes.plan.layout import ContextAlgorithm, Layout
 from holmes.planner.buckets import BUCKETS_PER_STAGE
 from holmes.planner.candidates import Choice, Shape
 from holmes.planner.ground import Exchange, Ground, Pattern
@@ -43,7 +50,31 @@ class Estimates:
     @cached_property
     def cost(self) -> CostModel:
         """Prices of the workload as one context rank sees it."""
-        return split_cost(self.ground, self.choice.sequence, self.choice.sharding)
+        choice = self.choice
+        return split_cost(self.ground, choice.sequence, choice.sharding, self.algorithm)
+
+    @cached_property
+    def algorithm(self) -> ContextAlgorithm:
+        """How attention runs over context ranks: what adds least to a layer on its slowest ring."""
+        layout, cost = self.shape.layout, self.ground.cost
+        able = possible(cost.workload, self.settings.algorithms, layout.tp, layout.cp)
+        if layout.cp == 1 or len(able) < 2:
+            return able[0] if able else "ring"
+        micro, recompute = self.shape.batch.micro, self.choice.recompute
+        slot = self.slots[0][0]
+        plain, again = (
+            cost.block_time(1, slot, micro, layout.tp, mode).backward
+            for mode in ("none", "selective")
+        )
+        slowest = max(self.ground.rings, key=lambda ring: ring.per_byte)
+
+        def added(algorithm: ContextAlgorithm) -> float:
+            moved = context_cost(cost.workload.blocks[1], algorithm, layout.tp, layout.cp)
+            attention = (again - plain) / layout.cp
+            times = moved.added(micro, lambda n: slowest.seconds(n, 1), attention, recompute)
+            return times.forward + times.backward
+
+        return min(able, key=added)
 
     @property
     def rank_map(self) -> RankMap:
@@ -255,7 +286,10 @@ class Estimates:
         """What memory sees: context ranks are replicas; a divided sequence divides all."""
         layout, whole = self.shape.layout, self.ground.cost.workload
         held = Layout(layout.tp, layout.pp, self.ground.replicas)
-        return split_by_tokens(whole, layout.cp, self.choice.sequence), held
+        shared = split_by_tokens(whole, layout.cp, self.choice.sequence)
+        if layout.cp > 1 and self.algorithm == "rsa":
+            shared = with_kept_scores(shared, layout.cp)
+        return shared, held
 
     @cached_property
     def _memory(self) -> dict[tuple[bool, bool, int, float], int]:

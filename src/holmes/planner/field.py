@@ -94,7 +94,13 @@ class Field:
     @staticmethod
     def of(cost: CostModel, settings: Settings, global_batch: int) -> Field:
         """An empty field."""
-        tables = Tables(cost, settings.recomputes, settings.sequences, settings.shardings)
+        tables = Tables(
+            cost,
+            settings.recomputes,
+            settings.sequences,
+            settings.shardings,
+            settings.algorithms,
+        )
         return Field(Survey(tables, settings, global_batch, _norms(cost)))
 
     def add(self, ground: Ground, micros: tuple[int, ...]) -> None:

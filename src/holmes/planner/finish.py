@@ -42,7 +42,7 @@ def listed(draft: Draft) -> bool:
 
     Lists of thousands of devices take minutes and are not needed before a run.
     """
-    return draft.shape.layout.cp == 1 and instructions_of(draft) <= draft.request.largest_lists
+    return instructions_of(draft) <= draft.request.largest_lists
 
 
 def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:

@@ -106,8 +106,8 @@ def open_groups(
 
 def with_bytes(groups: Sequence[Group], program: Program, plan: Plan) -> tuple[Group, ...]:
     """The groups with the payload that all their members send per step, read off
-    the instruction lists; tensor groups, whose work is inside the blocks, from the
-    workload.
+    the instruction lists; tensor and context groups, whose work is inside the blocks,
+    from the workload.
 
     A reduce-scatter or all-gather of S bytes over n members sends (n-1) S in all,
     an all-reduce 2 (n-1) S, a transfer its bytes.
@@ -127,6 +127,8 @@ def with_bytes(groups: Sequence[Group], program: Program, plan: Plan) -> tuple[G
     for group in groups:
         if group.axis == "tensor":
             sent[group.name] = tensor_bytes(group, plan)
+        elif group.axis == "context":
+            sent[group.name] = context_bytes(group, plan)
     return tuple(replace(group, bytes_per_step=sent[group.name]) for group in groups)
 
 
@@ -142,7 +144,8 @@ def bytes_by_nic(groups: Sequence[Group], plan: Plan, topology: Topology) -> dic
             continue
         places = [node.index for node in nodes_of(group.ranks, plan.rank_map, topology)]
         members = len(places)
-        if group.axis == "data":
+        exchanged = group.axis == "context" and plan.context_algorithm == "ulysses"
+        if group.axis == "data" or exchanged:
             pairs = members**2 - sum(count**2 for count in Counter(places).values())
             share = pairs / (members * (members - 1))
         else:
@@ -171,11 +174,25 @@ def tensor_bytes(group: Group, plan: Plan) -> int:
     for part in (part for block in blocks for part in block.inner):
         if isinstance(part, Collective) and part.axis == "tensor":
             rounds = forwards + 1 if part.tokens else 2 * forwards
-            sent += rounds * (len(group.ranks) - 1) * part.bytes_ / layout.cp
+            sent += rounds * (len(group.ranks) - 1) * part.bytes_
     first, last = plan.samples_of(group.ranks[0])
     if not plan.scatter_gather:
         sent += (len(group.ranks) - 1) * sum(passed_bytes(plan, stage) for stage in stages)
+    sent *= plan.tokens_held / plan.workload.sequence
     sent *= (last - first) * plan.schedule.microbatches
     shared = sum(plan.workload.shared_parameters(block, len(group.ranks)) for block in blocks)
-    gradients = shared * plan.workload.gradient_bytes / layout.dp
+    gradients = shared * plan.workload.gradient_bytes / layout.replicas
     return round(sent + 2 * (len(group.ranks) - 1) * gradients)
+
+
+def context_bytes(group: Group, plan: Plan) -> int:
+    """Rings or exchanges inside the attention of one context group over a step: what rank r
+    sends of a tensor of S/N tokens goes over N - 1 hops, padding included."""
+    sent = 0.0
+    for stage in plan.stages:
+        if group.ranks[0] not in stage.ranks:
+            continue
+        for block in plan.workload.blocks[slice(*stage.blocks)]:
+            for part in block.context_program(plan.context_algorithm, plan.tensor, plan.context):
+                sent += part.runs(plan.recompute) * part.sent_bytes(plan.context, cp=plan.context)
+    return round(sent * plan.padding * plan.context * plan.batch.micro * plan.schedule.microbatches)

@@ -64,6 +64,7 @@ def arguments(plan: Plan, sizes: dict[str, int]) -> list[str]:
     ]
     if layout.cp > 1:
         found.append(f"--context-parallel-size {layout.cp}")
+        found += ["--cp-comm-type a2a"] if plan.context_algorithm == "ulysses" else []
     if plan.sequence_parallel:
         found.append("--sequence-parallel")
     if schedule.virtual_stages > 1:

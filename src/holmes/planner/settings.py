@@ -9,6 +9,7 @@ from typing import TypeVar, get_args
 from holmes.errors import ConfigError
 from holmes.plan.capabilities import Capabilities
 from holmes.plan.layout import (
+    ContextAlgorithm,
     Order,
     PartitionRule,
     Recompute,
@@ -31,6 +32,7 @@ SHARDINGS: tuple[Sharding, ...] = ("optimizer", "none", "gradients", "parameters
 MOST_VIRTUAL = 8
 """Virtual stages per device beyond which none is tried unasked."""
 UNLIMITED = 1_000_000
+ALGORITHMS: tuple[ContextAlgorithm, ...] = ("ring", "ulysses", "rsa")
 RECOMPUTES: tuple[Recompute, ...] = get_args(Recompute)
 
 
@@ -48,12 +50,13 @@ class Settings:
     sequences: tuple[bool, ...]
     virtual_stages: tuple[int, ...]
     axes: frozenset[Axis]
+    algorithms: tuple[ContextAlgorithm, ...] = ALGORITHMS
     extra_warmup: int | None = None
 
     def covers(self, other: Settings) -> bool:
         """Whether all choices of other settings are among these, and the one that stands for
         several equal ones is the same."""
-        same = ("order", "transport", "partition", "overlap", "extra_warmup")
+        same = ("order", "transport", "partition", "overlap", "extra_warmup", "algorithms")
         choices = ("shardings", "schedules", "recomputes", "sequences")
         return (
             all(getattr(self, name) == getattr(other, name) for name in same)
@@ -81,6 +84,7 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
         recompute=frozenset(RECOMPUTES),
         virtual_stages=UNLIMITED,
         sequence_parallel=True,
+        context_algorithms=frozenset(ALGORITHMS),
     )
     for axis, degree in (
         ("tensor", wishes.tensor),
@@ -102,6 +106,12 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
         sequences=(True, False) if allowed.sequence_parallel else (False,),
         virtual_stages=_virtual_stages(wishes, allowed),
         axes=allowed.axes,
+        algorithms=_choices(
+            "context_algorithm",
+            wishes.context_algorithm,
+            ALGORITHMS,
+            allowed.context_algorithms if "context" in allowed.axes else ALGORITHMS,
+        ),
         extra_warmup=wishes.extra_warmup,
     )
 

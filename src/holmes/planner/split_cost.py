@@ -6,34 +6,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from holmes.cost.axes import (
-    BACKWARD_ROUNDS,
-    Split,
-    exposed_ring,
-    gathers,
-    ring_bytes,
-    split_workload,
-)
+from holmes.cost.axes import Split, gathers, split_workload
 from holmes.cost.calibration import BlockTime
+from holmes.cost.context import context_cost, shared_calibration
 from holmes.cost.model import CostModel
 from holmes.cost.split import weight_seconds
 from holmes.hardware.topology import DeviceSlot
-from holmes.plan.layout import Recompute, Sharding
+from holmes.plan.layout import ContextAlgorithm, Recompute, Sharding
 from holmes.planner.ground import Exchange, Ground
+from holmes.workload.workload import Workload
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SplitCost(CostModel):
     """Costs of a workload as one context rank sees it.
 
     Attributes:
-        context: the context degree; the workload is already divided by it.
+        context: the context degree; the workload is already divided by it, ``whole`` is not.
+        algorithm: how attention runs over the context ranks.
         sequence: whether tensor ranks divide norms and activations too.
         sharding: what is gathered or reduced at every micro-batch.
         rings, exchanges: per node, the context ring and the data exchange of its stage.
     """
 
+    whole: Workload
     context: int = 1
+    algorithm: ContextAlgorithm = "ring"
     sequence: bool = False
     sharding: Sharding = "optimizer"
     rings: Mapping[int, Exchange] = field(default_factory=dict)
@@ -83,13 +81,12 @@ class SplitCost(CostModel):
         block = self.workload.blocks[index]
         ring_of = self.rings.get(slot.node.index)
         if ring_of is not None and block.kind == "transformer":
-            ring = ring_of.seconds(ring_bytes(block, tp) * self.context * micro, 1)
             plain = self._plain(index, slot, micro, tp, "none")
             selective = self._plain(index, slot, micro, tp, "selective")
+            moved = context_cost(self.whole.blocks[index], self.algorithm, tp, self.context)
             attention = selective.backward - plain.backward
-            exposed = exposed_ring(ring, attention)
-            forward += exposed
-            backward += BACKWARD_ROUNDS * exposed + (0.0 if recompute == "none" else exposed)
+            added = moved.added(micro, lambda n: ring_of.seconds(n, 1), attention, recompute)
+            forward, backward = forward + added.forward, backward + added.backward
         times = gathers(self.sharding)
         exchange = self.exchanges.get(slot.node.index)
         if exchange is not None and any(times):
@@ -101,7 +98,9 @@ class SplitCost(CostModel):
         return BlockTime(forward, backward)
 
 
-def split_cost(ground: Ground, sequence: bool, sharding: Sharding) -> CostModel:
+def split_cost(
+    ground: Ground, sequence: bool, sharding: Sharding, algorithm: ContextAlgorithm = "ring"
+) -> CostModel:
     """The cost model of a layout with this much split; the base one where nothing is."""
     base, context = ground.cost, ground.layout.cp
     each = {"rings": ground.rings, "exchanges": ground.exchanges}
@@ -118,10 +117,12 @@ def split_cost(ground: Ground, sequence: bool, sharding: Sharding) -> CostModel:
     return SplitCost(
         topology=base.topology,
         workload=split_workload(base.workload, Split(context, sequence)),
-        calibration=base.calibration,
+        calibration=shared_calibration(base.calibration, context),
         rates=base.rates,
         execution=base.execution,
+        whole=base.workload,
         context=context,
+        algorithm=algorithm,
         sequence=sequence,
         sharding=sharding,
         rings=by_node["rings"],

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from holmes.cost.axes import BACKWARD_ROUNDS, gathers, ring_bytes
-from holmes.plan.plan import Group, Plan, Stage
+from holmes.cost.axes import gathers
+from holmes.plan.plan import Group, Plan
 from holmes.plan.program import LOSS_SLOTS, stage_shape
-from holmes.planner.groups import tensor_bytes
+from holmes.planner.groups import context_bytes, tensor_bytes
 from holmes.schedule.instruction import StageShape
 from holmes.schedule.lower import WORLD_GROUP
 
@@ -40,18 +40,12 @@ def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
     if WORLD_GROUP in size:
         norms = NORM_BYTES * (sum(block.tensors for block in plan.workload.blocks) + LOSS_SLOTS)
         sent[WORLD_GROUP] = 2 * (size[WORLD_GROUP] - 1) * norms
-    stages = {rank: [s for s in plan.stages if rank in s.ranks] for rank in _firsts(groups)}
     for group in groups:
         if group.axis == "tensor":
             sent[group.name] = tensor_bytes(group, plan)
         elif group.axis == "context":
-            held = stages[group.ranks[0]]
-            sent[group.name] = sum(_ring(plan, stage) for stage in held) * (held[0].layout.cp - 1)
+            sent[group.name] = context_bytes(group, plan)
     return tuple(replace(group, bytes_per_step=sent[group.name]) for group in groups)
-
-
-def _firsts(groups: Sequence[Group]) -> list[int]:
-    return [group.ranks[0] for group in groups if group.axis == "context"]
 
 
 def _exchanged(plan: Plan, shape: StageShape) -> int:
@@ -64,11 +58,3 @@ def _exchanged(plan: Plan, shape: StageShape) -> int:
     microbatches = plan.schedule.microbatches
     repeated = (forwards + backwards - 1) * gather + reduce
     return elements * (microbatches * repeated + (0 if forwards else gather))
-
-
-def _ring(plan: Plan, stage: Stage) -> int:
-    """Keys and values that one context group passes on for a stage, per hop."""
-    rounds = 1 + BACKWARD_ROUNDS + (plan.recompute != "none")
-    blocks = plan.workload.blocks[slice(*stage.blocks)]
-    bytes_ = sum(ring_bytes(block, stage.layout.tp) for block in blocks)
-    return round(bytes_ * rounds * plan.batch.micro * plan.schedule.microbatches)

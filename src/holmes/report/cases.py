@@ -121,6 +121,7 @@ def _step(seconds: float, base: float) -> str:
 def _layout(plan: Plan) -> str:
     degrees = plan.degrees
     tensor = "" if degrees["tp"] == 1 else f", tensor {degrees['tp']}"
+    tensor += f", context {plan.context}" if plan.context > 1 else ""
     return f"pipeline {degrees['pp']}, data {degrees['dp']}{tensor}"
 
 

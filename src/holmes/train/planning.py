@@ -119,6 +119,7 @@ def check_wishes(plan: Plan, resolved: ResolvedJob, *, where: str) -> None:
         "data": _of_stages(plan, "dp"),
         "context": _of_stages(plan, "cp"),
         "scatter_gather": plan.scatter_gather,
+        "context_algorithm": plan.context_algorithm,
         "sharding": plan.sharding,
         "schedule": choice.name,
         "virtual_stages": choice.virtual_stages,

@@ -124,11 +124,11 @@ def context_collectives(
     queries, keys = core.heads / tp, max(1.0, core.key_heads / tp)
     if algorithm == "ulysses":
         sent, back = head * (queries + 2 * max(keys, cp)), head * queries
-        sizes = {"forward": (sent, back), "backward": (sent, back)}
+        sizes: dict[str, tuple[float, ...]] = {"forward": (sent, back), "backward": (sent, back)}
     else:
         pair = 2 * head * keys
-        sizes = {"forward": (pair / 2,) * 2 if algorithm == "rsa" else (pair,)}
-        sizes["backward"] = (pair, pair)
+        apart = algorithm == "rsa"
+        sizes = {"forward": (pair / 2, pair / 2) if apart else (pair,), "backward": (pair, pair)}
     exchanged = algorithm == "ulysses"
     return tuple(
         replace(

@@ -12,7 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from holmes.cost.axes import BACKWARD_ROUNDS, KEYS_AND_VALUES, gathers
+from holmes.cost.axes import gathers
+from holmes.cost.context import context_cost, possible
 from holmes.planner.buckets import BUCKETS_PER_STAGE
 from holmes.planner.ground import Ground
 from holmes.planner.survey.partition import blocks_within, least_bottleneck
@@ -323,26 +324,38 @@ class Stages:
         return middle[:, index], ends
 
     def _forward(self, times: BlockTimes, stage: int) -> Floats:
-        whole = times.forward + self._ring(times, stage)
+        whole = times.forward + self._in_context(times, stage)[0]
         return self._with_gathers(whole, stage, backward=False)
 
     def _backward(self, times: BlockTimes, stage: int) -> Floats:
-        again = np.array([float(mode != "none") for mode in self.tables.recomputes])
-        rounds = BACKWARD_ROUNDS + again[None, :, None]
-        whole = times.backward + rounds * self._ring(times, stage)
+        whole = times.backward + self._in_context(times, stage)[1]
         return self._with_gathers(whole, stage, backward=True)
 
-    def _ring(self, times: BlockTimes, stage: int) -> Floats:
-        """What a context ring adds to one forward of a block, [m, r, s]."""
-        layout = self.ground.layout
-        if layout.cp == 1:
-            return np.zeros_like(times.forward)
-        ring = self.ground.rings[stage]
-        whole = self.tables.cost.workload.blocks[0].output_bytes
-        bytes_ = KEYS_AND_VALUES * whole / layout.tp * np.array(self.micros)
-        seconds = ring.latency + bytes_ * ring.per_byte
-        found: Floats = np.maximum(0.0, seconds[:, None, None] - times.attention)
-        return found
+    def _in_context(self, times: BlockTimes, stage: int) -> tuple[Floats, Floats]:
+        """What context ranks add to forward and backward of a block by the algorithm that adds
+        least, [m, r, s] each."""
+        tables, layout = self.tables, self.ground.layout
+        none = np.zeros_like(times.forward)
+        able = possible(tables.cost.workload, tables.algorithms, layout.tp, layout.cp)
+        if layout.cp == 1 or not able:
+            return none, none
+        ring, block = self.ground.rings[stage], tables.cost.workload.blocks[1]
+        found: list[tuple[Floats, Floats]] = []
+        for algorithm in able:
+            moved = context_cost(block, algorithm, layout.tp, layout.cp)
+            added = [none.copy(), none.copy()]
+            for m, r, s in np.ndindex(none.shape):
+                time = moved.added(
+                    int(self.micros[m]),
+                    lambda payload: ring.seconds(payload, 1),
+                    float(times.attention[m, r, s]),
+                    tables.recomputes[r],
+                )
+                added[0][m, r, s], added[1][m, r, s] = time.forward, time.backward
+            found.append((added[0], added[1]))
+        best = np.argmin([forward + backward for forward, backward in found], axis=0)
+        forward, backward = (np.choose(best, [pair[way] for pair in found]) for way in (0, 1))
+        return forward, backward
 
     def _with_gathers(self, times: Floats, stage: int, *, backward: bool) -> Floats:
         """Block times no shorter than what every micro-batch gathers and reduces, [row]."""

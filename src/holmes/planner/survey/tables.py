@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holmes.cost.axes import Split, split_workload
+from holmes.cost.context import shared_calibration
 from holmes.cost.memory import pipeline_parts, split_by_tokens, stage_memory
 from holmes.cost.model import CostModel
 from holmes.cost.split import weight_seconds
 from holmes.hardware.topology import DeviceSlot
-from holmes.plan.layout import Layout, Recompute, Sharding
+from holmes.plan.layout import ContextAlgorithm, Layout, Recompute, Sharding
 from holmes.schedule import zero_bubble
 from holmes.workload.workload import Block, Workload
 
@@ -69,6 +70,7 @@ class Tables:
     recomputes: tuple[Recompute, ...]
     sequences: tuple[bool, ...]
     shardings: tuple[Sharding, ...]
+    algorithms: tuple[ContextAlgorithm, ...] = ("ring",)
     _known: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
     @property
@@ -200,7 +202,11 @@ class Tables:
             base, blocks = self.cost, self.cost.workload.blocks[1:-1]
             alike = all(block.inner == blocks[0].inner for block in blocks)
             workload = self.workload(1) if alike else base.workload
-            self._known[key] = replace(base, workload=split_workload(workload, split))
+            self._known[key] = replace(
+                base,
+                workload=split_workload(workload, split),
+                calibration=shared_calibration(base.calibration, split.context),
+            )
         found: CostModel = self._known[key]
         return found
 

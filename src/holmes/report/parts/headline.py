@@ -170,6 +170,7 @@ def _facts(runs: Sequence[RunData]) -> Html:
         work, degrees, batch = run.plan.workload, run.plan.degrees, run.plan.batch
         facts.append(("model", work.name, f"{units.count(work.parameters)} parameters"))
         tensor = "" if degrees["tp"] == 1 else f", tensor {degrees['tp']}"
+        tensor += f", context {run.plan.context}" if run.plan.context > 1 else ""
         facts.append(
             (
                 "ranks",

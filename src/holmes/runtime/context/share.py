@@ -21,8 +21,8 @@ from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.stage import LossFunction, TokenShare, TorchStage
 from holmes.runtime.sharding.buckets import FlatBucket
-from holmes.runtime.tensor.shared import StepSums
 from holmes.runtime.tensor.share import Build, Share
+from holmes.runtime.tensor.shared import StepSums
 from holmes.runtime.tensor.tally import Tally, check
 
 
@@ -44,7 +44,9 @@ class ContextShare(Share):
         name = next(g.name for g in plan.groups if g.axis == "context" and groups.rank in g.ranks)
         self._inner, self._split, self._plan = inner, split, plan
         self._axis = ContextAxis(groups[name], pace)
-        self._chunks = deal(plan.workload.sequence, plan.context, plan.context_algorithm, plan.tensor)
+        self._chunks = deal(
+            plan.workload.sequence, plan.context, plan.context_algorithm, plan.tensor
+        )
         self._own = self._chunks.own[self._axis.index]
         self._positions = torch.tensor(
             self._chunks.positions(self._axis.index), device=groups.device
