@@ -32,6 +32,7 @@ class Sample:
     key_heads: int = 6
     dtype: str = "float64"
     padded: bool = False
+    window: int | None = None
 
     @property
     def name(self) -> str:
@@ -69,10 +70,10 @@ def whole(sample: Sample) -> Whole:
     return Whole(q, k, v, draw(sample.heads), mask)
 
 
-def expected(given: Whole, causal: bool) -> list[Tensor]:
+def expected(given: Whole, sample: Sample) -> list[Tensor]:
     """Output and gradients of plain attention in fp64."""
     leaves = [t.double().requires_grad_() for t in (given.q, given.k, given.v)]
-    out = full_attention(*leaves, causal=causal, key_mask=given.mask)
+    out = full_attention(*leaves, causal=sample.causal, key_mask=given.mask, window=sample.window)
     return [out.detach(), *torch.autograd.grad(out, leaves, given.d_out.double())]
 
 
@@ -87,7 +88,7 @@ def attend(sample: Sample, axis: ContextAxis) -> dict[str, Any]:
     chunks = deal(sample.length, axis.size, sample.algorithm, padded=sample.padded)  # type: ignore[arg-type]
     rank = axis.index
     leaves = [share(t, chunks, rank).requires_grad_() for t in (given.q, given.k, given.v)]
-    rule = Rule(sample.causal, given.mask)
+    rule = Rule(sample.causal, given.mask, sample.window)
     axis.take_tally()
     out = context_attention(*leaves, axis, chunks, sample.algorithm, rule=rule)  # type: ignore[arg-type]
     forward = axis.take_tally().total_bytes
@@ -95,7 +96,7 @@ def attend(sample: Sample, axis: ContextAxis) -> dict[str, Any]:
     found = [out.detach(), *torch.autograd.grad(out, leaves, d_out)]
     own = chunks.own[rank]
     worst = 0.0
-    for mine, full in zip(found, expected(given, sample.causal), strict=True):
+    for mine, full in zip(found, expected(given, sample), strict=True):
         wanted = share(full, chunks, rank)[:, :, :own]
         worst = max(worst, ((mine[:, :, :own] - wanted).abs().max() / full.abs().max()).item())
         assert not mine[:, :, own:].any(), "padding has an output or a gradient"

@@ -50,6 +50,7 @@ class Spec:
     algorithm: str = "ring"
     sequence: int = 8
     positions: str = "learned"
+    window: int | None = None
     meshes: tuple[tuple[int, int], ...] = ()
     """(tp, dp) of each pipeline rank; the micro-batch is divided over the replicas of each."""
     scatter_gather: bool = True
@@ -66,7 +67,7 @@ class Spec:
             "attention": self.attention,
         }
         if self.family == "llama":
-            return LlamaConfig(**sizes, key_heads=self.key_heads)
+            return LlamaConfig(**sizes, key_heads=self.key_heads, window=self.window)
         return GptConfig(**sizes, positions=self.positions)
 
     @property

@@ -41,6 +41,7 @@ def samples(ranks: int) -> list[Sample]:
         found.append(Sample(algorithm, 13, True, True, heads, ranks, padded=True))
         found.append(Sample(algorithm, 13, True, False, heads, 1))
         found.append(Sample(algorithm, ranks, True, False, heads, heads))
+        found.append(Sample(algorithm, 24, True, False, heads, heads, window=5))
         found.append(Sample(algorithm, 24, True, False, heads, heads, dtype="float32"))
     return found
 
@@ -141,7 +142,7 @@ def test_rows_that_read_nothing_are_zero(algorithm: str) -> None:
 
 def test_the_reference_is_what_torch_computes() -> None:
     given = whole(Sample(key_heads=2))
-    out, *_ = expected(given, True)
+    out, *_ = expected(given, Sample())
     theirs = torch.nn.functional.scaled_dot_product_attention(
         given.q, given.k, given.v, is_causal=True, enable_gqa=True
     )

@@ -251,7 +251,7 @@ class Plan:
 
     @property
     def degrees(self) -> dict[str, int | str]:
-        """tp, pp and dp, cp where there are context ranks; by stage, joined by ``+``, where stages differ."""
+        """tp, pp and dp, and cp above 1; by stage, joined by ``+``, where stages differ."""
         held = [stage.layout for stage in self.stages[: self.pp]]
         if self.layout is not None:
             found: dict[str, int | str] = {

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from holmes.models.common.attention import FusedAttention
 from holmes.plan.chunks import Chunks
 from holmes.plan.layout import ContextAlgorithm
 from holmes.runtime.context.axis import ContextAxis, matching_type
@@ -48,16 +49,31 @@ def context_attention(
 def _local(rule: Rule) -> Attend:
     """Attention over whole samples on one rank."""
     if rule.key_mask is not None:
-        return partial(full_attention, causal=rule.causal, key_mask=rule.key_mask)
-    return partial(functional.scaled_dot_product_attention, is_causal=rule.causal, enable_gqa=True)
+        return partial(
+            full_attention, causal=rule.causal, key_mask=rule.key_mask, window=rule.window
+        )
+    if rule.causal:
+        return FusedAttention(rule.window)
+    return partial(functional.scaled_dot_product_attention, enable_gqa=True)
 
 
 class ContextCore(nn.Module):
-    """A causal attention core whose tokens are spread over a context group."""
+    """A causal attention core whose tokens are spread over a context group.
 
-    def __init__(self, axis: ContextAxis, chunks: Chunks, algorithm: ContextAlgorithm) -> None:
+    Args:
+        window: the most tokens that one reads, itself included; None: all before it.
+    """
+
+    def __init__(
+        self,
+        axis: ContextAxis,
+        chunks: Chunks,
+        algorithm: ContextAlgorithm,
+        window: int | None = None,
+    ) -> None:
         super().__init__()
         self._axis, self._chunks, self._algorithm = axis, chunks, algorithm
+        self._rule = Rule(causal=True, window=window)
 
     def forward(
         self, q_BHSK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, documents_BS: Tensor | None = None
@@ -76,5 +92,5 @@ class ContextCore(nn.Module):
             self._axis,
             self._chunks,
             self._algorithm,
-            rule=Rule(causal=True),
+            rule=self._rule,
         )

@@ -40,25 +40,35 @@ class Rule:
     Attributes:
         causal: those up to its own position.
         key_mask: [B, L] over the whole sample, true where a token is not padding; None: all are.
+        window: the most tokens that one reads, itself included, under a causal rule; None: all.
     """
 
     causal: bool
     key_mask: Tensor | None = None
+    window: int | None = None
 
     def reads(self, queries: Tile, keys: Tile) -> bool:
         """Whether any query of one tile may read a key of the other."""
-        return not self.causal or keys.start < queries.stop
+        before = self.window is not None and keys.stop - 1 <= queries.start - self.window
+        return not self.causal or (keys.start < queries.stop and not before)
 
     def hidden(self, queries: Tile, keys: Tile, device: torch.device) -> Tensor | None:
         """True where a query does not read a key, broadcastable to [B, 1, 1, S, T]; or None."""
         found: Tensor | None = None
-        if self.causal and keys.stop - 1 > queries.start:
+        if self.causal and (keys.stop - 1 > queries.start or self.window is not None):
             rows = torch.arange(queries.start, queries.stop, device=device)
             columns = torch.arange(keys.start, keys.stop, device=device)
-            found = columns > rows[:, None]
+            found = self.out_of_reach(rows, columns)
         if self.key_mask is not None:
             padding = ~self.key_mask[:, None, None, None, keys.start : keys.stop]
             found = padding if found is None else found | padding
+        return found
+
+    def out_of_reach(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """By position, [S, T]: what a causal query does not read."""
+        found = columns > rows[:, None]
+        if self.window is not None:
+            found |= columns <= rows[:, None] - self.window
         return found
 
 

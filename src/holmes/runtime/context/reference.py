@@ -15,11 +15,13 @@ def full_attention(
     *,
     causal: bool,
     key_mask: Tensor | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """softmax(q k^T / sqrt(K)) v; a query that may read no key gives zeros.
 
     Args:
         key_mask: [B, S], true where a token is not padding.
+        window: the most tokens that a causal query reads, itself included; None: all before it.
     """
     repeats = q_BHSK.shape[1] // k_BGSK.shape[1]
     k_BHSK = k_BGSK.repeat_interleave(repeats, dim=1)
@@ -28,6 +30,8 @@ def full_attention(
     hidden = torch.zeros_like(scores, dtype=torch.bool)
     if causal:
         hidden |= torch.ones_like(hidden[0, 0]).triu(1)
+    if causal and window is not None:
+        hidden |= torch.ones_like(hidden[0, 0]).tril(-window)
     if key_mask is not None:
         hidden |= ~key_mask[:, None, None, :]
     lost = hidden.all(-1, keepdim=True)

@@ -90,7 +90,7 @@ def _hidden(chunks: Chunks, rank: int, rule: Rule, device: torch.device) -> Tens
     rows = torch.tensor(chunks.positions(rank), device=device)
     hidden = padding.expand(len(rows), -1)
     if rule.causal:
-        hidden = hidden | (columns > rows[:, None])
+        hidden = hidden | rule.out_of_reach(rows, columns)
     # Rows of padding read nothing, so that they give zeros and no gradient.
     lost = torch.arange(len(rows), device=device) >= chunks.own[rank]
     hidden = (hidden | lost[:, None])[None, None, None]

@@ -73,9 +73,11 @@ class ContextShare(Share):
 
     def _apply(self, block: nn.Module) -> None:
         """Attention over the group, and places in the sample instead of in the chunk."""
-        split, modules = self._split, dict(block.named_modules())
+        split = self._split
+        modules: dict[str, Any] = dict(block.named_modules())
         if split.core in modules:
-            core = ContextCore(self._axis, self._chunks, self._plan.context_algorithm)
+            algorithm, window = self._plan.context_algorithm, modules[split.core].window
+            core = ContextCore(self._axis, self._chunks, algorithm, window)
             block.set_submodule(split.core, core)
         rotary = modules.get(split.rotary)
         if isinstance(rotary, Rotary):
