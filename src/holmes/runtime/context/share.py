@@ -121,14 +121,18 @@ def with_context(
     groups: Groups,
     split: ContextSplit | None,
     pace: Pace | None = None,
+    *,
+    apart: bool = False,
 ) -> Share:
     """The share of this rank, over its context group where there is one.
 
     Args:
         pace: of this rank's computation.
+        apart: micro-batches keep documents apart.
 
     Raises:
-        ConfigError: context ranks are planned for a model that does not say what sees positions.
+        ConfigError: context ranks are planned for a model that does not say what sees positions,
+            or with documents kept apart.
     """
     if plan.context == 1:
         return inner
@@ -137,5 +141,12 @@ def with_context(
             f"models of the family {plan.workload.family} cannot run on part of the tokens",
             where="parallel.context",
             next_step="use parallel.context=1",
+        )
+    if apart:
+        raise ConfigError(
+            f"documents cannot be kept apart over {plan.layout.cp} context ranks",
+            where="data.packing, parallel.context",
+            why="attention over context ranks reads every token before its own",
+            next_step="use data.packing=windows, or parallel.context=1",
         )
     return ContextShare(inner, plan, groups, split, pace)

@@ -91,7 +91,7 @@ def real_engine(
     """
     mine = stages_of(plan, groups.rank)
     whole = share_of(plan, groups, model.tensor, model.pace)
-    share = with_context(whole, plan, groups, model.context, model.pace)
+    share = with_context(whole, plan, groups, model.context, model.pace, apart=model.apart)
     built = {stage.stage: share.build(model.build, stage) for stage in mine}
     slots = [
         slot
