@@ -144,7 +144,7 @@ def with_context(
         )
     if apart:
         raise ConfigError(
-            f"documents cannot be kept apart over {plan.layout.cp} context ranks",
+            f"documents cannot be kept apart over {plan.context} context ranks",
             where="data.packing, parallel.context",
             why="attention over context ranks reads every token before its own",
             next_step="use data.packing=windows, or parallel.context=1",
