@@ -7,25 +7,28 @@ models or whole configuration families. The tables come from ``benchmarks/tables
 from __future__ import annotations
 
 import argparse
+import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean, pvariance
 from typing import Any
 
 import record
 from holmes.accuracy.fitting import TimedCase, fitted, timed_cases
-from holmes.accuracy.score import score_of
+from holmes.accuracy.score import Scored, score_of
 from holmes.accuracy.sweeps import choices
 from holmes.accuracy.table import Case, Row, read_table
 from holmes.accuracy.validate import Validation, validate_rows
-from holmes.cost.calibration import DEFAULT
+from holmes.cost.calibration import CAPPED, DEFAULT, HOPPER
 from holmes.cost.fit import Coefficient
 
 TABLES = Path(__file__).parent / "tables"
 SITES = TABLES / "sites"
 FITTED_MODELS = {"GPT l24h1024", "GPT l24h2048", "GPT l16h1024", "GPT l16h2048"}
-HOPPER = ("h100-96g-hbm2e-500w", "h100-80g-sxm", "h200-141g-sxm", "gh200-96g")
 WORST = 3
+CELLS = 4
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ COEFFICIENTS = (
     Coefficient("compute.step_launch_seconds", 5e-3, 1e-4, 5e-2, 1.5),
     Coefficient("compute.optimizer_passes", 1.5, 1.0, 4.0, 0.7),
     Coefficient("compute.transfer_seconds", 1e-4, 2e-5, 1e-3),
-    Coefficient(f"compute.sustained.{HOPPER[0]}", 0.6, 0.4, 0.8, 0.3),
+    Coefficient(f"compute.sustained.{CAPPED}", 0.6, 0.4, 0.8, 0.3),
     Coefficient("|".join(f"compute.attention_of.{kind}" for kind in HOPPER), 0.45, 0.3, 0.8, 0.2),
+    Coefficient("compute.arrival_seconds", 5e-6, 1e-7, 5e-5),
     Coefficient("compute.compiled_share", 0.5, 0.2, 1.0, 0.3),
     Coefficient("compute.overlap_slowdown", 0.1, 0.01, 0.5, 0.7),
     Coefficient("compute.straggler", 0.002, 2e-4, 0.01, 0.7),
@@ -135,6 +139,7 @@ def _table(split: Split, rows: Sequence[Row]) -> dict[str, Any]:
         "memory": _groups(whole, groups, memory=True),
         "false_fits": list(whole.false_fits),
         "inside_interval": whole.inside_interval,
+        "cells": _cells(cases, whole.time),
         "choices": None if chosen is None else asdict(chosen),
         "skipped": len(whole.skipped),
         "worst": [
@@ -144,6 +149,28 @@ def _table(split: Split, rows: Sequence[Row]) -> dict[str, Any]:
     }
     print(split.table, figures["time"], figures["memory"] or "", figures["choices"] or "")
     return figures
+
+
+def _cells(cases: dict[int, Case], rows: Sequence[Scored]) -> dict[str, Any]:
+    """How much of the log errors follows from width, tensor degree and micro-batch alone: what
+    models of other depths, pipelines and batches share is no noise, but of those three."""
+    cells: dict[tuple[int, int, int], list[float]] = defaultdict(list)
+    for row in rows:
+        case = cases[row.row]
+        cells[case.hidden, case.tp, case.micro].append(math.log1p(row.error))
+    errors = [error for found in cells.values() for error in found]
+    rest = [error - fmean(found) for found in cells.values() for error in found]
+    return {
+        "cells": len(cells),
+        "explained": 1 - pvariance(rest) / pvariance(errors),
+        "mape_without": fmean(abs(math.expm1(error)) for error in rest),
+        "largest": [
+            {"hidden": h, "tp": tp, "micro": micro, "error": math.expm1(fmean(found))}
+            for (h, tp, micro), found in sorted(
+                cells.items(), key=lambda item: -abs(fmean(item[1]))
+            )[:CELLS]
+        ],
+    }
 
 
 def _groups(whole: Validation, groups: dict[str, set[int]], *, memory: bool) -> dict[str, Any]:

@@ -56,6 +56,22 @@ def sweeps(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def cells(data: dict[str, Any]) -> str:
+    """What of a table's errors belongs to width, tensor degree and micro-batch."""
+    found = data["tables"]["a100_one_node"]["cells"]
+    lines = ["| hidden size | tp | micro-batch | mean error |", "|---|---|---|---|"]
+    lines += [
+        f"| {one['hidden']} | {one['tp']} | {one['micro']} | {_percent(one['error'])} |"
+        for one in found["largest"]
+    ]
+    explained, without = _percent(found["explained"]), _percent(found["mape_without"])
+    lines.append(
+        f"\nThe {found['cells']} combinations explain {explained} of the variance of the errors; "
+        f"without the mean of each the mean error would be {without}."
+    )
+    return "\n".join(lines)
+
+
 def worst(data: dict[str, Any]) -> str:
     """The rows with the largest errors of every table."""
     lines = ["| table | line | run | predicted | measured | error |", "|---|---|---|---|---|---|"]
@@ -87,6 +103,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "memory": lambda data: errors(data, "memory"),
     "splits": splits,
     "sweeps": sweeps,
+    "cells": cells,
     "worst": worst,
     "coefficients": coefficients,
 }

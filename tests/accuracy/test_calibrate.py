@@ -15,10 +15,11 @@ from holmes.accuracy.calibrate import (
     read_calibration,
     write_calibration,
 )
+from holmes.accuracy.calibrate_network import with_traced_links
 from holmes.accuracy.fitting import log_errors, timed_cases
 from holmes.accuracy.table import read_table
 from holmes.accuracy.validate import validate
-from holmes.cost.calibration import DEFAULT, LAB
+from holmes.cost.calibration import DEFAULT, LAB, LinkCalibration
 from holmes.cost.model import CostModel
 from holmes.errors import DataError, WriteError
 from holmes.events.trace import append_trace
@@ -31,9 +32,10 @@ from tests.simulate.plans import Case, make
 SLOWER = 3.0
 
 
-def run_folder(folder: Path) -> Path:
+def run_folder(folder: Path, schedule: str = "1f1b") -> Path:
     """A run that took three times as long as its calibration predicts."""
-    case = Case((1.0,) * 2, (2.0,) * 2, 4, dp=2, parameters=1_000_000, boundary_bytes=1e3)
+    case = Case((1.0,) * 2, (2.0,) * 2, 4, dp=2, parameters=1_000_000, boundary_bytes=1e3,
+                schedule=schedule)  # fmt: skip
     plan, _ = make(case)
     plan = replace(plan, calibration=LAB.to_dict())
     cost = CostModel(Topology(plan.site), plan.workload, LAB)
@@ -46,8 +48,10 @@ def run_folder(folder: Path) -> Path:
     return folder
 
 
-def test_a_trace_scales_the_compute_of_its_kind(tmp_path: Path) -> None:
-    folder = run_folder(tmp_path)
+@pytest.mark.parametrize("schedule", ["1f1b", "zero-bubble"])
+def test_a_trace_scales_the_compute_of_its_kind(tmp_path: Path, schedule: str) -> None:
+    """Also where the backward runs in two parts."""
+    folder = run_folder(tmp_path, schedule)
     made = calibrate_trace(folder)
     assert made == calibrate_trace(folder / "trace.jsonl")
     plan, _ = make(Case((1.0,) * 2, (2.0,) * 2, 4, dp=2, parameters=1_000_000))
@@ -64,6 +68,32 @@ def test_a_trace_scales_the_compute_of_its_kind(tmp_path: Path) -> None:
     ]
     assert steps[1] > steps[0]
     assert folder.name in made.source
+
+
+def test_a_trace_shows_how_slow_its_links_were(tmp_path: Path) -> None:
+    """Traffic at half the rate comes back as half the efficiency; gloo runs keep their links."""
+    fast = LinkCalibration(0.8, 1e-5, 1e-5)
+    slow = LinkCalibration(0.4, 2e-5, 2e-5)
+    case = Case((0.01,) * 2, (0.02,) * 2, 4, dp=2, parameters=10_000_000, boundary_bytes=1e7)
+    plan, _ = make(case)
+    fabrics = ("infiniband", "roce", "ethernet", "intra-node")
+    planned = replace(LAB, collectives="ring", network=dict.fromkeys(fabrics, fast))
+    ran = replace(planned, network=dict.fromkeys(fabrics, slow))
+    plan = replace(plan, calibration=planned.to_dict())
+    write_plan(plan, tmp_path / "plan.json")
+    topology = Topology(plan.site)
+    spans = simulate(plan, CostModel(topology, plan.workload, ran)).spans
+    append_trace(tmp_path / "trace.jsonl", spans)
+    made = calibrate_trace(tmp_path)
+    used = {group.transport.fabric.value for group in plan.groups if group.transport.fabric}
+    assert used
+    for name in fabrics:
+        expected = slow if name in used else fast
+        assert made.network[name].efficiency == pytest.approx(expected.efficiency, rel=1e-3)
+        assert made.network[name].step_seconds == pytest.approx(expected.step_seconds, rel=1e-3)
+    assert "links" in made.source
+    cost = CostModel(topology, plan.workload, replace(planned, collectives="direct"))
+    assert with_traced_links(plan, cost, spans) is cost.calibration
 
 
 def test_calibrations_survive_their_file(tmp_path: Path) -> None:

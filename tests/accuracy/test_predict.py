@@ -75,6 +75,23 @@ def test_sites_grow_to_the_devices_of_a_run(tmp_path: Path) -> None:
     assert crossing > predict(replace(case, pp=2, dp=2), tmp_path, DEFAULT).seconds
 
 
+def test_a_framework_keeps_the_head_and_a_compiler_what_is_read() -> None:
+    llama = replace(CASE, model="Llama-3.1-8B", layers=32, hidden=4096, heads=32, sequence=8192,
+                    vocabulary=128256, devices=8, tp=1, pp=1, dp=8, global_batch=16, micro=2,
+                    sharding="parameters", site="grand-teton-h100")  # fmt: skip
+    full, plain, compiled = (
+        peak_memory(plan_of(case, SITES, DEFAULT))
+        for case in (
+            llama,
+            replace(llama, recompute="selective"),
+            replace(llama, recompute="selective", compiled=True),
+        )
+    )
+    logits = 2 * 8192 * 128256
+    assert full.activations > 4 * logits  # in fp32, beside the layers' inputs
+    assert plain.activations - compiled.activations == 32 * 2 * 8192 * 4096 * 2
+
+
 def test_a_site_with_the_devices_of_a_run_stays(tmp_path: Path) -> None:
     text = (
         "name: mixed\nclusters:\n  - name: mixed\n    nodes:\n"

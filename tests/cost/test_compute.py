@@ -73,6 +73,27 @@ def test_tensor_ranks_divide_what_is_split_and_pay_for_their_collectives() -> No
     assert paid - free == pytest.approx(2 * 0.75 * 1e9 / (0.77 * 300e9), rel=0.02)
 
 
+def test_each_further_member_may_come_late_to_a_collective() -> None:
+    """Two all-reduces of a layer's forward and two of its backward wait for tp - 1 others."""
+    layer, late = workload(GptConfig(2, 4096, 32, 2048, 51200), "mixed").blocks[1], 1e-4
+    prompt, waiting = (
+        replace(DEFAULT, compute=replace(DEFAULT.compute, arrival_seconds=seconds, host_seconds=0))
+        for seconds in (0.0, late)
+    )
+    for tp in (1, 2, 8):
+        before, after = (block_seconds(layer, A100, c, 1, tp) for c in (prompt, waiting))
+        assert after.forward - before.forward == pytest.approx(2 * (tp - 1) * late, abs=1e-12)
+        assert after.backward - before.backward == pytest.approx(2 * (tp - 1) * late, abs=1e-12)
+
+
+def test_an_error_is_a_share_of_what_is_measured() -> None:
+    low, high = DEFAULT.bounds(1.0, ["a100-80g-sxm"])
+    assert 1.0 / low - 1 == pytest.approx(DEFAULT.interval)
+    assert 1.0 / high - 1 == pytest.approx(-DEFAULT.interval)
+    low, high = replace(DEFAULT, interval=3.0).bounds(1.0, ["a100-80g-sxm"])
+    assert 0 < low < 1 < high < 11
+
+
 def test_full_recomputation_adds_a_forward() -> None:
     work = block(Segment("attention", 1e14, 1.0, selective=1.0), Segment("mlp", 1e15, 1.0))
     none = block_seconds(work, A100, DEFAULT, 1)

@@ -109,3 +109,13 @@ def test_sides_that_are_no_multiple_of_eight_are_not_aligned() -> None:
     assert aligned(MatrixProduct(1024, 50304, 1024))
     table = MatrixProduct(1024, 50257, 1024)
     assert not any(aligned(one) for one in (table, *table.backward()))
+
+
+def test_more_power_sustains_more_but_not_the_best_of_a_benchmark() -> None:
+    capped, full = (
+        matmul_rate(resolve(Device(kind=kind)), DEFAULT.compute)
+        for kind in ("h100-96g-hbm2e-500w", "h100-80g-sxm")
+    )
+    assert H100.matmul_tflops is not None
+    assert capped < full < H100.matmul_tflops * 1e12
+    assert full / capped == pytest.approx((550 / 350) ** (1 / 3), rel=1e-2)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from holmes.accuracy.calibrate_network import with_traced_links
 from holmes.accuracy.fitting import LEAST_INTERVAL, fitted, timed_cases
 from holmes.accuracy.table import read_table
 from holmes.cost.calibration import (
@@ -22,7 +23,7 @@ from holmes.cost.model import CostModel
 from holmes.errors import DataError, WriteError
 from holmes.events.span import Span
 from holmes.events.trace import read_trace
-from holmes.hardware.topology import Topology
+from holmes.hardware.topology import DeviceSlot, Topology
 from holmes.plan.codec import read_plan
 from holmes.plan.plan import Plan
 from holmes.plan.program import program_of
@@ -65,7 +66,8 @@ def calibrate_trace(source: Path) -> Calibration:
     """Block times and optimiser time of a run, per device kind, from its trace.
 
     The times of the run's own calibration are scaled by the median ratio of measured to
-    predicted compute, forward and backward apart; the network's figures stay.
+    predicted compute, forward and backward apart, and the links by what the run's traffic took
+    (see :mod:`holmes.accuracy.calibrate_network`).
 
     Raises:
         DataError: no trace, no plan beside it, or no compute in it.
@@ -85,10 +87,12 @@ def calibrate_trace(source: Path) -> Calibration:
         )
     blocks = {kind: _block_times(plan, cost, kind, ratios) for kind in _kinds(plan, cost)}
     steps = [ratio for (_, op), found in ratios.items() if op is Op.STEP for ratio in found]
-    made = start.with_blocks(
+    linked = with_traced_links(plan, cost, spans)
+    what = "compute" if linked is start else "compute and links"
+    made = linked.with_blocks(
         blocks,
         micro=plan.batch.micro,
-        source=f"{start.name}, compute of {folder.name} ({len(spans)} spans)",
+        source=f"{start.name}, {what} of {folder.name} ({len(spans)} spans)",
         optimizer_seconds_per_element=_per_element(cost, steps),
     )
     return replace(made, name=folder.name, interval=_interval(plan, made, spans))
@@ -154,10 +158,8 @@ def _block_times(
 ) -> dict[str, BlockTime]:
     """Seconds of each kind of block without recomputation, at relative speed 1."""
     slot = next(slot for slot in cost.topology.devices if cost.device(slot).name == kind)
-    forward, backward = (
-        median(ratios[kind, op]) if ratios.get((kind, op)) else 1.0
-        for op in (Op.FORWARD, Op.BACKWARD)
-    )
+    forward = median(ratios.get((kind, Op.FORWARD)) or [1.0])
+    backward = _backward_ratio(plan, cost, slot, ratios)
     times = {}
     for index, block in enumerate(plan.workload.blocks):
         if block.kind not in times:
@@ -165,6 +167,22 @@ def _block_times(
             plain = plain.scaled(slot.node.device.speed)
             times[str(block.kind)] = BlockTime(plain.forward * forward, plain.backward * backward)
     return times
+
+
+def _backward_ratio(
+    plan: Plan, cost: CostModel, slot: DeviceSlot, ratios: dict[tuple[str, Op], list[float]]
+) -> float:
+    """Measured over predicted backward; of one in two parts, that of both together."""
+    kind = cost.device(slot).name
+    whole = ratios.get((kind, Op.BACKWARD))
+    parts = [ratios.get((kind, op)) for op in (Op.INPUT_GRADIENT, Op.WEIGHT_GRADIENT)]
+    if whole or not all(parts):
+        return median(whole or [1.0])
+    blocks, tp = (0, len(plan.workload.blocks)), plan.layout.tp
+    weight = cost.weight_seconds(blocks, slot, plan.batch.micro, tp)
+    both = cost.blocks_time(blocks, slot, plan.batch.micro, tp).backward
+    found = [median(part) for part in parts if part]
+    return (found[0] * (both - weight) + found[1] * weight) / both
 
 
 def _per_element(cost: CostModel, ratios: Sequence[float]) -> float | None:

@@ -94,6 +94,8 @@ def _gated(case: Case) -> DecoderShape:
         layernorm=False,
         attention="fused",
         precision="mixed",
+        compiled=case.compiled,
+        head_again=False,
     )
 
 

@@ -61,13 +61,13 @@ def predicted(made: CasePlan) -> Prediction:
     calibration = made.cost.calibration
     peak = peak_memory(made)
     kinds = {made.cost.device(slot).name for slot in made.cost.topology.devices}
-    interval = calibration.interval_on(kinds)
+    low, high = calibration.bounds(seconds, kinds)
     rooms = [made.cost.device(slot).memory_gb for slot in made.cost.topology.devices]
     known = [room * 1e9 for room in rooms if room is not None]
     return Prediction(
         seconds=seconds,
-        low=seconds * (1 - interval),
-        high=seconds * (1 + interval),
+        low=low,
+        high=high,
         memory_bytes=peak.total,
         counted_bytes=int(peak.states + peak.activations),
         room_bytes=min(known, default=math.inf),

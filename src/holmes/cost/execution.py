@@ -104,11 +104,12 @@ def collectives_seconds(
         device, calibration.link("intra-node"), calibration.collectives
     )
     total = {"forward": 0.0, "backward": 0.0}
+    arrival = calibration.compute.arrival_seconds * (tp - 1)
     for part in block.program(how.sequence_parallel):
         if isinstance(part, Collective) and part.axis == "tensor":
             rounds = 2 if part.op == "all_reduce" else 1
             sent = part.sent_bytes(tp, tp, how.context) * micro
             payload = sent * tp / (rounds * (tp - 1))
-            total[part.direction] += link.seconds(part.op, payload, tp)
+            total[part.direction] += link.seconds(part.op, payload, tp) + arrival
     exposed = calibration.compute.async_exposed if how.async_tensor else 1.0
     return BlockTime(total["forward"] * exposed, total["backward"] * exposed)

@@ -49,14 +49,14 @@ def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
     calibration = pricing.cost.calibration
     seconds = pricing.seconds(draft)
     slots = pricing.cost.topology.devices
-    interval = calibration.interval_on(pricing.cost.device(slot).name for slot in slots)
+    low, high = calibration.bounds(seconds, (pricing.cost.device(slot).name for slot in slots))
     samples = plan.batch.global_ / seconds
     ranks = [stage.ranks for stage in plan.stages[: plan.pp]]
     tflops = plan.workload.flops_per_sample() * samples / plan.world_size / 1e12
     return Predicted(
         step_seconds=seconds,
-        low=seconds * (1 - interval),
-        high=seconds * (1 + interval),
+        low=low,
+        high=high,
         tflops_per_device=tflops,
         samples_per_second=samples,
         memory_bytes={

@@ -61,7 +61,7 @@ def head_block(shape: DecoderShape) -> Block:
         loss_bytes = (9 * widths.loss + widths.compute, 5 * widths.loss + copy)
         kernels = 8
     # Framework accounts leave the head out of full recomputation; the plain runtime does not.
-    full = stream + ids if shape.statistics else kept
+    full = stream + ids if shape.statistics and shape.head_again else kept
     return Block(
         name="head",
         kind="head",

@@ -119,7 +119,7 @@ def _every_second_product(shape: DecoderShape) -> list[Item]:
         Item("log_sums", shape.heads * s * shape.widths.loss, whole=False),
         Item("first_inner", copies * s * shape.inner * c, whole=False),
     ]
-    if shape.gated:
+    if shape.gated and not shape.compiled:  # no backward reads it
         items.append(Item("down", copies * s * h * c, whole=True))
     return items
 

@@ -54,6 +54,8 @@ class DecoderShape:
         head_features: of one head; None: hidden / heads.
         qkv_bias: biases on queries, keys and values alone.
         qk_norm: RMSNorm on the queries and keys of each head.
+        compiled: a compiler keeps only what the backward reads.
+        head_again: full recomputation repeats the head, too (with ``statistics``).
     """
 
     layers: int
@@ -73,6 +75,8 @@ class DecoderShape:
     dropout: bool = False
     statistics: bool = True
     joined: bool = False
+    compiled: bool = False
+    head_again: bool = True
     experts: int = 0
     top_k: int = 0
     head_features: int | None = None
