@@ -87,13 +87,14 @@ def worst(data: dict[str, Any]) -> str:
 def coefficients(data: dict[str, Any]) -> str:
     """Prior, bounds and fitted value of every coefficient."""
     lines = ["| coefficient | prior | bounds | fitted |", "|---|---|---|---|"]
-    for one in data["fit"]["coefficients"]:
+    held_back = {*data["fit"]["at_bound"], *data["later"]["at_bound"]}
+    for one in [*data["fit"]["coefficients"], *data["later"]["coefficients"]]:
         paths = one["path"].split("|")
         name = paths[0].removeprefix("compute.")
         if len(paths) > 1:
             name += f" and {len(paths) - 1} kinds more"
         bounds = f"{one['low']:g} to {one['high']:g}"
-        held = " (at a bound)" if one["path"] in data["fit"]["at_bound"] else ""
+        held = " (at a bound)" if one["path"] in held_back else ""
         lines.append(f"| {name} | {one['prior']:g} | {bounds} | {one['fitted']:.4g}{held} |")
     return "\n".join(lines)
 

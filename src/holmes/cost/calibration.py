@@ -110,8 +110,8 @@ class ComputeCoefficients:
         gap_seconds: time between two kernels on the device.
         host_seconds: time of the host to launch one kernel; shows where kernels are short.
         compiled_share: share of element-wise traffic that is left when a compiler fuses it.
-        arrival_seconds: what a tensor collective waits, for each further member, until all have
-            come to it.
+        arrival_seconds: what a tensor all-reduce waits, for each further member, until all have
+            come to it; its two halves, where they are apart, half of that each.
         async_exposed: share of tensor collectives that shows when they run under products.
         overlap_slowdown: seconds that a second of transfers adds to the compute above it,
             since both use multiprocessors and memory.
@@ -327,7 +327,7 @@ DEFAULT = Calibration(
         attention_of=dict.fromkeys(HOPPER, 0.44),
         gap_seconds=3.6e-6,
         host_seconds=64e-6,
-        arrival_seconds=5e-6,
+        arrival_seconds=16e-6,
         compiled_share=0.49,
         async_exposed=0.5,
         optimizer_passes=1.0,

@@ -110,6 +110,6 @@ def collectives_seconds(
             rounds = 2 if part.op == "all_reduce" else 1
             sent = part.sent_bytes(tp, tp, how.context) * micro
             payload = sent * tp / (rounds * (tp - 1))
-            total[part.direction] += link.seconds(part.op, payload, tp) + arrival
+            total[part.direction] += link.seconds(part.op, payload, tp) + rounds / 2 * arrival
     exposed = calibration.compute.async_exposed if how.async_tensor else 1.0
     return BlockTime(total["forward"] * exposed, total["backward"] * exposed)
