@@ -51,6 +51,7 @@ benchmarks: setup
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/beside.py
 	$(BIN)/python benchmarks/gpu/groups.py
 	$(BIN)/python benchmarks/gpu/train.py
 	PYTHONPATH=. $(BIN)/python benchmarks/checkpoint.py

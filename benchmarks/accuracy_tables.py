@@ -66,9 +66,27 @@ def cells(data: dict[str, Any]) -> str:
     ]
     explained, without = _percent(found["explained"]), _percent(found["mape_without"])
     lines.append(
-        f"\nThe {found['cells']} combinations explain {explained} of the variance of the errors; "
-        f"without the mean of each the mean error would be {without}."
+        f"\nAll {found['cells']} combinations explain {explained} of the variance of the errors;\n"
+        f"without the mean of each, the mean error would be {without}."
     )
+    return "\n".join(lines)
+
+
+def beside(_: dict[str, Any]) -> str:
+    """Another estimator on the same rows."""
+    found = record.read("beside")
+    if found is None:
+        raise SystemExit("no record: run benchmarks/beside.py --python PATH first")
+    lines = [
+        "| table | rows | estimator | mean error | median | bias | rows per CPU-second |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, pair in found["tables"].items():
+        for tool, score in (("Holmes", pair["holmes"]), (pair["other"]["tool"], pair["other"])):
+            cells = [_percent(score[key]) for key in ("mape", "median_ape", "bias")]
+            rate = score.get("layouts_per_cpu_second")
+            cells.append("-" if rate is None else f"{rate:.0f}")
+            lines.append(f"| `{name}` | {score['n']} | {tool} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -103,6 +121,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "time": lambda data: errors(data, "time"),
     "memory": lambda data: errors(data, "memory"),
     "splits": splits,
+    "beside": beside,
     "sweeps": sweeps,
     "cells": cells,
     "worst": worst,
