@@ -178,7 +178,7 @@ def _backward_ratio(
     parts = [ratios.get((kind, op)) for op in (Op.INPUT_GRADIENT, Op.WEIGHT_GRADIENT)]
     if whole or not all(parts):
         return median(whole or [1.0])
-    blocks, tp = (0, len(plan.workload.blocks)), plan.layout.tp
+    blocks, tp = (0, len(plan.workload.blocks)), plan.stages[0].layout.tp
     weight = cost.weight_seconds(blocks, slot, plan.batch.micro, tp)
     both = cost.blocks_time(blocks, slot, plan.batch.micro, tp).backward
     found = [median(part) for part in parts if part]
