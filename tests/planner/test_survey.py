@@ -74,7 +74,7 @@ def drafted(search: Search, row: Row) -> Draft | str:
 def test_scores_agree_with_the_exact_draft(where: Site) -> None:
     """No price lies below the bound that a score gives, so the best price is the best there is."""
     search = Search(asked(where, gpt(), 768), exhaustive=True)
-    errors: list[float] = []
+    errors: dict[bool, list[float]] = {False: [], True: []}
     left_out = 0
     for row in rows(search, SAMPLES):
         made = drafted(search, row)
@@ -84,14 +84,15 @@ def test_scores_agree_with_the_exact_draft(where: Site) -> None:
         assert isinstance(made, Draft), (str(row), made)
         seconds = search.pricing.quick_seconds(made)
         assert seconds >= row.least_seconds * (1 - 1e-9), str(row)
-        even = not search.field.survey.stages(row.ground, (row.shape.batch.micro,)).uneven
-        if even and row.bytes_ < ROOMY and row.choice.virtual_stages == 1:
-            errors.append(abs(row.seconds / seconds - 1))
-    assert left_out <= SAMPLES // 4
-    if not errors:
-        return
-    assert np.median(errors) < 0.05
-    assert np.quantile(errors, 0.75) < 0.1
+        uneven = search.field.survey.stages(row.ground, (row.shape.batch.micro,)).uneven
+        if row.bytes_ < ROOMY and not (uneven and row.choice.virtual_stages > 1):
+            errors[row.choice.virtual_stages > 1].append(abs(row.seconds / seconds - 1))
+    assert left_out <= SAMPLES // 10
+    assert len(errors[False]) + len(errors[True]) > SAMPLES // 4
+    if errors[False]:
+        assert np.median(errors[False]) < 0.03
+    if errors[True]:  # whole blocks in virtual stages are unequal where scores divide them
+        assert np.median(errors[True]) < 0.1
 
 
 @pytest.mark.parametrize("name", ["1f1b", "gpipe", "interleaved", "zero-bubble", "looped-bfs"])
@@ -121,7 +122,7 @@ def test_bubbles_are_those_of_the_generated_schedules(name: Any, stages: int) ->
 
 def test_doubts_are_small() -> None:
     assert 0 < DOUBT <= 0.02
-    assert DOUBT <= LOOPED_DOUBT <= 0.05 < UNEVEN_DOUBT <= 0.2
+    assert DOUBT <= LOOPED_DOUBT <= 0.05 < UNEVEN_DOUBT <= 0.06
 
 
 @pytest.mark.parametrize("where", [gpus(4), gpus(2, 2)])

@@ -174,7 +174,7 @@ class WithoutRings(Estimates):
     def cost(self) -> CostModel:
         priced = super().cost
         assert isinstance(priced, SplitCost)
-        return replace(priced, rings={}, exchanges={})
+        return replace(priced, rings=(), exchanges=())
 
 
 def _without_tensor(workload: Workload) -> Workload:

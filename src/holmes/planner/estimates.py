@@ -17,6 +17,7 @@ from holmes.cost.memory import (
     with_kept_scores,
 )
 from holmes.cost.model import CostModel
+from holmes.cost.software import straggling
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import ContextAlgorithm, Layout
 from holmes.planner.buckets import BUCKETS_PER_STAGE
@@ -31,7 +32,7 @@ from holmes.planner.schedules import (
     waiting_gradients,
 )
 from holmes.planner.settings import Settings
-from holmes.planner.split_cost import split_cost
+from holmes.planner.split_cost import SplitCost, split_cost
 from holmes.planner.warmup import Extras
 from holmes.schedule import zero_bubble
 from holmes.schedule.generate import FORMS
@@ -324,22 +325,28 @@ class Estimates:
     def rows(self) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]:
         """Per stage, forward and backward of every block on its slowest device."""
         known: dict[Pattern, tuple[tuple[float, ...], tuple[float, ...]]] = {}
-        for pattern, slots in zip(self.ground.patterns, self.ground.kinds, strict=True):
+        for rank, pattern in enumerate(self.ground.patterns):
             if pattern not in known:
-                known[pattern] = self._row(slots)
+                known[pattern] = self._row(rank)
         return tuple(known[pattern] for pattern in self.ground.patterns)
 
     @cached_property
     def weights(self) -> tuple[tuple[float, ...], ...]:
         """Per stage, the weights' gradients of every block on its slowest device, seconds."""
         known: dict[Pattern, tuple[float, ...]] = {}
-        for pattern, slots in zip(self.ground.patterns, self.ground.kinds, strict=True):
+        for rank, pattern in enumerate(self.ground.patterns):
             if pattern not in known:
-                known[pattern] = self._weight_row(slots)
+                known[pattern] = self._weight_row(rank)
         return tuple(known[pattern] for pattern in self.ground.patterns)
 
-    def _weight_row(self, slots: Sequence[DeviceSlot]) -> tuple[float, ...]:
+    @property
+    def _straggling(self) -> float:
+        """What many devices wait for one another multiplies computation by."""
+        return straggling(self.shape.layout.devices, self.cost.calibration)
+
+    def _weight_row(self, rank: int) -> tuple[float, ...]:
         micro, tp = self.shape.batch.micro, self.shape.layout.tp
+        slots = self.ground.kinds[rank]
         known: dict[tuple[object, ...], float] = {}
         found = []
         for index, block in enumerate(self.cost.workload.blocks):
@@ -349,22 +356,23 @@ class Estimates:
                 known[key] = max(
                     self.cost.weight_seconds(blocks, slot, micro, tp) for slot in slots
                 )
-            found.append(known[key])
+            found.append(known[key] * self._straggling)
         return tuple(found)
 
-    def _row(self, slots: Sequence[DeviceSlot]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def _row(self, rank: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         micro, tp = self.shape.batch.micro, self.shape.layout.tp
+        slots = self.ground.kinds[rank]
+        cost = self.cost.at(rank) if isinstance(self.cost, SplitCost) else self.cost
+        slower = self._straggling
         known: dict[tuple[object, ...], list[BlockTime]] = {}
         times = []
         for index, block in enumerate(self.cost.workload.blocks):
             key = (block.kind, id(block.inner), block.parameters)
             if key not in known:
                 recompute = self.choice.recompute
-                known[key] = [
-                    self.cost.block_time(index, slot, micro, tp, recompute) for slot in slots
-                ]
+                known[key] = [cost.block_time(index, slot, micro, tp, recompute) for slot in slots]
             times.append(known[key])
         return (
-            tuple(max(time.forward for time in each) for each in times),
-            tuple(max(time.backward for time in each) for each in times),
+            tuple(slower * max(time.forward for time in each) for each in times),
+            tuple(slower * max(time.backward for time in each) for each in times),
         )

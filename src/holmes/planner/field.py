@@ -28,7 +28,7 @@ DOUBT = 0.02
 """How far a score may lie above the closed form of its best partition; a test measures it."""
 LOOPED_DOUBT = 0.05
 """The same for schedules that are priced as 1F1B less what they gain."""
-UNEVEN_DOUBT = 0.2
+UNEVEN_DOUBT = 0.06
 """The same where one stage's gradient exchange is much slower than another's."""
 NORM_BYTES = 8
 """Squared norms travel in double precision, one per parameter tensor."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from holmes.cost.axes import Split, gathers, split_workload
@@ -13,6 +12,7 @@ from holmes.cost.model import CostModel
 from holmes.cost.split import weight_seconds
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import ContextAlgorithm, Recompute, Sharding
+from holmes.plan.plan import Plan, Stage
 from holmes.planner.ground import Exchange, Ground
 from holmes.workload.workload import Workload
 
@@ -26,7 +26,9 @@ class SplitCost(CostModel):
         algorithm: how attention runs over the context ranks.
         sequence: whether tensor ranks divide norms and activations too.
         sharding: what is gathered or reduced at every micro-batch.
-        rings, exchanges: per node, the context ring and the data exchange of its stage.
+        rings, exchanges: per pipeline rank, its context ring and its data exchange; empty
+            where blocks do not pay for them.
+        priced: the pipeline rank whose blocks are priced.
     """
 
     whole: Workload
@@ -34,8 +36,26 @@ class SplitCost(CostModel):
     algorithm: ContextAlgorithm = "ring"
     sequence: bool = False
     sharding: Sharding = "optimizer"
-    rings: Mapping[int, Exchange] = field(default_factory=dict)
-    exchanges: Mapping[int, Exchange] = field(default_factory=dict)
+    rings: tuple[Exchange, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
+    priced: int = 0
+
+    def at(self, pipeline_rank: int) -> SplitCost:
+        """The same for the blocks of another pipeline rank."""
+        if pipeline_rank not in self._ranks:
+            self._ranks[pipeline_rank] = replace(self, priced=pipeline_rank)
+        return self._ranks[pipeline_rank]
+
+    def stage_time(self, plan: Plan, stage: Stage, blocks: tuple[int, int], rank: int) -> BlockTime:
+        """Seconds of some blocks of a stage, with the ring and the gathers of its ranks."""
+        pipeline_rank = stage.stage % plan.pp
+        if pipeline_rank != self.priced:
+            return self.at(pipeline_rank).stage_time(plan, stage, blocks, rank)
+        return super().stage_time(plan, stage, blocks, rank)
+
+    @cached_property
+    def _ranks(self) -> dict[int, SplitCost]:
+        return {}
 
     @cached_property
     def _whole(self) -> dict[tuple[object, ...], BlockTime]:
@@ -52,7 +72,7 @@ class SplitCost(CostModel):
         sequence_parallel: bool | None = None,
     ) -> BlockTime:
         """Seconds of one block for one micro-batch, its ring and its gathers included."""
-        key = (block_index, slot.node.index, micro, tp, recompute)
+        key = (block_index, id(slot.node.group), micro, tp, recompute)
         if key not in self._whole:
             self._whole[key] = self._added(block_index, slot, micro, tp, recompute)
         return self._whole[key]
@@ -79,7 +99,7 @@ class SplitCost(CostModel):
         time = self._plain(index, slot, micro, tp, recompute)
         forward, backward = time.forward, time.backward
         block = self.workload.blocks[index]
-        ring_of = self.rings.get(slot.node.index)
+        ring_of = self.rings[self.priced] if self.rings else None
         if ring_of is not None and block.kind == "transformer":
             plain = self._plain(index, slot, micro, tp, "none")
             selective = self._plain(index, slot, micro, tp, "selective")
@@ -88,7 +108,7 @@ class SplitCost(CostModel):
             added = moved.added(micro, lambda n: ring_of.seconds(n, 1), attention, recompute)
             forward, backward = forward + added.forward, backward + added.backward
         times = gathers(self.sharding)
-        exchange = self.exchanges.get(slot.node.index)
+        exchange = self.exchanges[self.priced] if self.exchanges else None
         if exchange is not None and any(times):
             size = block.parameters
             gather = exchange.seconds(size * self.workload.parameter_bytes, 1)
@@ -103,17 +123,10 @@ def split_cost(
 ) -> CostModel:
     """The cost model of a layout with this much split; the base one where nothing is."""
     base, context = ground.cost, ground.layout.cp
-    each = {"rings": ground.rings, "exchanges": ground.exchanges}
-    wanted = {"rings": context > 1, "exchanges": any(gathers(sharding)) and ground.replicas > 1}
-    if not sequence and not any(wanted.values()):
+    rings = ground.rings if context > 1 else ()
+    gathered = any(gathers(sharding)) and ground.replicas > 1
+    if not sequence and not rings and not gathered:
         return base
-    by_node: dict[str, dict[int, Exchange]] = {"rings": {}, "exchanges": {}}
-    for name, exchanges in each.items():
-        for slots, exchange in zip(ground.slots, exchanges, strict=True):
-            for slot in slots if wanted[name] else ():
-                known = by_node[name].get(slot.node.index, exchange)
-                slower = max(known, exchange, key=lambda one: one.per_byte)
-                by_node[name][slot.node.index] = slower
     return SplitCost(
         topology=base.topology,
         workload=split_workload(base.workload, Split(context, sequence)),
@@ -125,6 +138,6 @@ def split_cost(
         algorithm=algorithm,
         sequence=sequence,
         sharding=sharding,
-        rings=by_node["rings"],
-        exchanges=by_node["exchanges"],
+        rings=rings,
+        exchanges=ground.exchanges if gathered else (),
     )

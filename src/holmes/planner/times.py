@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from holmes.cost.software import straggling
 from holmes.planner.buckets import buckets_of
 from holmes.planner.draft import Draft
 from holmes.schedule.generate import FORMS
@@ -61,7 +60,6 @@ def _stage(draft: Draft, stage: int) -> StageTimes:
     )
     exchange = ground.exchanges[rank]
     every = not estimates.gathers_each_time
-    slower = straggling(draft.shape.layout.devices, estimates.cost.calibration)
     parts = []
     for bucket in buckets:
         a, b = bucket.blocks[0] - start, bucket.blocks[1] - start
@@ -70,11 +68,11 @@ def _stage(draft: Draft, stage: int) -> StageTimes:
                 gather=exchange.seconds(bucket.elements * workload.parameter_bytes, 1)
                 if every
                 else 0.0,
-                forward=slower * (forwards[b] - forwards[a]),
-                backward=slower * (backwards[b] - backwards[a]),
+                forward=forwards[b] - forwards[a],
+                backward=backwards[b] - backwards[a],
                 reduce=exchange.seconds(bucket.elements * workload.gradient_bytes, 1),
                 tied=bucket.tied,
-                weight=slower * (weights[b] - weights[a]),
+                weight=weights[b] - weights[a],
             )
         )
     step = 0.0

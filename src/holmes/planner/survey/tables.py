@@ -19,6 +19,7 @@ from holmes.cost.axes import Split, split_workload
 from holmes.cost.context import shared_calibration
 from holmes.cost.memory import pipeline_parts, split_by_tokens, stage_memory
 from holmes.cost.model import CostModel
+from holmes.cost.software import straggling
 from holmes.cost.split import weight_seconds
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import ContextAlgorithm, Layout, Recompute, Sharding
@@ -163,6 +164,7 @@ class Tables:
 
     def _times(self, slot: DeviceSlot, tp: int, cp: int, micros: tuple[int, ...]) -> Floats:
         shape = (10, len(micros), len(self.recomputes), len(self.sequences))
+        slower = straggling(len(self.cost.topology.devices), self.cost.calibration)
         found = np.zeros(shape)
         for s, sequence in enumerate(self.sequences):
             model = self._model(Split(cp))
@@ -193,7 +195,7 @@ class Tables:
                         weights[0],
                         weights[-1],
                     )
-        return found
+        return found * slower
 
     def _model(self, split: Split) -> CostModel:
         """A cost model of the chain under a split, shortened where its middle blocks are alike."""
