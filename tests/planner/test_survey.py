@@ -92,7 +92,7 @@ def test_scores_agree_with_the_exact_draft(where: Site) -> None:
     if errors[False]:
         assert np.median(errors[False]) < 0.03
     if errors[True]:  # whole blocks in virtual stages are unequal where scores divide them
-        assert np.median(errors[True]) < 0.1
+        assert np.median(errors[True]) < 0.15
 
 
 @pytest.mark.parametrize("name", ["1f1b", "gpipe", "interleaved", "zero-bubble", "looped-bfs"])
