@@ -74,11 +74,10 @@ def memory(context: RankContext, spec: dict[str, Any], whole: bool) -> dict[str,
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     model = stage_model(chosen)
-    if whole:
-        files = sorted(Path(chosen.folder).glob("*.safetensors"))
-        every = {name: t for file in files for name, t in load_file(file).items()}
-        assert every
+    files = sorted(Path(chosen.folder).glob("*.safetensors")) if whole else []
+    every = {name: t for file in files for name, t in load_file(file).items()}
     engine = real_engine(plan_of(chosen), groups, model, AdamWSettings())
+    every.clear()
     peak, after = resident("VmHWM"), resident("VmRSS")
     parameters = sum(slot.parameter.nbytes for slot in engine.slots)
     engine.interpreter.close()
