@@ -55,6 +55,7 @@ benchmarks: setup
 	$(BIN)/python benchmarks/gpu/groups.py
 	$(BIN)/python benchmarks/gpu/train.py
 	PYTHONPATH=. $(BIN)/python benchmarks/checkpoint.py
+	PYTHONPATH=. $(BIN)/python benchmarks/weights.py
 	$(BIN)/python benchmarks/reliability.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/accuracy_tables.py

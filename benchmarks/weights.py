@@ -89,7 +89,7 @@ def figures() -> dict[str, Any]:
     }
     worst = {name: max(values) for name, values in above.items()}
     return {
-        **record.headline(
+        "headline": record.headline(
             "bytes of a rank's peak above its parameters, gradients and moments",
             "all files loaded on every rank",
             {**record.spread([float(value) for value in above["slices"]]), "pairs": RANKS},
