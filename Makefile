@@ -57,6 +57,7 @@ benchmarks: setup
 	PYTHONPATH=. $(BIN)/python benchmarks/checkpoint.py
 	PYTHONPATH=. $(BIN)/python benchmarks/weights.py
 	$(BIN)/python benchmarks/reliability.py
+	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/accuracy_tables.py
 

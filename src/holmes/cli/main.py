@@ -12,6 +12,7 @@ import typer
 
 from holmes import __version__
 from holmes.cli import (
+    bench,
     calibrate,
     checkpoint,
     compare,
@@ -62,6 +63,7 @@ COMMANDS = (
     validate,
     calibrate,
     schema,
+    bench,
 )
 for module in COMMANDS:
     module.register(app)

@@ -16,8 +16,38 @@ from holmes.errors import ConfigError, suggestion
 from holmes.hardware.site import Fabric
 from holmes.hardware.topology import Topology
 
-Phase = Literal["forward", "backward", "communicate", "step"]
+Phase = Literal[
+    "forward",
+    "backward",
+    "communicate",
+    "step",
+    "start",
+    "join",
+    "load",
+    "loader",
+    "copy",
+    "write",
+    "fsync",
+    "marker",
+    "latest",
+    "exit",
+]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "communicate", "step")
+"""Of a step's instructions."""
+OUTER_PHASES: tuple[Phase, ...] = (
+    "start",
+    "join",
+    "load",
+    "loader",
+    "copy",
+    "write",
+    "fsync",
+    "marker",
+    "latest",
+    "exit",
+)
+"""Before the rendezvous, after it, before the state is loaded, as a batch is read, in a save
+(``marker`` and ``latest`` are rank 0's), after the last step. For kill and freeze."""
 MOST_TIMES = 1001
 EXAMPLE = "kill:rank=2@step=5,phase=backward"
 
@@ -163,6 +193,8 @@ def _parse(text: str, topology: Topology, steps: int) -> Fault:
         back=_optional(text, "back", where, steps),
         **(_host(text, where, topology) if name == "host" else _card(text, where, topology)),
     )
+    if fault.phase in OUTER_PHASES and name not in ("kill", "freeze"):
+        raise _wrong(text, f"{name} cannot happen there", f"choose from {', '.join(PHASES)}")
     if fault.back is not None and fault.back <= fault.step:
         raise _wrong(text, "it is back before it is gone", "give a back= after step=")
     return fault
@@ -202,10 +234,10 @@ def _optional(text: str, key: str, given: Mapping[str, str], limit: int) -> int 
 def _phase(text: str, value: str | None) -> Phase | None:
     if value is None:
         return None
-    for phase in PHASES:
+    for phase in (*PHASES, *OUTER_PHASES):
         if phase == value:
             return phase
-    raise _wrong(text, f"there is no phase {value!r}", _near(value, PHASES))
+    raise _wrong(text, f"there is no phase {value!r}", _near(value, (*PHASES, *OUTER_PHASES)))
 
 
 def _share(text: str, value: str) -> float:

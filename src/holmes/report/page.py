@@ -19,6 +19,7 @@ from holmes.report.causes import Comparison
 from holmes.report.parts.choices import plan_section, why
 from holmes.report.parts.crossings import between_clusters
 from holmes.report.parts.curves import curves
+from holmes.report.parts.diagnosis import diagnosis
 from holmes.report.parts.gantt import gantt, gantt_data
 from holmes.report.parts.headline import headline
 from holmes.report.parts.html import Html, data_block, join, section, tag
@@ -99,6 +100,7 @@ def render(
         (
             headline(runs, summary),
             why(runs),
+            diagnosis(runs),
             sitemap(runs),
             where_time_goes(runs),
             gantt(runs),
@@ -190,4 +192,6 @@ def _raw(run: RunData) -> list[tuple[str, Any]]:
         raw.append(("metrics.json", [metrics_to_dict(m) for m in run.metrics]))
     if run.summary:
         raw.append(("summary.json", dict(run.summary)))
+    if run.recovery:
+        raw.append(("recovery.json", dict(run.recovery)))
     return raw

@@ -46,6 +46,22 @@ class RunData:
     """(step, loss on held-out text)."""
     memory: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
     """By rank: (step, bytes held after it)."""
+    diagnosis: Mapping[str, Any] = field(default_factory=dict)
+    """``diagnosis.json``, where the run was diagnosed."""
+    recovery: Mapping[str, Any] = field(default_factory=dict)
+    """``recovery.json``, where its ranks were started again."""
+
+    @property
+    def recoveries(self) -> list[Mapping[str, Any]]:
+        """The restarts, in order."""
+        found = self.recovery.get("recoveries")
+        return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+
+    @property
+    def gave_up(self) -> str | None:
+        """Why there were no more restarts, where there were not."""
+        found = self.recovery.get("gave_up")
+        return found if isinstance(found, str) else None
 
     def figure(self, *keys: str) -> float | None:
         """A number of the summary, by nested keys; None when absent or no number."""
@@ -127,7 +143,13 @@ def read_run(folder: Path, name: str | None = None) -> RunData:
         ),
         held_out=_read_held_out(folder / "evaluations.jsonl"),
         memory=read_memory(folder),
+        diagnosis=_read_object(folder / "diagnosis.json"),
+        recovery=_read_object(folder / "recovery.json"),
     )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    return _read_summary(path) if path.is_file() else {}
 
 
 def _read_held_out(path: Path) -> tuple[tuple[int, float], ...]:
@@ -158,7 +180,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:
-        raise DataError("the summary is not JSON", where=str(path), why=str(error)) from None
+        raise DataError(f"{path.name} is not JSON", where=str(path), why=str(error)) from None
     if not isinstance(value, dict):
-        raise DataError("the summary must be one JSON object", where=str(path))
+        raise DataError(f"{path.name} must be one JSON object", where=str(path))
     return value

@@ -17,14 +17,17 @@ from holmes.runtime.checkpoint.random_state import random_shard, restore_random
 from holmes.runtime.checkpoint.read import Reader
 from holmes.runtime.checkpoint.saver import Saver, SaverOptions
 from holmes.runtime.checkpoint.shard import Shard, dtype_name
-from holmes.runtime.checkpoint.write import Committed
+from holmes.runtime.checkpoint.write import Committed, OnPhase
 from holmes.runtime.groups import Groups
 from holmes.runtime.sharding.optimizer import ShardedAdamW
 from holmes.train.assignment import Assignment
 
 
 def make_saver(
-    assignment: Assignment, groups: Groups, on_commit: Callable[[Committed], None]
+    assignment: Assignment,
+    groups: Groups,
+    on_commit: Callable[[Committed], None],
+    on_phase: OnPhase,
 ) -> Saver:
     """The saver of this rank, with a connection to the store of its own."""
     train = assignment.job.train
@@ -38,6 +41,7 @@ def make_saver(
         Keep(train.keep_checkpoints, train.keep_every),
         train.checkpoint_async,
         on_commit,
+        on_phase,
         generation=groups.generation,
     )
     return Saver(assignment.run_folder, members, groups.maximum, options)

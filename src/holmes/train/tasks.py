@@ -32,12 +32,13 @@ from holmes.runtime.rendezvous import Rendezvous
 from holmes.runtime.tensor.share import Share, share_of
 from holmes.train.assignment import Assignment
 from holmes.train.compare import compare_parameters
+from holmes.train.fault_points import FaultPoints
 from holmes.train.identity import identity_of
 from holmes.train.parts import build_parts, open_data, prepare_data
 from holmes.train.reference import train_reference
 from holmes.train.settings import dtype_of
 from holmes.train.stop import StopRequest
-from holmes.train.trainer import Trainer
+from holmes.train.trainer import Outside, Trainer
 
 
 def train(
@@ -59,12 +60,16 @@ def train_until(
     """Run an assignment on this rank until its end, or until a rank was asked to stop."""
     torch.set_num_threads(given.job.train.threads)
     rank = given.logical_rank(context)
+    points = FaultPoints(given, rank)
+    points.reach("start")
     with open_plan_groups(given, rank, context) as groups:
+        points.reach("join")
         context.report({"phase": "building the model"})
         parts = build_parts(given, groups)
         context.report({"phase": "loading the state"})
+        points.reach("load")
         try:
-            trainer = Trainer(given, groups, parts, context.report, asked)
+            trainer = Trainer(given, groups, parts, Outside(context.report, asked, points))
             context.report({"phase": "training", "from": trainer.first_step})
             result = trainer.run()
         finally:

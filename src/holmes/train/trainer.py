@@ -21,6 +21,7 @@ from holmes.runtime.monitor.monitor import Monitor
 from holmes.runtime.pipeline.stage import MicroBatch
 from holmes.runtime.sharding.optimizer import ShardedAdamW
 from holmes.train.assignment import Assignment
+from holmes.train.fault_points import FaultPoints
 from holmes.train.health import Health
 from holmes.train.learning_rate import learning_rate
 from holmes.train.ledger import Ledger
@@ -46,28 +47,38 @@ class TrainResult:
     stopped: bool = False
 
 
+@dataclass(frozen=True)
+class Outside:
+    """A rank's connections to whoever runs it.
+
+    Attributes:
+        report: told step, loss and seconds after each step.
+        asked: whether this rank was asked to stop.
+        points: moments at which a fault may be injected.
+    """
+
+    report: Report
+    asked: Callable[[], bool]
+    points: FaultPoints
+
+
 class Trainer:
     """Trains the plan of an assignment on one rank; every rank has one.
 
     Args:
-        report: told step, loss and seconds after each step.
-        asked: whether this rank was asked to stop.
+        outside: what this rank hears from and tells others.
     """
 
     def __init__(
-        self,
-        assignment: Assignment,
-        groups: Groups,
-        parts: Parts,
-        report: Report,
-        asked: Callable[[], bool] = lambda: False,
+        self, assignment: Assignment, groups: Groups, parts: Parts, outside: Outside
     ) -> None:
-        self.assignment, self.groups, self.report = assignment, groups, report
+        self.assignment, self.groups, self.report = assignment, groups, outside.report
+        self.points = outside.points
         self.job, self.plan = assignment.job, assignment.plan
         self.interpreter, self.optimizer = parts.interpreter, parts.optimizer
         self.parts, self.batches, self.held_out = parts, parts.batches, parts.held_out
         slot = assignment.topology.devices[self.plan.rank_map[groups.rank]]
-        self.stopwatch = Stopwatch(groups, slot, asked)
+        self.stopwatch = Stopwatch(groups, slot, outside.asked)
         self.recorder = RunRecorder(assignment, groups)
         self.monitor = Monitor(
             assignment.run_folder, groups, parts.interpreter, assignment.faults(), parts.poison
@@ -78,7 +89,7 @@ class Trainer:
         self.first_step = 0
         self.loss: float | None = None
         self.validation: float | None = None
-        self.saver = make_saver(assignment, groups, self.committed)
+        self.saver = make_saver(assignment, groups, self.committed, self.points.reach)
         seed_random(self.job.train.seed, groups.rank)
         if assignment.resume_from is not None:
             self.resume(Path(assignment.resume_from))
@@ -89,6 +100,7 @@ class Trainer:
         step, stop = self.first_step - 1, False
         with self.saver:
             for step in range(self.first_step, self.assignment.steps):
+                self.points.step = step
                 self.parts.set_learning_rate(self.learning_rate(step))
                 if self.health is not None:
                     self.health.before()
@@ -107,6 +119,7 @@ class Trainer:
                 if stop:
                     break
             self.monitor.outside(step, Phase.SAVING)  # leaving waits for the last save
+        self.points.reach("exit")
         self.recorder.close()
         self.monitor.close()
         folder = self.saver.last.folder if self.saver.last else None
@@ -128,6 +141,7 @@ class Trainer:
 
         def load_one(microbatch: int) -> MicroBatch:
             start = microbatch * size
+            self.points.reach("loader")
             if self.ledger is not None:
                 before = batches.samples_before(step) + start
                 self.ledger.consume(range(before + first, before + last))

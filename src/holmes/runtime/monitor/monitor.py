@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from holmes.lab.faults import KINDS, Fault
+from holmes.lab.faults import KINDS, PHASES, Fault
 from holmes.runtime.groups import Groups
 from holmes.runtime.monitor.board import Board, Phase
 from holmes.runtime.monitor.flight import FlightRecorder
@@ -83,4 +83,5 @@ class Monitor:
 
 def _own(fault: Fault, rank: int) -> bool:
     """Whether this rank has to do it to itself."""
-    return fault.rank == rank and KINDS[fault.kind].by == "rank"
+    inside = fault.phase is None or fault.phase in PHASES
+    return fault.rank == rank and KINDS[fault.kind].by == "rank" and inside

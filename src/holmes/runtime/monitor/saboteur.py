@@ -30,7 +30,7 @@ class Saboteur:
 
     def __init__(self, faults: Sequence[Fault], poison: Poison, marks: Sequence[Path]) -> None:
         pairs = zip(faults, marks, strict=True)
-        self._waiting = [(fault, mark) for fault, mark in pairs if _happened(mark) < fault.times]
+        self._waiting = [(fault, mark) for fault, mark in pairs if happened(mark) < fault.times]
         self._poison = poison
         self._share = 1.0
         self._began = 0.0
@@ -67,7 +67,7 @@ class Saboteur:
             os.kill(os.getpid(), SIGNALS[fault.kind])
 
 
-def _happened(mark: Path) -> int:
+def happened(mark: Path) -> int:
     """How often a fault has happened, in earlier generations."""
     return len(mark.read_text().splitlines()) if mark.exists() else 0
 
