@@ -179,3 +179,15 @@ def test_nothing_fits_says_by_how_much_and_what_would() -> None:
     text = caught.value.text()
     assert "GB on stage 0, has 80.0 GB" in text
     assert "would fit" in text
+
+
+def test_one_change_is_not_enough_and_the_layout_nearest_to_fitting_is_named() -> None:
+    """Deep pipelines lack the least per device; sharding and recomputation together fit."""
+    wishes = {"tensor": 1, "recompute": "none", "sharding": "none", "context": 1, "pipeline": 8}
+    request = asked(gpus(2, 2), gpt("gpt-39b"), 1536, **wishes)
+    with pytest.raises(ConfigError, match="no plan of gpt-39b fits") as caught:
+        make_plan(replace(request, micro_batch=4))
+    text = caught.value.text()
+    assert "tp 1 x pp 8 x dp 4" in text and "has 80.0 GB" in text
+    assert "parallel.recompute=" in text and "parallel.sharding=" in text
+    assert "would fit at +" in text

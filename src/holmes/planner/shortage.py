@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
@@ -40,35 +41,44 @@ def nothing_fits(
 
 
 def _relief(request: PlanRequest, settings: Settings, nearest: Estimates) -> str | None:
-    """The smallest change of the nearest candidate that fits, and what it costs in time.
+    """The fewest changes of the nearest candidate that fit, and what they cost in time.
 
-    One change at a time: recomputation, sharding, micro-batch.
+    Changes are of recomputation, sharding and micro-batch; of as many changes the fastest.
     """
     now = _seconds(request, settings, nearest)
-    choice, shape = nearest.choice, nearest.shape
-    tried: list[tuple[str, Estimates]] = []
-    for recompute in RECOMPUTES[1:]:
-        other = replace(nearest, choice=replace(choice, recompute=recompute))
-        tried.append((f"parallel.recompute={recompute}", other))
-    for sharding in SHARDINGS[:1] + SHARDINGS[2:]:
-        other = replace(nearest, choice=replace(choice, sharding=sharding))
-        tried.append((f"parallel.sharding={sharding}", other))
-    micro = shape.batch.micro // 2
-    while micro:
-        batch = replace(shape.batch, micro=micro)
-        tried.append((f"batch.micro={micro}", replace(nearest, shape=replace(shape, batch=batch))))
-        micro //= 2
-    fits = []
-    for what, other in tried:
-        made = draft(request, settings, other)
-        if not isinstance(made, str):
-            seconds = Pricing(other.ground.cost).quick_seconds(made)
-            fits.append((seconds, what))
-    if not fits:
-        return None
-    seconds, what = min(fits)
-    more = f" at {seconds / now - 1:+.0%} time" if now else ""
-    return f"{what} would fit{more}"
+    for count in (1, 2, 3):
+        fits = []
+        for what, other in _changed(nearest, count):
+            made = draft(request, settings, other)
+            if not isinstance(made, str):
+                seconds = Pricing(other.ground.cost).quick_seconds(made)
+                fits.append((seconds, " ".join(what)))
+        if fits:
+            seconds, text = min(fits)
+            more = f" at {seconds / now - 1:+.0%} time" if now else ""
+            return f"{text} would fit{more}"
+    return None
+
+
+def _changed(nearest: Estimates, count: int) -> Iterator[tuple[list[str], Estimates]]:
+    """The candidate with this many of its choices changed, and the words for them."""
+    choice, batch = nearest.choice, nearest.shape.batch
+    sharded = SHARDINGS if nearest.ground.replicas > 1 else (choice.sharding,)
+    smaller = [batch.micro >> k for k in range(1, batch.micro.bit_length())]
+    for recompute, sharding, micro in product(RECOMPUTES, sharded, (batch.micro, *smaller)):
+        words = [
+            word
+            for word, changed in (
+                (f"parallel.recompute={recompute}", recompute != choice.recompute),
+                (f"parallel.sharding={sharding}", sharding != choice.sharding),
+                (f"batch.micro={micro}", micro != batch.micro),
+            )
+            if changed
+        ]
+        if len(words) == count:
+            shape = replace(nearest.shape, batch=replace(batch, micro=micro))
+            other = replace(choice, recompute=recompute, sharding=sharding)
+            yield words, replace(nearest, shape=shape, choice=other)
 
 
 def _seconds(request: PlanRequest, settings: Settings, nearest: Estimates) -> float:
@@ -122,7 +132,8 @@ def _nearest(settings: Settings, field: Field) -> Estimates | None:
         return best[1]
     if not field.shortest:
         return None
-    _, ground, micros = min(field.shortest, key=lambda one: one[0])
+    # Of all stages together: the layout that lacks the least on each of its devices.
+    _, ground, micros = min(field.shortest, key=lambda one: one[0] / one[1].layout.pp)
     shape = Shape(ground.layout, Batch(field.survey.global_batch, micros[0]))
     choice = Choice(
         recompute=settings.recomputes[-1],
