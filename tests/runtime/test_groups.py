@@ -86,9 +86,11 @@ def test_a_single_rank_needs_no_rendezvous() -> None:
 def test_refusals_name_what_is_missing() -> None:
     plan = plan_of(Spec(pp=2))
     assert refusals(plan, CAPABILITIES) == []
+    layout = Layout(tp=2, pp=2)
     other = replace(
         plan,
-        layout=Layout(tp=2, pp=2),
+        layout=layout,
+        stages=tuple(replace(stage, layout=layout) for stage in plan.stages),
         sharding="parameters",
         recompute="selective",
         schedule=replace(plan.schedule, name="interleaved", virtual_stages=2),

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from holmes.errors import ConfigError, UnavailableError
 from holmes.runtime.clock import boot_id
@@ -63,11 +63,14 @@ class Rendezvous:
 def meet(rendezvous: Rendezvous, world_size: int, seconds: float) -> tuple[Store, int]:
     """The store of this generation of ranks, and its number.
 
-    The store listens on the address that the others are told, on no other.
+    The store listens on the address that the others are told, on no other; a rank that is
+    alone keeps it in its memory.
 
     Raises:
         UnavailableError: the port is busy, or nobody listens there.
     """
+    if world_size == 1:
+        return HashStore(), rendezvous.generation or 0
     store = PrefixStore(
         f"attempt/{rendezvous.attempt}/{rendezvous.sign('prefix')[:16]}",
         _open_store(rendezvous, world_size, timedelta(seconds=seconds)),
