@@ -2,7 +2,7 @@
 
 Two tensor ranks in each of two stages read a Llama that is written in files of half a
 gigabyte. The figure is what a rank's memory grows by at most, above its share: parameters,
-gradients and both moments. The baseline loads all files on every rank and takes its part of them.
+gradients and both moments. The baseline has all tensors in the memory of every rank and takes its part of them.
 
 Run it as `PYTHONPATH=. python benchmarks/weights.py`, since it shares the tests' ranks.
 """
@@ -91,7 +91,7 @@ def figures() -> dict[str, Any]:
     return {
         "headline": record.headline(
             "bytes of a rank's peak above its parameters, gradients and moments",
-            "all files loaded on every rank",
+            "all tensors in the memory of every rank",
             {**record.spread([float(value) for value in above["slices"]]), "pairs": RANKS},
         ),
         "model_bytes": bytes_,

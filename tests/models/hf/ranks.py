@@ -75,7 +75,7 @@ def memory(context: RankContext, spec: dict[str, Any], whole: bool) -> dict[str,
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     model = stage_model(chosen)
     files = sorted(Path(chosen.folder).glob("*.safetensors")) if whole else []
-    every = {name: t for file in files for name, t in load_file(file).items()}
+    every = {name: t.clone() for file in files for name, t in load_file(file).items()}
     engine = real_engine(plan_of(chosen), groups, model, AdamWSettings())
     every.clear()
     peak, after = resident("VmHWM"), resident("VmRSS")
