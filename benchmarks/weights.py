@@ -2,7 +2,8 @@
 
 Two tensor ranks in each of two stages read a Llama that is written in files of half a
 gigabyte. The figure is what a rank's memory grows by at most, above its share: parameters,
-gradients and both moments. The baseline has all tensors in the memory of every rank and takes its part of them.
+gradients and both moments. The baseline has all tensors in the memory of every rank, which takes
+its part of them.
 
 Run it as `PYTHONPATH=. python benchmarks/weights.py`, since it shares the tests' ranks.
 """

@@ -15,7 +15,7 @@ import holmes
 
 ROOT = Path(__file__).parents[2]
 CORE = {"numpy", "pydantic", "pyroute2", "PyYAML", "rich", "scipy", "typer"}
-EXTRAS = {"train", "slurm", "tensorboard", "dev", "docs"}
+EXTRAS = {"train", "hf", "slurm", "tensorboard", "dev", "docs"}
 
 
 def pip(*words: str) -> None:

@@ -68,10 +68,3 @@ def positions_within(documents_BS: Tensor) -> Tensor:
     begins_BS[:, 1:] = documents_BS[:, 1:] != documents_BS[:, :-1]
     first_BS = (places_S * begins_BS).cummax(dim=1).values
     return places_S - first_BS
-
-
-def run_blocks(blocks: list[nn.Module], x: Tensor, documents_BS: Tensor | None = None) -> Tensor:
-    """The output of the last of several blocks."""
-    for block in blocks:
-        x = block(x, documents_BS)
-    return x
