@@ -130,7 +130,7 @@ def test_a_plan_of_another_job_is_refused_before_anything_starts(tmp_path: Path)
 
 def torchrun(*given: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={RANKS}", "-m", "holmes", "train", *given, "--json"]
+    command += ["--nproc-per-node=2", "-m", "holmes", "train", *given, "--json"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=DEADLINE, env=in_environment()
     )
@@ -142,7 +142,8 @@ def torchrun(*given: str) -> dict[str, Any]:
 @pytest.mark.parallel
 def test_a_run_goes_on_under_another_launcher(tmp_path: Path) -> None:
     """Own launcher for two steps, torchrun for two, own again: as if nobody had stopped."""
-    given = words(tmp_path, "optimizer={decay: constant}")
+    two = ("clusters.ib.nodes=1", "clusters.roce.nodes=1", "parallel={pipeline: 2, data: 1}")
+    given = words(tmp_path, "optimizer={decay: constant}", *two)
     whole = holmes("train", *given, "name=whole", "train={steps: 6}")
     assert whole.returncode == 0, whole.stderr
     first = holmes("train", *given, "name=moved", "train={steps: 2}")
