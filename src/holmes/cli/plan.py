@@ -85,7 +85,7 @@ def command(
     extra: dict[str, Any] = {
         "top": [offer.to_dict() for offer in found.top],
         "pareto": [offer.to_dict() for offer in found.front],
-        "unrestricted": found.top[0].to_dict(),
+        "unrestricted": found.top[0].to_dict() if found.top else None,
         "missing": list(found.missing),
     }
     if found.sized is not None:

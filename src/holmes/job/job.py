@@ -25,8 +25,6 @@ from holmes.plan.layout import BUNDLES, Wishes
 
 PlacementName = Literal["holmes", "megatron", "scattered"]
 ModelValue = bool | int | float | str | None
-NO_WISH = frozenset({"scatter_gather"})
-"""Keys that Parallel refuses, so they never become wishes."""
 
 
 def _preset(value: Any) -> Any:
@@ -78,12 +76,26 @@ class Job(Section):
         """What the user fixed: the placement's bundle, with keys of `parallel` over it."""
         bundle = BUNDLES[self.placement] if self.placement else {}
         fixed = {
-            key: value
-            for key, value in self.parallel.model_dump(exclude=set(NO_WISH)).items()
-            if value is not None
+            key: value for key, value in self.parallel.model_dump().items() if value is not None
         }
         settings: dict[str, Any] = {**bundle, **fixed}
-        return Wishes(**settings)
+        return Wishes(**_by_stage(settings))
+
+
+def _by_stage(settings: dict[str, Any]) -> dict[str, Any]:
+    """Degrees that are given for each stage as one wish; equal ones stay plain degrees."""
+    tensor, data = settings.get("tensor", 1), settings.get("data", 1)
+    lists = [one for one in (tensor, data) if isinstance(one, tuple)]
+    if not lists:
+        return settings
+    stages = len(lists[0])
+    each = [one if isinstance(one, tuple) else (one,) * stages for one in (tensor, data)]
+    plain = {**settings, "pipeline": stages}
+    if all(len(set(one)) == 1 for one in each):
+        return {**plain, "tensor": each[0][0], "data": each[1][0]}
+    del plain["pipeline"]
+    meshes = tuple(zip(*each, strict=True))
+    return {**plain, "tensor": None, "data": None, "meshes": meshes}
 
 
 def job_schema() -> dict[str, Any]:

@@ -153,12 +153,18 @@ def _rank_list(value: Any) -> Any:
     return value
 
 
+Degrees = Annotated[
+    tuple[Degree, ...], BeforeValidator(_rank_list), Field(min_length=1, max_length=1000)
+]
+
+
 class Parallel(Section):
     """What the user fixes of the layout; what is left out is planned."""
 
-    tensor: Degree | None = None
+    tensor: Degree | Degrees | None = None
     pipeline: Degree | None = None
-    data: Degree | None = None
+    data: Degree | Degrees | None = None
+    """`tensor` and `data`: one degree, or a list with one for each pipeline stage."""
     context: Degree | None = None
     expert: Degree | None = None
     sharding: Sharding | None = None
@@ -184,12 +190,19 @@ class Parallel(Section):
 
     @model_validator(mode="after")
     def _usable(self) -> Parallel:
-        for name in ("scatter_gather",):
-            if getattr(self, name) is not None:
-                raise ValueError(f"`{name}` would have no effect: no plan of this version uses it")
         if self.context_algorithm is not None and self.context in (None, 1):
             raise ValueError(
                 "`context_algorithm` has no effect without context ranks; set `context` too"
+            )
+        lengths = [len(one) for one in (self.tensor, self.data) if isinstance(one, tuple)]
+        if lengths and {*lengths, self.pipeline or lengths[0]} != {lengths[0]}:
+            raise ValueError("lists of degrees have one for each of the pipeline stages")
+        if lengths and not self.data:
+            raise ValueError("a list of tensor degrees needs the data degrees too")
+        if self.scatter_gather is False and (lengths or self.tensor in (None, 1)):
+            raise ValueError(
+                "scatter_gather: false is for tensor ranks of equal stages; "
+                "otherwise every rank passes its own part on"
             )
         if self.rank_map is not None and len(set(self.rank_map)) != len(self.rank_map):
             raise ValueError("rank_map names a device twice; each rank needs its own")

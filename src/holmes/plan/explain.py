@@ -200,6 +200,9 @@ def _schedule(plan: Plan, notes: Notes) -> Iterable[str]:
             f"  attention over {plan.context} context ranks: {CONTEXT[plan.context_algorithm]}; "
             f"{plan.tokens_held} of {plan.workload.sequence} tokens each"
         )
+    if plan.pp > 1 and any(stage.layout.tp > 1 for stage in plan.stages):
+        passes = "its own tokens" if plan.scatter_gather else "all tokens, gathered in its node"
+        yield f"  scatter/gather: each tensor rank passes {passes} on over its own card"
     if any(group.axis == "data" for group in plan.groups):
         if plan.overlap:
             yield (

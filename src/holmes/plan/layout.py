@@ -59,7 +59,8 @@ class Layout:
 class Wishes:
     """What the user fixed; None means the planner chooses.
 
-    ``rank_map`` forces the placement of every logical rank.
+    ``rank_map`` forces the placement of every logical rank; ``meshes`` are tensor and data
+    degrees of each stage, where these differ.
     """
 
     tensor: int | None = None
@@ -79,6 +80,8 @@ class Wishes:
     overlap: bool | None = None
     rank_map: tuple[int, ...] | None = None
     bucket_mb: float | None = None
+    scatter_gather: bool | None = None
+    meshes: tuple[tuple[int, int], ...] = ()
 
 
 BUNDLES: dict[str, dict[str, object]] = {

@@ -8,10 +8,11 @@ from typing import Literal
 
 from holmes.errors import ConfigError
 from holmes.plan.plan import Plan
+from holmes.planner.meshes import plan_meshes
 from holmes.planner.missing import missing_for
 from holmes.planner.offers import Offer, front, top
 from holmes.planner.request import PlanRequest
-from holmes.planner.search import TIE, Scored, Search
+from holmes.planner.search import TIE, Scored, Search, or_meshes
 from holmes.planner.subsites import Sized, cheapest, smallest
 
 Objective = Literal["time", "devices", "cost"]
@@ -64,6 +65,9 @@ def answer(request: PlanRequest, wanted: Wanted) -> Answer:
     Raises:
         ConfigError: no plan exists at all, or none meets the objective.
     """
+    if request.wishes.meshes:
+        plan = plan_meshes(request)
+        return Answer(plan, plan, (), (), (), runnable=True)
     request, part = _on_part(request, wanted)
     free = Search(
         replace(request, capabilities=None),
@@ -88,7 +92,10 @@ def answer(request: PlanRequest, wanted: Wanted) -> Answer:
     missing = missing_for(there_is, request.capabilities, seconds) if faster else ()
     plan = runnable[0].finished(runnable[1], missing)
     plan = replace(plan, search=plan.search + there_is.search)
-    return Answer(plan, there_is if faster else plan, missing, listed, others, part, True)
+    unequal = or_meshes(request, lambda: plan)
+    if unequal.predicted.step_seconds < there_is.predicted.step_seconds:
+        return Answer(unequal, unequal, (), listed, others, part, True)
+    return Answer(unequal, there_is if faster else unequal, missing, listed, others, part, True)
 
 
 def _runnable(request: PlanRequest, free: Search) -> tuple[Search, Scored] | ConfigError | None:

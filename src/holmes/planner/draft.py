@@ -136,6 +136,7 @@ class Draft:
             calibration=request.calibration.to_dict(),
             sequence_parallel=self.choice.sequence,
             context_algorithm=self.estimates.algorithm,
+            scatter_gather=settings.scatter_gather,
         )
         found = memberships(bare)
         return replace(bare, groups=open_groups(found, self.rank_map, topology, settings.transport))

@@ -108,7 +108,8 @@ class Estimates:
         All boundaries of a chain have the size of the embedding's output.
         """
         blocks = self.cost.workload.blocks
-        return blocks[0].output_bytes * self.shape.batch.micro / self.shape.layout.tp
+        parts = self.shape.layout.tp if self.settings.scatter_gather else 1
+        return blocks[0].output_bytes * self.shape.batch.micro / parts
 
     def stage_costs(self, in_flight: Sequence[float]) -> StageCosts:
         """The view of the partition search, with this many micro-batches in flight per

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from holmes.cost.model import CostModel
 from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
 from holmes.plan.capabilities import Capabilities
+from holmes.plan.explain import layout_text
 from holmes.plan.layout import Layout
 from holmes.plan.plan import Plan, Rejected, SearchSummary
 from holmes.planner.candidates import enumerate_layouts, name_of
@@ -24,6 +26,7 @@ from holmes.planner.estimates import Estimates
 from holmes.planner.field import DOUBT, Field, Row
 from holmes.planner.finish import finish
 from holmes.planner.ground import Ground
+from holmes.planner.meshes import best_mesh, finished, plan_meshes, unequal
 from holmes.planner.missing import missing_for
 from holmes.planner.placement import distinct_maps, rank_maps
 from holmes.planner.pricing import Pricing, work_of
@@ -68,7 +71,33 @@ def make_plan(request: PlanRequest) -> Plan:
         ConfigError: when no plan exists: the wishes contradict the site, the
             batch or the model, or nothing fits in memory.
     """
-    return Search(request).run()
+    if request.wishes.meshes:
+        return plan_meshes(request)
+    return or_meshes(request, lambda: Search(request).run())
+
+
+def or_meshes(request: PlanRequest, rectangular: Callable[[], Plan]) -> Plan:
+    """The plan of equal stages, or one of unequal ones where that is faster, or all there is."""
+    if not unequal(request):
+        return rectangular()
+    cost = CostModel(Topology(request.site), request.workload, request.calibration, request.rates)
+    try:
+        plan = rectangular()
+    except ConfigError:
+        best = best_mesh(request, cost)
+        if best is None:
+            raise
+        return finished(best, SearchSummary(), ())
+    seconds = plan.predicted.step_seconds
+    best = best_mesh(request, cost, seconds * (1 - TIE))
+    if best is None:
+        return plan
+    loser = Rejected(
+        f"equal stages: {layout_text(plan)}",
+        f"predicted {seconds / best.seconds:.2f} times the chosen step",
+        seconds,
+    )
+    return finished(best, plan.search, (loser, *plan.rejected))
 
 
 def make_plans(request: PlanRequest) -> Plans:
@@ -77,8 +106,17 @@ def make_plans(request: PlanRequest) -> Plans:
     Raises:
         ConfigError: as :func:`make_plan`.
     """
-    if request.capabilities is None:
+    if request.capabilities is None or request.wishes.meshes:
         return Plans(make_plan(request))
+    found = _both(request)
+    if found.unrestricted is not None:
+        return found
+    return replace(found, plan=or_meshes(request, lambda: found.plan))
+
+
+def _both(request: PlanRequest) -> Plans:
+    """As :func:`make_plans`, all stages equal."""
+    assert request.capabilities is not None
     wider = Search(
         replace(request, capabilities=None, note=False, largest_lists=0),
         narrow=request.capabilities,
@@ -126,6 +164,12 @@ class Search:
         self.started = time.process_time()
         self.clock = time.monotonic()
         request = self.request
+        if request.wishes.meshes:
+            raise ConfigError(
+                "degrees by stage leave one plan, nothing to list or to vary",
+                where="parallel.tensor, parallel.data",
+                next_step="plan without lists, sweeps and smaller sites, or give one degree",
+            )
         self.settings: Settings = settings_of(request.wishes, request.capabilities)
         if self.basis is None:
             topology = Topology(request.site)

@@ -52,11 +52,20 @@ class Settings:
     axes: frozenset[Axis]
     algorithms: tuple[ContextAlgorithm, ...] = ALGORITHMS
     extra_warmup: int | None = None
+    scatter_gather: bool = True
 
     def covers(self, other: Settings) -> bool:
         """Whether all choices of other settings are among these, and the one that stands for
         several equal ones is the same."""
-        same = ("order", "transport", "partition", "overlap", "extra_warmup", "algorithms")
+        same = (
+            "order",
+            "transport",
+            "partition",
+            "overlap",
+            "extra_warmup",
+            "algorithms",
+            "scatter_gather",
+        )
         choices = ("shardings", "schedules", "recomputes", "sequences")
         return (
             all(getattr(self, name) == getattr(other, name) for name in same)
@@ -113,6 +122,7 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
             allowed.context_algorithms if "context" in allowed.axes else ALGORITHMS,
         ),
         extra_warmup=wishes.extra_warmup,
+        scatter_gather=wishes.scatter_gather is not False,
     )
 
 

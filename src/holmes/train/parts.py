@@ -160,12 +160,14 @@ def _virtual_parts(assignment: Assignment, groups: Groups) -> Parts:
         plan.workload,
         calibration_from_dict(plan.calibration, where="plan.calibration"),
     )
-    slot, micro = assignment.topology.devices[plan.rank_map[groups.rank]], plan.batch.micro
-    seconds = {}
+    slot = assignment.topology.devices[plan.rank_map[groups.rank]]
+    first, last = plan.samples_of(groups.rank)
+    micro, seconds = last - first, {}
     for stage in stages_of(plan, groups.rank):
         for index in range(*stage.blocks):
-            time = cost.block_time(index, slot, micro, recompute=plan.recompute)
-            weight = cost.weight_seconds((index, index + 1), slot, micro)
+            tp = stage.layout.tp
+            time = cost.block_time(index, slot, micro, tp, plan.recompute)
+            weight = cost.weight_seconds((index, index + 1), slot, micro, tp)
             seconds[index] = BlockSeconds(time.forward, time.backward, weight)
     per_element = cost.calibration.optimizer_seconds_per_element or 0.0
     engine = virtual_engine(plan, groups, seconds, per_element)
