@@ -274,11 +274,66 @@ def peers(data: Data) -> Rendered:
     )
 
 
+def meshes(data: Data) -> Rendered:
+    """Step with a host idle, a stage on every host, and stages of their own degrees."""
+    rows = [
+        (
+            name,
+            " + ".join(str(stop - start) for start, stop in arm["blocks"]),
+            _seconds(arm),
+            _ms(arm["predicted"]),
+        )
+        for name, arm in data["arms"].items()
+        if not name.endswith(" again")
+    ]
+    return Rendered(
+        VIRTUAL,
+        ("plan", "blocks per stage", "step, measured", "step, predicted"),
+        tuple(rows),
+        f"Three hosts and two, all used, are {_ratio(data['gain'])} times faster than the best "
+        f"plan of equal stages, which idles one, and {_ratio(data['over_five_stages'])} times "
+        "faster than a stage on every host.",
+        (
+            f"Sizes: {data['sizes']}.",
+            f"A host idle over all used, per round: {_quartiles(data['gain'])}; against itself: "
+            f"{_itself(data)}.",
+        ),
+    )
+
+
+def scatter_gather(data: Data) -> Rendered:
+    """Step and bytes between nodes with tensor ranks that pass on their own tokens, or all."""
+    rows = [
+        (
+            name,
+            _seconds(data["arms"][name]),
+            _ms(data["arms"][name]["predicted"]),
+            f"{data['bytes'][name]['measured'] / 1e6:.2f} MB",
+            f"{data['bytes'][name]['predicted'] / 1e6:.2f} MB",
+        )
+        for name in ("off", "on")
+    ]
+    fewer = data["bytes"]["off"]["measured"] / data["bytes"]["on"]["measured"]
+    return Rendered(
+        VIRTUAL,
+        ("scatter/gather", "step, measured", "step, predicted", "sent per step", "formula"),
+        tuple(rows),
+        f"With {data['tensor']} tensor ranks {fewer:.2f} times fewer bytes cross between the "
+        f"nodes; the step is {_ratio(data['gain'])} times faster.",
+        (
+            f"Sizes: {data['sizes']}; one slow link between the nodes.",
+            f"Off over on, per round: {_quartiles(data['gain'])}; against itself: {_itself(data)}.",
+        ),
+    )
+
+
 RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "demo": demo,
     "placement_virtual": placement_virtual,
     "losing": losing,
     "partition": partition,
+    "meshes": meshes,
+    "scatter_gather": scatter_gather,
     "overlap": overlap,
     "prediction": prediction,
     "rehearsals": prediction,

@@ -15,8 +15,8 @@ from holmes.job.resolve import ResolvedJob
 STEPS = 7
 TENSOR = 2
 MICROBATCHES = 8
-GBIT_S = 0.1
-MODEL = "{layers: 8, hidden: 256, heads: 4, sequence: 128, vocabulary: 512, tied: false}"
+GBIT_S = 0.05
+MODEL = "{layers: 8, hidden: 256, heads: 4, sequence: 256, vocabulary: 512, tied: false}"
 SITE = (
     f"{{name: pair, clusters: [{{name: c, nodes: 2, device: {{kind: cpu-core, count: {TENSOR}}}, "
     f"nics: [{{kind: ethernet, gbit_s: {GBIT_S}}}]}}], rehearsal: {{scale: 1}}}}"
