@@ -54,6 +54,7 @@ def test_every_key_of_parallel_becomes_a_wish() -> None:
         "overlap": False,
         "rank_map": "0,2,3,1",
         "bucket_mb": 4,
+        "scatter_gather": False,
     }
     wishes = job(parallel=keys).wishes()
     assert wishes == Wishes(**{**keys, "rank_map": (0, 2, 3, 1), "bucket_mb": 4.0})
@@ -86,7 +87,7 @@ def test_every_key_of_parallel_becomes_a_wish() -> None:
         {"parallel": {"rank_map": [0, 0]}},
         {"parallel": {"rank_map": [-1, 0]}},
         {"parallel": {"rank_map": []}},
-        {"parallel": {"scatter_gather": True}},
+        {"parallel": {"scatter_gather": False}},
         {"parallel": {"context_algorithm": "ring"}},
         {"parallel": "automatic"},
         {"rehearsal": {"devices": "virtual"}},
