@@ -8,11 +8,14 @@ from typing import Any
 import torch
 
 from holmes.job.resolve import ResolvedJob, resolve_job
+from holmes.launch.context import RankContext
 from holmes.runtime.checkpoint.folders import latest_committed
 from holmes.runtime.checkpoint.read import read_checkpoint
+from holmes.train.assignment import Assignment
 from holmes.train.planning import default_calibration
 from holmes.train.rehearsal import Rehearsal
 from holmes.train.show import Progress
+from holmes.train.tasks import open_plan_groups
 
 FLAT = (
     "{name: flat, clusters: [{name: a, nodes: 4, device: {kind: cpu-core, count: 1}, "
@@ -68,3 +71,20 @@ def parameters(run: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
 
 def equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def listening(context: RankContext, assignment: dict[str, Any]) -> dict[str, Any]:
+    """The addresses that this rank's own sockets listen on while its groups are open."""
+    given = Assignment.from_json(assignment)
+    with open_plan_groups(given, given.logical_rank(context), context):
+        links = [
+            str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.exists()
+        ]
+        mine = {link[8:-1] for link in links if link.startswith("socket:[")}
+        found = []
+        for name in ("tcp", "tcp6"):
+            for line in Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and fields[9] in mine:
+                    found.append(fields[1].partition(":")[0])
+    return {"listening": found}
