@@ -263,6 +263,7 @@ def test_a_deadline_ends_the_search_and_the_gap_is_told() -> None:
     request = replace(asked(gpus(2, 2), gpt(), 768, **wishes), search_seconds=0.0)
     plan = make_plan(request)
     assert plan.search.gap > 0
+    assert any(line.startswith(f"optimality gap {plan.search.gap:.1%}") for line in plan.explain)
     unhurried = make_plan(replace(request, search_seconds=None))
     bound = plan.predicted.step_seconds * (1 - plan.search.gap)
     assert unhurried.predicted.step_seconds >= bound * 0.999

@@ -34,7 +34,15 @@ def finish(
     headline, predicted, *rest = explain(plan, _notes(draft, missing))
     note = time_lines(draft, plan.predicted.step_seconds)
     changes = change_lines(draft, pricing) if draft.request.note else ()
-    return replace(plan, explain=(headline, predicted, *note, *changes, *rest))
+    told = () if summary.gap <= 0 else (_gap_text(summary.gap),)
+    return replace(plan, explain=(headline, predicted, *note, *changes, *told, *rest))
+
+
+def _gap_text(gap: float) -> str:
+    return (
+        f"optimality gap {gap:.1%}: the search stopped here, and what it left unpriced may be up "
+        "to that much faster"
+    )
 
 
 def listed(draft: Draft) -> bool:
