@@ -39,7 +39,8 @@ def test_states_are_divided_as_the_sharding_says(sharding: str, whole: int, shar
     parameters = sum(block.parameters for block in blocks)
     largest = max(block.parameters for block in blocks)
     # Of sharded bf16 parameters only the fp32 master copy lasts; two blocks are whole at once.
-    whole_blocks = 2 + 2 + 2 + 4 if sharding == "parameters" else 2 + 4
+    # Sharded gradients: one block's are computed, one's reduced, and as much arrives.
+    whole_blocks = {"parameters": 2 + 2 + 2 + 4, "gradients": 3 * 4}.get(sharding, 2 + 4)
     expected = parameters * (whole + shared / 8) + largest * whole_blocks
     assert states(GPT_22B, (1, 5), layout, sharding) == pytest.approx(expected, rel=1e-6)
 
@@ -97,6 +98,18 @@ def test_a_plan_charges_what_its_schedule_holds() -> None:
     assert in_flight_difference == pytest.approx(1e6 * (1 + MARGIN), abs=2)
 
 
-def test_unknown_sharding_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no memory model"):
-        stage_memory(GPT_22B, (0, 2), Layout(), "three-level", 1, 1, "none")
+def test_three_levels_divide_by_their_groups() -> None:
+    blocks = (1, 5)
+    parameters = sum(block.parameters for block in GPT_22B.blocks[slice(*blocks)])
+    flat, nested = (
+        states(GPT_22B, blocks, Layout(dp=16, shard=shard), "three-level")
+        for shard in ((16, 16), (2, 8))
+    )
+    expected = parameters * (2 * (1 / 2 - 1 / 16) + 4 * (1 / 8 - 1 / 16))
+    assert nested - flat == pytest.approx(expected, rel=1e-6)
+
+
+def test_groups_that_do_not_nest_are_refused() -> None:
+    for shard in ((3,), (2, 2)):
+        with pytest.raises(ConfigError, match="shard groups"):
+            stage_memory(GPT_22B, (0, 2), Layout(dp=4, shard=shard), "hybrid", 1, 1, "none")

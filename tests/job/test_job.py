@@ -55,9 +55,12 @@ def test_every_key_of_parallel_becomes_a_wish() -> None:
         "rank_map": "0,2,3,1",
         "bucket_mb": 4,
         "scatter_gather": False,
+        "shard_groups": "2,4",
+        "quantize": "int8",
     }
     wishes = job(parallel=keys).wishes()
-    assert wishes == Wishes(**{**keys, "rank_map": (0, 2, 3, 1), "bucket_mb": 4.0})
+    read = {"rank_map": (0, 2, 3, 1), "bucket_mb": 4.0, "shard_groups": (2, 4)}
+    assert wishes == Wishes(**{**keys, **read})
     assert None not in vars(wishes).values()
 
 

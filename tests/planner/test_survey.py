@@ -88,7 +88,7 @@ def test_scores_agree_with_the_exact_draft(where: Site) -> None:
         if row.bytes_ < ROOMY and not (uneven and row.choice.virtual_stages > 1):
             errors[row.choice.virtual_stages > 1].append(abs(row.seconds / seconds - 1))
     assert left_out <= SAMPLES // 10
-    assert len(errors[False]) + len(errors[True]) > SAMPLES // 4
+    assert len(errors[False]) + len(errors[True]) >= SAMPLES // 4
     if errors[False]:
         assert np.median(errors[False]) < 0.03
     if errors[True]:  # whole blocks in virtual stages are unequal where scores divide them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,8 @@ TIMEOUT_SECONDS = 20.0
 
 def spec_of(values: dict[str, Any]) -> Spec:
     meshes = tuple((tp, dp) for tp, dp in values.get("meshes", ()))
-    return Spec(**{**values, "cuts": tuple(values.get("cuts", ())), "meshes": meshes})
+    sequences = {key: tuple(values.get(key, ())) for key in ("cuts", "shard")}
+    return Spec(**{**values, **sequences, "meshes": meshes})
 
 
 def replica_of(spec: Spec, rank: int) -> Replica:
@@ -83,9 +85,11 @@ def build(spec: Spec, groups: Groups) -> Engine[ShardedAdamW]:
 
 
 def save_parameters(engine: Engine[ShardedAdamW], path: Path) -> None:
-    """Every copy, the twin of a tied weight under a name of its own."""
+    """Every copy that is whole, the twin of a tied weight under a name of its own."""
     tensors: dict[str, Tensor] = {}
     for slot in engine.slots:
+        if not slot.parameter.untyped_storage().nbytes():
+            continue
         name = slot.name if slot.counted else f"twin.{slot.name}"
         tensors[name] = slot.parameter.detach().clone()
     save_file(tensors, path)
@@ -293,13 +297,25 @@ def virtual(context: RankContext, spec: dict[str, Any], seconds: float) -> dict[
 class KeepGradients:
     """Stands for the optimiser: nothing is exchanged, gradients stay where backward left them."""
 
-    def reduce(self, bucket: int, comm: Communicator) -> None:
-        return None
-
     def gather(self, bucket: int, comm: Communicator) -> None:
         return None
 
+    def reduce(self, bucket: int, comm: Communicator) -> None:
+        return None
+
+    def across(self, bucket: int, comm: Communicator) -> None:
+        return None
+
+    def refresh(self, bucket: int, comm: Communicator, *, part: bool) -> None:
+        return None
+
     def sum_tied(self, bucket: int, comm: Communicator) -> None:
+        return None
+
+    def open(self, buckets: Sequence[int]) -> None:
+        return None
+
+    def free(self, buckets: Sequence[int]) -> None:
         return None
 
     def add_squares(self, squares: Tensor) -> None:

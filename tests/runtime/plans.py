@@ -54,6 +54,8 @@ class Spec:
     meshes: tuple[tuple[int, int], ...] = ()
     """(tp, dp) of each pipeline rank; the micro-batch is divided over the replicas of each."""
     scatter_gather: bool = True
+    shard: tuple[int, ...] = ()
+    quantize: str = "none"
 
     @property
     def config(self) -> GptConfig | LlamaConfig:
@@ -72,13 +74,16 @@ class Spec:
 
     @property
     def layout(self) -> Layout:
-        return Layout(tp=self.tp, pp=self.pp, dp=self.dp, cp=self.cp)
+        return Layout(tp=self.tp, pp=self.pp, dp=self.dp, cp=self.cp, shard=tuple(self.shard))
 
     @property
     def layouts(self) -> list[Layout]:
         """Of each pipeline rank."""
         degrees = self.meshes or ((self.tp, self.dp),) * self.pp
-        return [Layout(tp=tp, pp=self.pp, dp=dp, cp=self.cp) for tp, dp in degrees]
+        return [
+            Layout(tp=tp, pp=self.pp, dp=dp, cp=self.cp, shard=tuple(self.shard))
+            for tp, dp in degrees
+        ]
 
     @property
     def world(self) -> int:
@@ -117,6 +122,7 @@ def plan_of(spec: Spec) -> Plan:
         rank_map=tuple(range(spec.world)),
         stages=tuple(_stages(spec, load)),
         groups=(),
+        quantize=spec.quantize,  # type: ignore[arg-type]
         schedule=ScheduleChoice(
             spec.schedule,  # type: ignore[arg-type]
             spec.microbatches,

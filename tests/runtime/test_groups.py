@@ -99,6 +99,7 @@ def test_refusals_name_what_is_missing() -> None:
         CAPABILITIES,
         axes=frozenset({"pipeline", "data"}),
         schedules=frozenset({"1f1b"}),
+        shardings=frozenset({"optimizer"}),
         recompute=frozenset({"none"}),
         virtual_stages=1,
     )

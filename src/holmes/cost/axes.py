@@ -115,7 +115,7 @@ def gathers(sharding: Sharding) -> tuple[int, int]:
     gradients reduced after each backward (Rajbhandari et al. 2020, ZeRO, section 7.2.2);
     sharded gradients alone are reduced after each backward.
     """
-    if sharding == "parameters":
+    if sharding in ("parameters", "hybrid", "three-level"):
         return 1, 2
     if sharding == "gradients":
         return 0, 1

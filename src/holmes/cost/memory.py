@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from holmes.errors import ConfigError
 from holmes.plan.layout import Layout, Recompute, Sharding
 from holmes.plan.plan import Plan
 from holmes.plan.program import schedule_of
@@ -31,13 +30,9 @@ WHOLE_SHARE = 10 / 34
 WAITING_SHARE = 22 / 34
 GATHERED_LAYERS = 2
 """Blocks whose parameters are whole at once when they are sharded: one computes, one arrives."""
-SHARDED_STATES: dict[str, tuple[bool, bool, bool]] = {
-    "none": (False, False, False),
-    "optimizer": (False, False, True),
-    "gradients": (False, True, True),
-    "parameters": (True, True, True),
-}
-"""Which of parameters, gradients and optimiser states are divided by dp (ZeRO 0 to 3)."""
+GRADIENT_BUCKETS = 3
+"""Blocks whose gradients are whole at once when they are sharded: one is computed, one reduced,
+and what arrives for it."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ def pipeline_parts(
         micro: samples per micro-batch.
 
     Raises:
-        ConfigError: no memory model for this sharding.
+        ConfigError: groups of the sharding that do not nest.
     """
     chosen = [workload.blocks[slice(*blocks)] for blocks in borders]
     held = [_kept(blocks, layout.tp, recompute) * micro for blocks in chosen]
@@ -208,7 +203,7 @@ def stage_parts(
         micro: samples per micro-batch.
 
     Raises:
-        ConfigError: no memory model for this sharding.
+        ConfigError: groups of the sharding that do not nest.
     """
     kept = _kept(workload.blocks[slice(*blocks)], layout.tp, recompute) * micro * in_flight
     return _rank_parts(workload, [blocks], layout, sharding, micro, recompute, kept)
@@ -282,11 +277,13 @@ def _exchange(
     belong to the root of the model), with their gradients, and so do the blocks that
     compute and arrive.
     """
-    if layout.dp == 1:
+    if layout.replicas == 1:
         return 0.0
     p, g = workload.parameter_bytes, workload.gradient_bytes
     largest = max(block.parameters for block in blocks) / layout.tp
-    if sharding != "parameters":
+    if sharding == "gradients":
+        return largest * GRADIENT_BUCKETS * g
+    if layout.shards(sharding).weights == 1:
         return largest * (g + p)
     root = sum(block.parameters for block in blocks if block.kind != "transformer") / layout.tp
     layer = max((b.parameters for b in blocks if b.kind == "transformer"), default=0) / layout.tp
@@ -296,22 +293,19 @@ def _exchange(
 def _states(
     workload: Workload, blocks: tuple[Block, ...], layout: Layout, sharding: Sharding
 ) -> float:
-    try:
-        split = SHARDED_STATES[sharding]
-    except KeyError:
-        raise ConfigError(
-            f"no memory model for sharding {sharding!r}",
-            where="parallel.sharding",
-            why="known: " + ", ".join(SHARDED_STATES),
-        ) from None
+    """Weights, gradients and optimiser states, each over the ranks that share it (ZeRO 0 to 3;
+    w, g and all replicas at three levels)."""
+    shards = layout.shards(sharding)
     sizes = [workload.parameter_bytes, workload.gradient_bytes, workload.optimizer_bytes]
     if sharding == "parameters" and workload.optimizer_bytes > 2 * workload.gradient_bytes:
         sizes[0] = 0  # The optimiser's master copy is the only one; a gather makes the narrow one.
     parameters = sum(block.parameters for block in blocks) / layout.tp
-    per_element = sum(
-        size / (layout.dp if divided else 1) for size, divided in zip(sizes, split, strict=True)
+    divided = (
+        shards.weights,
+        shards.gradients,
+        1 if sharding == "none" else shards.states,
     )
-    return parameters * per_element
+    return parameters * sum(size / ways for size, ways in zip(sizes, divided, strict=True))
 
 
 def _working_set(blocks: tuple[Block, ...], tp: int, recompute: Recompute, micro: int) -> float:

@@ -151,9 +151,21 @@ class CostModel:
             )
         return self._networks[rank_map]
 
-    def stage_time(self, plan: Plan, stage: Stage, blocks: tuple[int, int], rank: int) -> BlockTime:
+    def stage_time(
+        self,
+        plan: Plan,
+        stage: Stage,
+        blocks: tuple[int, int],
+        rank: int,
+        *,
+        listed: bool = False,
+    ) -> BlockTime:
         """Seconds of some blocks of a stage for one micro-batch of a plan, on a rank of it,
-        with what the software adds (see :mod:`holmes.cost.software`)."""
+        with what the software adds (see :mod:`holmes.cost.software`).
+
+        Args:
+            listed: exchanges of every micro-batch are instructions beside this one.
+        """
         slot, micro = self.topology.devices[plan.rank_map[rank]], micro_of(plan, stage, rank)
         tp, shared = stage.layout.tp, self._shared(plan)
         time = shared.blocks_time(blocks, slot, micro, tp, plan.recompute)
@@ -163,7 +175,7 @@ class CostModel:
         if known is None or known[0] is not plan:
             extras = stage_extras(plan, self.network(plan.rank_map), stage)
             known = self._extras[stage.stage] = (plan, extras)
-        return known[1].added(time, blocks, stage.blocks)
+        return known[1].added(time, blocks, stage.blocks, listed=listed)
 
     def _shared(self, plan: Plan) -> CostModel:
         """Prices of the workload as one of the plan's context ranks computes it."""
@@ -213,7 +225,7 @@ class CostModel:
         tp = stage.layout.tp
         if instruction.op is Op.STEP:
             return self.optimizer_seconds(owned_elements(plan, rank), slot)
-        time = self.stage_time(plan, stage, instruction.blocks, rank)
+        time = self.stage_time(plan, stage, instruction.blocks, rank, listed=True)
         if instruction.op is Op.FORWARD:
             return time.forward
         if instruction.op is Op.BACKWARD:
@@ -234,6 +246,6 @@ def owned_elements(plan: Plan, rank: int) -> float:
     for stage in plan.stages:
         if rank in stage.ranks:
             elements = sum(bucket.elements for bucket in stage.buckets) / stage.layout.tp
-            replicas = len(stage.ranks) // stage.layout.tp
-            total += elements / (1 if plan.sharding == "none" else replicas)
+            whole = plan.sharding == "none"
+            total += elements / (1 if whole else stage.layout.shards(plan.sharding).states)
     return total

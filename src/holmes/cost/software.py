@@ -8,16 +8,17 @@ reduces, under computation that they slow down; and many devices wait for the sl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from holmes.cost.axes import gathers
 from holmes.cost.calibration import BlockTime, Calibration
 from holmes.cost.network import Network
 from holmes.errors import DataError
 from holmes.hardware.site import Fabric
 from holmes.plan.plan import Plan, Stage
 from holmes.plan.program import stage_shape
-from holmes.schedule.instruction import Bucket, Op, StageShape
+from holmes.schedule.instruction import Bucket, Exchange, Move, Op, StageShape
 
 BlockRange = tuple[int, int]
 
@@ -33,6 +34,7 @@ class StageExtras:
         exchanges: seconds of gather and reduction of each bucket's blocks that run under
             every computation, empty where they do not.
         slowdown: seconds of computation per second of exchange.
+        overlap: whether computation goes on beside the exchanges.
     """
 
     factor: float = 1.0
@@ -40,17 +42,29 @@ class StageExtras:
     up: float = 0.0
     exchanges: Mapping[BlockRange, tuple[float, float]] = field(default_factory=dict)
     slowdown: float = 0.0
+    overlap: bool = True
 
-    def added(self, time: BlockTime, blocks: BlockRange, stage: BlockRange) -> BlockTime:
-        """The time of a range of blocks of a stage with all that."""
+    def added(
+        self, time: BlockTime, blocks: BlockRange, stage: BlockRange, *, listed: bool = False
+    ) -> BlockTime:
+        """The time of a range of blocks of a stage with all that.
+
+        Args:
+            listed: the exchanges are instructions of their own, which take their own time.
+        """
         time = time.scaled(self.factor)
         gather = reduce = 0.0
         for (start, stop), (one, other) in self.exchanges.items():
             if blocks[0] <= start and stop <= blocks[1]:
                 gather, reduce = gather + one, reduce + other
-        forward = max(time.forward + self.slowdown * gather, gather)
         moved = gather + reduce
-        backward = max(time.backward + self.slowdown * moved, moved)
+        forward = time.forward + self.slowdown * gather
+        backward = time.backward + self.slowdown * moved
+        if not self.overlap:
+            beside = (0.0, 0.0) if listed else (gather, moved)
+            forward, backward = time.forward + beside[0], time.backward + beside[1]
+        elif not listed:
+            forward, backward = max(forward, gather), max(backward, moved)
         if blocks[0] == stage[0]:
             forward += self.down
         if blocks[1] == stage[1]:
@@ -68,15 +82,15 @@ def stage_extras(plan: Plan, network: Network, stage: Stage) -> StageExtras:
     compute = calibration.compute
     factor = straggling(plan.world_size, calibration)
     shape = stage_shape(plan, stage)
-    if plan.sharding == "parameters":
+    if gathers(plan.sharding)[0]:
         exchanges = {
             bucket.blocks: (
-                exchange_seconds(plan, network, shape, Op.ALL_GATHER, bucket),
-                exchange_seconds(plan, network, shape, Op.REDUCE_SCATTER, bucket),
+                moves_seconds(plan, network, shape, bucket, lambda e: (e.gather,)),
+                moves_seconds(plan, network, shape, bucket, lambda e: (e.reduce,)),
             )
             for bucket in shape.buckets
         }
-        return StageExtras(factor, 0.0, 0.0, exchanges, compute.overlap_slowdown)
+        return StageExtras(factor, 0.0, 0.0, exchanges, compute.overlap_slowdown, plan.overlap)
     fixed = compute.transfer_seconds if waits_for_transfers(plan, calibration) else 0.0
     gather = gather_seconds(plan, network, stage)
     last = stage.stage + 1 == len(plan.stages)
@@ -137,21 +151,54 @@ def fabric_of(plan: Plan, group: str | None) -> Fabric | None:
 def exchange_seconds(
     plan: Plan, network: Network, shape: StageShape, op: Op, bucket: Bucket
 ) -> float:
-    """One bucket's collective in all data groups of the stage at once."""
-    if shape.data_group is None:
-        return 0.0
-    width: float = plan.workload.gradient_bytes
-    if op is Op.ALL_GATHER:
-        ratio = gathered_over_parameters(plan, network.calibration)
-        width = plan.workload.parameter_bytes * ratio
-    names = shape.data_groups or (shape.data_group,) * len(shape.ranks)
-    together = []
-    for name in dict.fromkeys(names):
-        ranks = [rank for rank, own in zip(shape.ranks, names, strict=True) if own == name]
-        together.append(
-            network.collective(op, ranks, bucket.elements * width, fabric_of(plan, name))
+    """What one bucket gathers or reduces around a step, in all data groups of the stage at once.
+
+    With overlap the first gather of sharded weights and the last reduction have nothing to
+    hide behind; without, every micro-batch has its own (:func:`stage_extras`).
+    """
+    counted = plan.overlap or not gathers(plan.sharding)[0]
+    if op is not Op.ALL_GATHER:
+        return moves_seconds(
+            plan, network, shape, bucket, lambda e: (e.reduce if counted else None, e.across)
         )
-    return network.together(together).seconds
+    ratio = gathered_over_parameters(plan, network.calibration)
+    return moves_seconds(
+        plan,
+        network,
+        shape,
+        bucket,
+        lambda e: (e.gather if counted else None, *e.refresh),
+        ratio=ratio,
+    )
+
+
+def moves_seconds(
+    plan: Plan,
+    network: Network,
+    shape: StageShape,
+    bucket: Bucket,
+    choose: Callable[[Exchange], Iterable[Move | None]],
+    *,
+    ratio: float = 1.0,
+) -> float:
+    """Some of the collectives of a bucket, one after the other, each in all its groups at once.
+
+    Args:
+        ratio: multiplies bytes.
+    """
+    rows = [[move for move in choose(e) if move is not None] for e in shape.exchanges]
+    seconds = 0.0
+    for moves in zip(*rows, strict=True):
+        members: dict[str, list[int]] = {}
+        for rank, move in zip(shape.ranks, moves, strict=True):
+            members.setdefault(move.group, []).append(rank)
+        size = moves[0].bytes_of(bucket.elements) * ratio
+        together = [
+            network.collective(moves[0].op, ranks, size, fabric_of(plan, name))
+            for name, ranks in members.items()
+        ]
+        seconds += network.together(together).seconds
+    return seconds
 
 
 def cut_seconds(plan: Plan, network: Network, shape: StageShape, *, up: bool) -> float:

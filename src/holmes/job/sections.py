@@ -10,6 +10,7 @@ from holmes.hardware.site import Number
 from holmes.plan.layout import (
     Order,
     PartitionRule,
+    Quantize,
     Recompute,
     ScheduleName,
     Sharding,
@@ -147,7 +148,9 @@ class Train(Section):
 
 
 def _rank_list(value: Any) -> Any:
-    """``0,2,3,1`` as a list; anything else as it is."""
+    """``0,2,3,1`` as a list, one number as a list of one; anything else as it is."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
     if isinstance(value, str) and value.strip():
         return [part.strip() for part in value.split(",")]
     return value
@@ -186,6 +189,17 @@ class Parallel(Section):
         ]
         | None
     ) = None
+    shard_groups: (
+        Annotated[
+            tuple[Degree, ...], BeforeValidator(_rank_list), Field(min_length=1, max_length=2)
+        ]
+        | None
+    ) = None
+    """Sizes of the groups of replicas that share weights and gradients: one for hybrid, two
+    for three-level (weights, gradients). None: by the site's links."""
+    quantize: Quantize | None = None
+    """int8: weights are gathered in blocks of 8-bit numbers, off by at most 1/254 of the
+    block's largest; int4: gradients are also reduced in 4-bit ones, in one hop, off by 1/14."""
     bucket_mb: Annotated[float, Number, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from holmes.errors import ConfigError
 from holmes.schedule.form import ScheduleName as ScheduleName
+from holmes.schedule.sharding import Shards
 
 Sharding = Literal["none", "optimizer", "gradients", "parameters", "hybrid", "three-level"]
+Quantize = Literal["none", "int8", "int4"]
 Order = Literal["cluster", "launch", "scattered"]
 TransportRule = Literal["per-group", "common"]
 PartitionRule = Literal["exact", "proportional", "even"]
@@ -19,13 +22,18 @@ Overlap = bool
 @dataclass(frozen=True)
 class Layout:
     """Degrees of the axes. Logical rank = ((pipeline * dp + data) * cp + context) * tp +
-    tensor: tensor fastest, then context, data, pipeline."""
+    tensor: tensor fastest, then context, data, pipeline.
+
+    ``shard`` are sizes of nested groups of replicas: of one that shares weights and
+    gradients (hybrid), of those that share weights and gradients (three-level).
+    """
 
     tp: int = 1
     pp: int = 1
     dp: int = 1
     cp: int = 1
     ep: int = 1
+    shard: tuple[int, ...] = ()
 
     @property
     def devices(self) -> int:
@@ -53,6 +61,39 @@ class Layout:
     def replica(self, rank: int) -> int:
         """Place of a logical rank among those that hold the same parameters."""
         return rank // self.tp % self.replicas
+
+    def shards(self, sharding: Sharding) -> Shards:
+        """Over how many replicas each state of a parameter is divided.
+
+        Without sizes in ``shard`` all replicas are one group.
+
+        Raises:
+            ConfigError: sizes that do not nest, or that this level does not have.
+        """
+        d = self.replicas
+        wanted = {"hybrid": 1, "three-level": 2}.get(sharding, 0)
+        sizes = self.shard or (d,) * wanted
+        if len(sizes) != wanted:
+            raise _wrong_sizes(self.shard, sharding, f"it takes {wanted} size(s)")
+        try:
+            if sharding == "hybrid":
+                return Shards(d, sizes[0], sizes[0], sizes[0])
+            if sharding == "three-level":
+                return Shards(d, sizes[0], sizes[1], d)
+        except ValueError:
+            why = f"each must divide the next, and the last the {d} replicas"
+            raise _wrong_sizes(sizes, sharding, why) from None
+        divided = {"gradients": (1, d), "parameters": (d, d)}.get(sharding, (1, 1))
+        return Shards(d, *divided, d)
+
+
+def _wrong_sizes(sizes: tuple[int, ...], sharding: Sharding, why: str) -> ConfigError:
+    return ConfigError(
+        f"shard groups of {', '.join(map(str, sizes))} ranks for sharding {sharding}",
+        where="parallel.shard_groups",
+        why=why,
+        next_step="leave shard_groups out, and the site's links decide",
+    )
 
 
 @dataclass(frozen=True)
@@ -82,6 +123,8 @@ class Wishes:
     bucket_mb: float | None = None
     scatter_gather: bool | None = None
     meshes: tuple[tuple[int, int], ...] = ()
+    shard_groups: tuple[int, ...] | None = None
+    quantize: Quantize | None = None
 
 
 BUNDLES: dict[str, dict[str, object]] = {

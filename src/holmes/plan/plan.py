@@ -13,6 +13,7 @@ from holmes.plan.layout import (
     Layout,
     Order,
     PartitionRule,
+    Quantize,
     Recompute,
     ScheduleName,
     Sharding,
@@ -53,9 +54,11 @@ class Group:
 
     ``bytes_per_step`` is the payload that all members together send per step.
     Names: ``data.s<stage>`` after the first stage of its ranks
-    (``data.s<stage>.t<tensor>`` with tensor ranks), ``pipeline.<a>-<b>`` for a pair
-    of ranks at a cut, the upper stage's first, ``tied.<data index>`` (one ``tied``
-    where stages differ), ``tensor.<first rank>``, ``context.<first rank>``,
+    (``data.s<stage>.t<tensor>`` with tensor ranks; with ``.near<n>``, ``.far`` or ``.side``
+    and its first member behind it where states are sharded over a part of it),
+    ``pipeline.<a>-<b>`` for a pair of ranks at a cut, the upper stage's first,
+    ``tied.<data index>`` (one ``tied`` where stages differ), ``tensor.<first rank>``,
+    ``context.<first rank>``,
     ``world``.
     """
 
@@ -216,6 +219,7 @@ class Plan:
     sequence_parallel: bool = False
     scatter_gather: bool = True
     context_algorithm: ContextAlgorithm = "ring"
+    quantize: Quantize = "none"
     schema_version: int = SCHEMA_VERSION
 
     @cached_property

@@ -7,6 +7,7 @@ from dataclasses import replace
 from holmes.errors import DataError
 from holmes.plan.boundary import parts_between
 from holmes.plan.plan import Plan, Stage
+from holmes.plan.sharding import exchange_of
 from holmes.schedule.generate import generate
 from holmes.schedule.instruction import Bucket, Schedule, StageShape
 from holmes.schedule.lower import Program, lower
@@ -45,12 +46,18 @@ def stage_shape(plan: Plan, stage: Stage) -> StageShape:
         stage=index,
         blocks=stage.blocks,
         ranks=stage.ranks,
-        buckets=tuple(_tensor_share(plan, bucket, tp) for bucket in stage.buckets),
+        buckets=tuple(_tensor_share(plan, b, tp) for b in _with_borrowed(plan, stage)),
         data_group=data if has_data else None,
         inputs=inputs,
         outputs=outputs,
         tied_group=_tied_groups(plan, stage),
         data_groups=data_groups if has_data and tp > 1 else (),
+        exchanges=tuple(
+            exchange_of(plan, stage.layout, data if tp == 1 else data_groups[i], i // tp)
+            for i in range(len(stage.ranks))
+        )
+        if has_data
+        else (),
     )
 
 
@@ -62,6 +69,18 @@ def _tied_groups(plan: Plan, stage: Stage) -> tuple[str, ...]:
     if plan.layout is None:
         return (TIED_GROUP,) * len(stage.ranks)
     return tuple(f"{TIED_GROUP}.{position}" for position in range(len(stage.ranks)))
+
+
+def _with_borrowed(plan: Plan, stage: Stage) -> tuple[Bucket, ...]:
+    """The buckets of a stage; where it holds both ends of a tie, the head's borrows the table."""
+    tied = plan.workload.tied
+    if tied is None or any(bucket.tied for bucket in stage.buckets):
+        return stage.buckets
+    ends = [b.index for end in tied for b in stage.buckets if b.blocks[0] <= end < b.blocks[1]]
+    if len(set(ends)) < 2:
+        return stage.buckets
+    lender, borrower = ends
+    return tuple(replace(b, borrows=lender) if b.index == borrower else b for b in stage.buckets)
 
 
 def _tensor_share(plan: Plan, bucket: Bucket, tp: int) -> Bucket:

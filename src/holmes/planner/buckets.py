@@ -15,6 +15,7 @@ def buckets_of(
     *,
     whole_model: bool,
     bucket_mb: float | None = None,
+    by_block: bool = False,
 ) -> tuple[Bucket, ...]:
     """The buckets of a range of blocks, in model order.
 
@@ -27,10 +28,12 @@ def buckets_of(
     Args:
         bucket_mb: target size in MB (10^6 bytes) of gradients; None aims at
             :data:`BUCKETS_PER_STAGE` buckets.
+        by_block: unless a size is given, one bucket a block: what is gathered or reduced for
+            every micro-batch is held whole for as short as possible.
     """
     start, stop = blocks
     sizes = {block: _elements(workload, block, whole_model) for block in range(start, stop)}
-    target = sum(sizes.values()) / BUCKETS_PER_STAGE
+    target = 0.0 if by_block else sum(sizes.values()) / BUCKETS_PER_STAGE
     if bucket_mb is not None:
         target = bucket_mb * 1e6 / workload.gradient_bytes
     tied = () if whole_model or workload.tied is None else workload.tied

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
+from holmes.cost.axes import gathers
 from holmes.plan.layout import Layout, Recompute, ScheduleName
 from holmes.plan.plan import Plan, Predicted, ScheduleChoice, Stage
 from holmes.planner.buckets import buckets_of
@@ -92,7 +93,7 @@ class Draft:
     @cached_property
     def plan(self) -> Plan:
         """The plan of this draft, not yet priced; groups carry no bytes, the digest is empty."""
-        return self._plan(self.shape.layout)
+        return self._plan(replace(self.shape.layout, shard=self.estimates.shard))
 
     @cached_property
     def priced(self) -> Plan:
@@ -101,7 +102,8 @@ class Draft:
         layout = self.shape.layout
         if layout.cp == 1 and not self.choice.sequence:
             return self.plan
-        plan = self._plan(Layout(layout.tp, layout.pp, layout.dp * layout.cp))
+        replicas = layout.dp * layout.cp
+        plan = self._plan(Layout(layout.tp, layout.pp, replicas, shard=self.estimates.shard))
         return replace(plan, workload=self.estimates.cost.workload)
 
     def _plan(self, layout: Layout) -> Plan:
@@ -137,6 +139,7 @@ class Draft:
             sequence_parallel=self.choice.sequence,
             context_algorithm=self.estimates.algorithm,
             scatter_gather=settings.scatter_gather,
+            quantize=settings.quantize,
         )
         found = memberships(bare)
         return replace(bare, groups=open_groups(found, self.rank_map, topology, settings.transport))
@@ -152,6 +155,7 @@ class Draft:
                 blocks,
                 whole_model=layout.pp == 1,
                 bucket_mb=request.wishes.bucket_mb,
+                by_block=any(gathers(self.choice.sharding)) and layout.replicas > 1,
             )
             before = sum(len(stage.buckets) for stage in stages[rank :: layout.pp])
             stages.append(

@@ -32,6 +32,7 @@ from holmes.planner.schedules import (
     waiting_gradients,
 )
 from holmes.planner.settings import Settings
+from holmes.planner.shard_sizes import shard_sizes
 from holmes.planner.split_cost import SplitCost, split_cost
 from holmes.planner.warmup import Extras
 from holmes.schedule import zero_bubble
@@ -76,6 +77,11 @@ class Estimates:
             return times.forward + times.backward
 
         return min(able, key=added)
+
+    @cached_property
+    def listed_cost(self) -> CostModel:
+        """The same where exchanges of every micro-batch are instructions of their own."""
+        return split_cost(self.ground, self.choice.sequence, "optimizer", self.algorithm)
 
     @property
     def rank_map(self) -> RankMap:
@@ -228,9 +234,17 @@ class Estimates:
     def step_seconds(self, stage: int, elements: float) -> float:
         """Seconds of the optimiser of a stage that holds ``elements`` parameters."""
         owned = elements / self.shape.layout.tp
-        if self.choice.sharding != "none":
+        if self.choice.sharding == "hybrid":
+            owned /= self.shard[0]
+        elif self.choice.sharding != "none":
             owned /= self.ground.replicas
         return max(self.cost.optimizer_seconds(owned, slot) for slot in self.ground.kinds[stage])
+
+    @cached_property
+    def shard(self) -> tuple[int, ...]:
+        """Sizes of the groups of replicas that share weights, and gradients, where the level
+        of sharding has any."""
+        return shard_sizes(self.ground, self.choice.sharding, self.settings.shard_groups)
 
     @property
     def gathers_each_time(self) -> bool:
@@ -287,7 +301,7 @@ class Estimates:
     def _held(self) -> tuple[Workload, Layout]:
         """What memory sees: context ranks are replicas; a divided sequence divides all."""
         layout, whole = self.shape.layout, self.ground.cost.workload
-        held = Layout(layout.tp, layout.pp, self.ground.replicas)
+        held = Layout(layout.tp, layout.pp, self.ground.replicas, shard=self.shard)
         shared = split_by_tokens(whole, layout.cp, self.choice.sequence)
         if layout.cp > 1 and self.algorithm == "rsa":
             shared = with_kept_scores(shared, layout.cp)

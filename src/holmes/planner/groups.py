@@ -11,6 +11,7 @@ from holmes.plan.boundary import parts_between, passed_bytes
 from holmes.plan.layout import TransportRule
 from holmes.plan.plan import Axis, Group, Plan, Transport
 from holmes.plan.program import TIED_GROUP
+from holmes.plan.sharding import shard_groups
 from holmes.planner.transport import choose_transport, distinct, interfaces
 from holmes.schedule.instruction import COLLECTIVE_OPS, Op
 from holmes.schedule.lower import WORLD_GROUP, Program
@@ -50,8 +51,8 @@ def _inside_stages(plan: Plan) -> Iterable[Membership]:
         for tensor in range(layout.tp):
             ranks = stage.ranks[tensor :: layout.tp]
             name = f"data.s{stage.stage}" + (f".t{tensor}" if layout.tp > 1 else "")
-            if len(ranks) > 1:
-                yield Membership(name, "data", ranks)
+            for inside, places in shard_groups(layout, plan.sharding, name).items():
+                yield Membership(inside, "data", tuple(ranks[i] for i in places))
 
 
 def _across_cuts(plan: Plan) -> Iterable[Membership]:

@@ -124,7 +124,7 @@ def _offered(
     ground = one.estimates.ground if isinstance(one, Draft) else one.ground
     clusters = [slot.node.cluster for slots in ground.slots for slot in slots]
     return Offer(
-        layout=asdict(layout),
+        layout={axis: n for axis, n in asdict(layout).items() if isinstance(n, int)},
         micro_batch=one.shape.batch.micro,
         schedule=choice.schedule,
         virtual_stages=choice.virtual_stages,

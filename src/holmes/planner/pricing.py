@@ -80,7 +80,7 @@ class Pricing:
     def timeline(self, draft: Draft) -> Timeline:
         """The simulated step."""
         plan = draft.priced
-        return simulate(plan, draft.estimates.cost, program_of(plan, check=False))
+        return simulate(plan, draft.estimates.listed_cost, program_of(plan, check=False))
 
 
 def short_length(draft: Draft) -> int:

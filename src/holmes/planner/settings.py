@@ -12,6 +12,7 @@ from holmes.plan.layout import (
     ContextAlgorithm,
     Order,
     PartitionRule,
+    Quantize,
     Recompute,
     ScheduleName,
     Sharding,
@@ -29,6 +30,10 @@ from holmes.schedule.generate import (
 T = TypeVar("T", bound=str)
 
 SHARDINGS: tuple[Sharding, ...] = ("optimizer", "none", "gradients", "parameters")
+"""What is tried unasked."""
+NESTED: tuple[Sharding, ...] = ("hybrid", "three-level")
+"""In groups inside the replicas, where that is asked for."""
+SHARDED_WEIGHTS = ("parameters", *NESTED)
 MOST_VIRTUAL = 8
 """Virtual stages per device beyond which none is tried unasked."""
 UNLIMITED = 1_000_000
@@ -53,6 +58,8 @@ class Settings:
     algorithms: tuple[ContextAlgorithm, ...] = ALGORITHMS
     extra_warmup: int | None = None
     scatter_gather: bool = True
+    shard_groups: tuple[int, ...] | None = None
+    quantize: Quantize = "none"
 
     def covers(self, other: Settings) -> bool:
         """Whether all choices of other settings are among these, and the one that stands for
@@ -86,10 +93,11 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
     """
     _check_axes(wishes)
     _check_extra(wishes)
+    _check_sharding(wishes)
     allowed = capabilities or Capabilities(
         axes=frozenset({"tensor", "pipeline", "data", "context"}),
         schedules=frozenset(SCHEDULES),
-        shardings=frozenset(SHARDINGS),
+        shardings=frozenset(SHARDINGS + NESTED),
         recompute=frozenset(RECOMPUTES),
         virtual_stages=UNLIMITED,
         sequence_parallel=True,
@@ -109,7 +117,7 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
         transport=wishes.transport or "per-group",
         partition=wishes.partition or "exact",
         overlap=True if wishes.overlap is None else wishes.overlap,
-        shardings=_choices("sharding", wishes.sharding, SHARDINGS, allowed.shardings),
+        shardings=_shardings(wishes, allowed),
         schedules=schedules,
         recomputes=_choices("recompute", wishes.recompute, RECOMPUTES, allowed.recompute),
         sequences=(True, False) if allowed.sequence_parallel else (False,),
@@ -123,7 +131,39 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
         ),
         extra_warmup=wishes.extra_warmup,
         scatter_gather=wishes.scatter_gather is not False,
+        shard_groups=wishes.shard_groups,
+        quantize=wishes.quantize or "none",
     )
+
+
+def _shardings(wishes: Wishes, allowed: Capabilities) -> tuple[Sharding, ...]:
+    planned = SHARDINGS + NESTED if wishes.sharding in NESTED else SHARDINGS
+    return _choices("sharding", wishes.sharding, planned, allowed.shardings)
+
+
+def _check_sharding(wishes: Wishes) -> None:
+    """Refuse group sizes and quantisation that no level in question would use.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    sizes, level = wishes.shard_groups, wishes.sharding
+    wanted = {"hybrid": 1, "three-level": 2}.get(level or "")
+    if sizes is not None and len(sizes) != wanted:
+        raise ConfigError(
+            f"parallel.shard_groups of {len(sizes)} sizes with sharding {level}",
+            where="parallel.shard_groups",
+            why="hybrid takes one size; three-level two: of the groups that share weights, and "
+            "of those that share gradients",
+            next_step="leave shard_groups out, or set parallel.sharding",
+        )
+    if wishes.quantize not in (None, "none") and level not in SHARDED_WEIGHTS:
+        raise ConfigError(
+            f"parallel.quantize={wishes.quantize} with sharding {level or 'left to the planner'}",
+            where="parallel.quantize",
+            why="it is for gathers of sharded weights and what goes with them",
+            next_step=f"set parallel.sharding to one of {', '.join(SHARDED_WEIGHTS)}",
+        )
 
 
 def _schedules(wishes: Wishes, allowed: Capabilities) -> tuple[ScheduleName, ...]:

@@ -46,12 +46,21 @@ class SplitCost(CostModel):
             self._ranks[pipeline_rank] = replace(self, priced=pipeline_rank)
         return self._ranks[pipeline_rank]
 
-    def stage_time(self, plan: Plan, stage: Stage, blocks: tuple[int, int], rank: int) -> BlockTime:
+    def stage_time(
+        self,
+        plan: Plan,
+        stage: Stage,
+        blocks: tuple[int, int],
+        rank: int,
+        *,
+        listed: bool = False,
+    ) -> BlockTime:
         """Seconds of some blocks of a stage, with the ring and the gathers of its ranks."""
         pipeline_rank = stage.stage % plan.pp
         if pipeline_rank != self.priced:
-            return self.at(pipeline_rank).stage_time(plan, stage, blocks, rank)
-        return super().stage_time(plan, stage, blocks, rank)
+            other = self.at(pipeline_rank)
+            return other.stage_time(plan, stage, blocks, rank, listed=listed)
+        return super().stage_time(plan, stage, blocks, rank, listed=listed)
 
     @cached_property
     def _ranks(self) -> dict[int, SplitCost]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from holmes.cost.axes import gathers
 from holmes.plan.plan import Group, Plan
 from holmes.plan.program import LOSS_SLOTS, stage_shape
 from holmes.planner.groups import context_bytes, tensor_bytes
-from holmes.schedule.instruction import StageShape
+from holmes.schedule.instruction import Exchange, Move, Op
 from holmes.schedule.lower import WORLD_GROUP
 
 NORM_BYTES = 8
@@ -22,13 +21,14 @@ def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
     sent: Counter[str] = Counter()
     size = {group.name: len(group.ranks) for group in groups}
     shapes = [stage_shape(plan, stage) for stage in plan.stages]
-    data = {group.ranks: group.name for group in groups if group.axis == "data"}
+    first = {group.name: group.ranks[0] for group in groups if group.axis == "data"}
     for shape in shapes:
-        tp = plan.stages[shape.stage].layout.tp
-        for tensor in range(tp):
-            name = data.get(shape.ranks[tensor::tp])
-            if name is not None:
-                sent[name] += (size[name] - 1) * _exchanged(plan, shape)
+        for rank, exchange in zip(shape.ranks, shape.exchanges, strict=False):
+            for move, times in _moves(plan, exchange):
+                if first.get(move.group) == rank:
+                    rounds = (2 if move.op is Op.ALL_REDUCE else 1) * times
+                    each = sum(move.bytes_of(bucket.elements) for bucket in shape.buckets)
+                    sent[move.group] += rounds * (size[move.group] - 1) * each
     for part in (part for shape in shapes for parts in shape.outputs for part in parts):
         sent[part.group] += 2 * plan.schedule.microbatches * part.bytes_
     for shape in shapes:
@@ -48,13 +48,18 @@ def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
     return tuple(replace(group, bytes_per_step=sent[group.name]) for group in groups)
 
 
-def _exchanged(plan: Plan, shape: StageShape) -> int:
-    """Payload of one data group: reductions and gathers of all buckets."""
-    elements = sum(bucket.elements for bucket in shape.buckets)
-    forwards, backwards = gathers(plan.sharding)
-    gather, reduce = plan.workload.parameter_bytes, plan.workload.gradient_bytes
-    if not backwards:
-        return elements * (gather + reduce)
+def _moves(plan: Plan, exchange: Exchange) -> Iterator[tuple[Move, int]]:
+    """The collectives of a bucket, and how often a step has each.
+
+    Weights are gathered for every forward and every backward; that some buckets stay whole
+    between the two is left out.
+    """
     microbatches = plan.schedule.microbatches
-    repeated = (forwards + backwards - 1) * gather + reduce
-    return elements * (microbatches * repeated + (0 if forwards else gather))
+    if exchange.gather is not None:
+        yield exchange.gather, 2 * microbatches
+    if exchange.reduce is not None:
+        yield exchange.reduce, microbatches if exchange.each else 1
+    if exchange.across is not None:
+        yield exchange.across, 1
+    for move in exchange.refresh:
+        yield move, 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from holmes.errors import ConfigError
 from holmes.plan.capabilities import Capabilities, refusals
+from holmes.plan.layout import Sharding
 from holmes.plan.plan import Plan
 from holmes.schedule.generate import SCHEDULES
 
@@ -13,7 +16,7 @@ MOST_VIRTUAL_STAGES = 64
 CAPABILITIES = Capabilities(
     axes=frozenset({"tensor", "pipeline", "data", "context"}),
     schedules=frozenset(SCHEDULES),
-    shardings=frozenset({"none", "optimizer"}),
+    shardings=frozenset(get_args(Sharding)),
     recompute=frozenset({"none", "selective", "full"}),
     virtual_stages=MOST_VIRTUAL_STAGES,
     unequal_stages=True,

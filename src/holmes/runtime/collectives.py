@@ -10,6 +10,7 @@ the i-th of the buffer. There a wait with a deadline polls once a millisecond.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, Protocol
@@ -40,7 +41,9 @@ def scratch_elements(elements: int, members: int) -> int:
     return elements // members * (members - 1)
 
 
-def reduce_scatter(comm: Communicator, flat: Tensor, scratch: Tensor) -> Tensor:
+def reduce_scatter(
+    comm: Communicator, flat: Tensor, scratch: Tensor, order: Sequence[int] | None = None
+) -> Tensor:
     """Sum a buffer over the members; each keeps the sum of its own chunk, in place.
 
     The sum is taken in rank order, so it does not depend on who arrives first. The
@@ -49,16 +52,20 @@ def reduce_scatter(comm: Communicator, flat: Tensor, scratch: Tensor) -> Tensor:
     Args:
         flat: contiguous 1-d buffer, its length a multiple of the group size n.
         scratch: at least :func:`scratch_elements` elements of the same type; unused on NCCL.
+        order: by member, which chunk is its own; None: its place in the group.
 
     Returns:
         A view of the chunk that now holds the sum, [len(flat) / n].
     """
-    own = own_chunk(comm, flat)
+    own = _chunk(comm, flat, comm.index if order is None else order[comm.index])
     if comm.backend == "nccl":
+        source = flat
+        if order is not None:  # chunks in rank order, as the native collective wants them
+            source = torch.cat([_chunk(comm, flat, number) for number in order])
         options = dist.ReduceScatterOptions()
-        _wait(comm, comm.process_group._reduce_scatter_base(own, flat, options))
+        _wait(comm, comm.process_group._reduce_scatter_base(own, source, options))
         return own
-    parts = exchange(comm, flat, scratch)
+    parts = exchange(comm, flat, scratch, order)
     total = parts[0]
     for part in parts[1:]:
         # The first part is scratch, or this member's own chunk: either may be overwritten.
@@ -68,17 +75,20 @@ def reduce_scatter(comm: Communicator, flat: Tensor, scratch: Tensor) -> Tensor:
     return own
 
 
-def exchange(comm: Communicator, flat: Tensor, scratch: Tensor) -> list[Tensor]:
+def exchange(
+    comm: Communicator, flat: Tensor, scratch: Tensor, order: Sequence[int] | None = None
+) -> list[Tensor]:
     """Send each member its chunk and receive everybody's version of the own chunk.
 
     Returns:
         The n versions of this member's chunk, in rank order; views of ``flat`` and ``scratch``.
     """
-    own = own_chunk(comm, flat)
+    chunks = [_chunk(comm, flat, i) for i in (range(comm.size) if order is None else order)]
+    own = chunks[comm.index]
     slots = scratch[: scratch_elements(flat.numel(), comm.size)].view(comm.size - 1, own.numel())
     incoming = iter(slots.unbind())
     parts = [own if i == comm.index else next(incoming) for i in range(comm.size)]
-    _all_pairs(comm, {i: _chunk(comm, flat, i) for i in range(comm.size)}, dict(enumerate(parts)))
+    _all_pairs(comm, dict(enumerate(chunks)), dict(enumerate(parts)))
     return parts
 
 

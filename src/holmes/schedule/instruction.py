@@ -119,6 +119,8 @@ class Instruction:
         buffer: what it writes (compute, receive, collective) or reads (send).
         bytes: payload of the whole transfer or collective; 0 for compute.
         waits: ids of instructions of the same rank that must be complete first.
+        holds: of a computation, the buckets with sharded weights or gradients that it works on.
+        frees: those of which the gathered weights go when it ends.
     """
 
     id: int
@@ -132,6 +134,8 @@ class Instruction:
     buffer: str = ""
     bytes: int = 0
     waits: tuple[int, ...] = ()
+    holds: tuple[int, ...] = ()
+    frees: tuple[int, ...] = ()
 
     @property
     def partner(self) -> int:
@@ -153,7 +157,8 @@ class Bucket:
     ``index`` is unique among all buckets of a rank. ``elements`` counts
     parameters, ``tied`` marks the bucket of a shared weight, which is first
     summed with its twin on another stage; ``tied_elements`` is the size of that
-    weight, where the block holds other parameters too.
+    weight, where the block holds other parameters too. ``borrows`` is another bucket
+    of the rank that holds a weight of this one's blocks (both ends of a tie on a stage).
     """
 
     index: int
@@ -161,6 +166,53 @@ class Bucket:
     elements: int
     tied: bool = False
     tied_elements: int = 0
+    borrows: int | None = None
+
+
+@dataclass(frozen=True)
+class Move:
+    """A collective of every bucket: in which group, and how much of the bucket it moves.
+
+    Attributes:
+        parts: the payload is one of so many parts of the bucket.
+        width: bytes per element on the wire, scales of quantised blocks included.
+    """
+
+    op: Op
+    group: str
+    parts: int
+    width: float
+
+    def bytes_of(self, elements: int) -> int:
+        """Payload for a bucket of ``elements``."""
+        return -(-int(elements * self.width) // self.parts)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What one rank exchanges of a bucket, and when.
+
+    Attributes:
+        gather: weights, before every use (where they are sharded).
+        reduce: gradients, after every micro-batch if ``each``, else after the last.
+        across: sums of the middle groups, after the last micro-batch.
+        refresh: what the optimiser changed, before the next step: all that is kept of the
+            weights; before it, where there are two, the part of them that the sums are of.
+    """
+
+    gather: Move | None = None
+    reduce: Move | None = None
+    each: bool = False
+    across: Move | None = None
+    refresh: tuple[Move, ...] = ()
+
+
+def plain_exchange(group: str, gradient_bytes: int, parameter_bytes: int) -> Exchange:
+    """Sharded optimiser states alone, or none: reduce once, bring all up to date once."""
+    return Exchange(
+        reduce=Move(Op.REDUCE_SCATTER, group, 1, gradient_bytes),
+        refresh=(Move(Op.ALL_GATHER, group, 1, parameter_bytes),),
+    )
 
 
 @dataclass(frozen=True)
@@ -185,6 +237,8 @@ class StageShape:
     are in model order. ``ranks`` are the logical ranks of the stage in rank order:
     data-parallel ranks, each with its tensor-parallel neighbours. With tensor ranks,
     ``data_groups`` names the data group of each entry of ``ranks``; ``tied_group`` likewise.
+    ``exchanges`` has what each of them exchanges; empty: reduce and refresh once a step in
+    its data group.
     """
 
     stage: int
@@ -196,3 +250,4 @@ class StageShape:
     outputs: tuple[tuple[Part, ...], ...] = ()
     tied_group: tuple[str, ...] = ()
     data_groups: tuple[str, ...] = ()
+    exchanges: tuple[Exchange, ...] = ()

@@ -12,6 +12,8 @@ The rules, once, for simulator and runtime:
   the reduce-scatter of its bucket.
 * Without overlap, all reductions follow the last backward, and the gathers
   follow the optimiser step.
+* Where weights or gradients are sharded too, buckets are gathered and reduced for every
+  micro-batch (:mod:`holmes.schedule.exchange`).
 * The squared norms of the gradients (one fp64 per parameter tensor) are summed
   over all ranks before the step, so that clipping by global norm is exact.
 """
@@ -19,19 +21,22 @@ The rules, once, for simulator and runtime:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from holmes.schedule.exchange import Exchanges
 from holmes.schedule.instruction import (
     ACCUMULATING_OPS,
     UPWARD_OPS,
     Action,
-    Bucket,
+    Exchange,
     Instruction,
     Op,
     Part,
     Schedule,
     StageShape,
+    plain_exchange,
 )
+from holmes.schedule.portions import Portion, portions_of
 
 WORLD_GROUP = "world"
 
@@ -62,10 +67,13 @@ class _Rank:
     world: int
     norm_bytes: int
     gradient_bytes: int
-    parameter_bytes: int
+    exchange_of: dict[int, Exchange | None]
+    overlap: bool
     out: list[Instruction] = field(default_factory=list)
     received: dict[Action, tuple[int, ...]] = field(default_factory=dict)
-    reduced: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.exchanges = Exchanges(self.add, self.shapes, self.exchange_of, overlap=self.overlap)
 
     def add(self, op: Op, lane: str, stage: int, blocks: tuple[int, int], **rest: object) -> int:
         """Append an instruction and return its id."""
@@ -101,9 +109,17 @@ def lower(
     for pipeline_rank, actions in enumerate(schedule.actions):
         mine = {s.stage: s for s in shapes if s.stage % schedule.stages == pipeline_rank}
         for position, rank in enumerate(next(iter(mine.values())).ranks):
-            own = {stage: _own_groups(shape, position) for stage, shape in mine.items()}
+            widths = gradient_bytes, parameter_bytes
+            exchange_of = {s: _own_exchange(shape, position, *widths) for s, shape in mine.items()}
             builder = _Rank(
-                next_id, position, own, world, norm_tensors * 8, gradient_bytes, parameter_bytes
+                next_id,
+                position,
+                mine,
+                world,
+                norm_tensors * 8,
+                gradient_bytes,
+                exchange_of,
+                overlap,
             )
             _lower_rank(builder, actions, len(shapes), overlap, schedule.receive_ahead)
             by_rank[rank] = tuple(builder.out)
@@ -111,52 +127,40 @@ def lower(
     return Program(tuple(by_rank[rank] for rank in sorted(by_rank)))
 
 
-def _own_groups(shape: StageShape, position: int) -> StageShape:
-    """The shape as one rank sees it: with tensor ranks, each has its own data group."""
-    if not shape.data_groups:
-        return shape
-    return replace(shape, data_group=shape.data_groups[position])
+def _own_exchange(
+    shape: StageShape, position: int, gradient_bytes: int, parameter_bytes: int
+) -> Exchange | None:
+    """What one rank exchanges of a stage; None where it has no replicas."""
+    if shape.exchanges:
+        return shape.exchanges[position]
+    group = shape.data_groups[position] if shape.data_groups else shape.data_group
+    return None if group is None else plain_exchange(group, gradient_bytes, parameter_bytes)
 
 
 def _lower_rank(
     rank: _Rank, actions: tuple[Action, ...], stages: int, overlap: bool, receive_ahead: int
 ) -> None:
-    gathers = _gather_all(rank, ()) if overlap else {}
-    first = {(a.op, a.stage): i for i, a in reversed(list(enumerate(actions)))}
+    exchanges = rank.exchanges
+    if overlap:
+        exchanges.refresh(())
+    cut = portions_of(actions, rank.shapes, rank.exchange_of, overlap=overlap)
+    following = iter([portion for portions in cut for portion in portions][1:])
     last = {a.stage: i for i, a in enumerate(actions) if a.op in ACCUMULATING_OPS}
     posted = 0
-    for i, action in enumerate(actions):
+    for i, (action, portions) in enumerate(zip(actions, cut, strict=True)):
         for ahead in actions[posted : i + 1 + receive_ahead]:
             _receive(rank, ahead, stages)
         posted = max(posted, i + 1 + receive_ahead)
-        shape = rank.shapes[action.stage]
-        if action.op is Op.FORWARD:
-            split = first[Op.FORWARD, action.stage] == i and bool(gathers)
-            _forward(rank, action, shape, gathers if split else {}, stages)
-        else:
-            _backward(rank, action, shape, split=last[action.stage] == i and overlap)
+        done = -1
+        for portion in portions:
+            exchanges.gather(portion)
+            after = next(following, None)
+            if overlap and after is not None:
+                exchanges.gather(after)
+            done = _compute(rank, portion)
+            exchanges.reduce(portion, done, last=last[action.stage] == i)
+        _send_on(rank, action, done, stages)
     _finish(rank, overlap)
-
-
-def _gather_all(rank: _Rank, waits: tuple[int, ...]) -> dict[tuple[int, int], int]:
-    """Gathers of every bucket in model order; {(stage, bucket): id}."""
-    ids: dict[tuple[int, int], int] = {}
-    for shape in rank.shapes.values():
-        if shape.data_group is None:
-            continue
-        for bucket in shape.buckets:
-            ids[shape.stage, bucket.index] = rank.add(
-                Op.ALL_GATHER,
-                f"comm:{shape.data_group}",
-                shape.stage,
-                bucket.blocks,
-                microbatch=None,
-                group=shape.data_group,
-                buffer=f"parameters.{bucket.index}",
-                bytes=bucket.elements * rank.parameter_bytes,
-                waits=waits,
-            )
-    return ids
 
 
 def _receive(rank: _Rank, action: Action, stages: int) -> None:
@@ -204,78 +208,35 @@ def _send(
         )
 
 
-def _forward(
-    rank: _Rank,
-    action: Action,
-    shape: StageShape,
-    gathers: dict[tuple[int, int], int],
-    stages: int,
-) -> None:
-    waits = rank.received.get(action, ())
-    parts: list[tuple[tuple[int, int], tuple[int, ...]]] = [
-        (b.blocks, (gathers[shape.stage, b.index],))
-        for b in shape.buckets
-        if (shape.stage, b.index) in gathers
-    ] or [(shape.blocks, ())]
-    done = -1
-    for blocks, gathered in parts:
-        done = rank.add(
-            Op.FORWARD,
-            "compute",
-            shape.stage,
-            blocks,
-            microbatch=action.microbatch,
-            buffer=f"output.s{shape.stage}.m{action.microbatch}.b{blocks[1]}",
-            waits=waits + gathered,
-        )
-        waits = ()
-    if action.stage < stages - 1:
+def _compute(rank: _Rank, portion: Portion) -> int:
+    """A portion of an action; its first waits for what another stage sends. Returns its id."""
+    action, blocks = portion.action, portion.blocks
+    what, border = {
+        Op.FORWARD: ("output", blocks[1]),
+        Op.WEIGHT_GRADIENT: ("weight_gradient", blocks[0]),
+    }.get(action.op, ("input_gradient", blocks[0]))
+    return rank.add(
+        action.op,
+        "compute",
+        action.stage,
+        blocks,
+        microbatch=action.microbatch,
+        buffer=f"{what}.s{action.stage}.m{action.microbatch}.b{border}",
+        waits=rank.received.pop(action, ()) + rank.exchanges.waits(portion),
+        holds=portion.holds,
+        frees=portion.frees,
+    )
+
+
+def _send_on(rank: _Rank, action: Action, done: int, stages: int) -> None:
+    """List the sends of what an action made for another stage, if it did."""
+    shape = rank.shapes[action.stage]
+    if action.op is Op.FORWARD and action.stage < stages - 1:
         made = f"output.s{shape.stage}.m{action.microbatch}.b{shape.blocks[1]}"
         _send(rank, action, shape.outputs[rank.position], "down", made, done)
-
-
-def _backward(rank: _Rank, action: Action, shape: StageShape, *, split: bool) -> None:
-    """A backward, or one of its two parts."""
-    waits = rank.received.get(action, ())
-    parts: list[tuple[tuple[int, int], Bucket | None]] = [(shape.blocks, None)]
-    if split and shape.data_group is not None:
-        parts = [(b.blocks, b) for b in reversed(shape.buckets)]
-    what = "weight_gradient" if action.op is Op.WEIGHT_GRADIENT else "input_gradient"
-    done = -1
-    for blocks, bucket in parts:
-        done = rank.add(
-            action.op,
-            "compute",
-            shape.stage,
-            blocks,
-            microbatch=action.microbatch,
-            buffer=f"{what}.s{shape.stage}.m{action.microbatch}.b{blocks[0]}",
-            waits=waits,
-        )
-        waits = ()
-        if bucket is not None and not bucket.tied:
-            _reduce(rank, shape, bucket, (done,))
-    if action.stage > 0 and action.op in UPWARD_OPS:
+    elif action.op in UPWARD_OPS and action.stage > 0:
         made = f"input_gradient.s{shape.stage}.m{action.microbatch}.b{shape.blocks[0]}"
         _send(rank, action, shape.inputs[rank.position], "up", made, done)
-
-
-def _reduce(rank: _Rank, shape: StageShape, bucket: Bucket, waits: tuple[int, ...]) -> None:
-    if shape.data_group is None:
-        return
-    rank.reduced.append(
-        rank.add(
-            Op.REDUCE_SCATTER,
-            f"comm:{shape.data_group}",
-            shape.stage,
-            bucket.blocks,
-            microbatch=None,
-            group=shape.data_group,
-            buffer=f"gradients.{bucket.index}",
-            bytes=bucket.elements * rank.gradient_bytes,
-            waits=waits,
-        )
-    )
 
 
 def _finish(rank: _Rank, overlap: bool) -> None:
@@ -303,13 +264,12 @@ def _finish(rank: _Rank, overlap: bool) -> None:
                         waits=(last,),
                     ),
                 )
-                if shape.data_group is None:
-                    rank.reduced += summed
-            if bucket.tied or not overlap:
-                _reduce(rank, shape, bucket, summed)
+                if rank.exchange_of[shape.stage] is None:
+                    rank.exchanges.reduced += summed
+            rank.exchanges.finish(shape.stage, bucket, summed)
     everything = next(iter(rank.shapes.values()))
     stage, blocks = everything.stage, everything.blocks
-    ready = (*rank.reduced, last)
+    ready = (*rank.exchanges.reduced, last)
     if rank.world > 1:
         ready = (
             rank.add(
@@ -328,4 +288,4 @@ def _finish(rank: _Rank, overlap: bool) -> None:
         Op.STEP, "compute", stage, blocks, microbatch=None, buffer="shard", waits=ready
     )
     if not overlap:
-        _gather_all(rank, (stepped,))
+        rank.exchanges.refresh((stepped,))

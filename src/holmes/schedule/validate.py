@@ -41,6 +41,7 @@ def validate(program: Program, schedule: Schedule | None = None) -> None:
     _check_one_writer(program)
     _check_pairs(program)
     _check_group_order(program)
+    _check_weights_are_there(program)
     if schedule is not None:
         _check_actions(schedule)
         _check_in_flight(program, schedule)
@@ -112,6 +113,32 @@ def _check_group_order(program: Program) -> None:
                     f"members of group {group} issue its operations in different order",
                     where=f"ranks {first_rank} and {rank}",
                 )
+
+
+def _check_weights_are_there(program: Program) -> None:
+    """What a computation holds was gathered for it or the one before, and every gather is used."""
+    for rank, instructions in enumerate(program.ranks):
+        gathers = {ins.id: ins for ins in instructions if ins.buffer.startswith("weights.")}
+        sharded = {_bucket_of(ins) for ins in gathers.values()}
+        whole: set[int] = set()
+        for ins in instructions:
+            if ins.op not in COMPUTE_OPS:
+                continue
+            arrived = {_bucket_of(gathers[wait]) for wait in ins.waits if wait in gathers}
+            missing = sharded & set(ins.holds) - whole - arrived
+            if missing or whole & arrived or not set(ins.frees) <= set(ins.holds):
+                raise ScheduleError(
+                    f"{ins.op} {ins.id} holds buckets {ins.holds}: {sorted(missing)} are not "
+                    f"gathered, {sorted(whole & arrived)} twice, {ins.frees} go",
+                    where=f"rank {rank}",
+                )
+            whole = (whole | arrived) - set(ins.frees)
+        if whole:
+            raise ScheduleError(f"buckets {sorted(whole)} stay whole", where=f"rank {rank}")
+
+
+def _bucket_of(ins: Instruction) -> int:
+    return int(ins.buffer.rpartition(".")[2])
 
 
 def _check_actions(schedule: Schedule) -> None:

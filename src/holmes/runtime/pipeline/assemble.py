@@ -10,11 +10,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from holmes.cost.model import owned_elements
 from holmes.models.common.context import ContextSplit
 from holmes.models.common.tensor import TensorSplit
 from holmes.plan.boundary import boundary_bytes
 from holmes.plan.plan import Plan, Stage
-from holmes.plan.program import program_of, stage_shape
+from holmes.plan.program import program_of
 from holmes.runtime.checkpoint.manifest import Box
 from holmes.runtime.context.share import with_context
 from holmes.runtime.groups import Groups
@@ -106,18 +107,20 @@ def real_engine(
         )
     ]
     planned = [bucket for stage in mine for bucket in stage.buckets]
-    members = mine[0].replicas * mine[0].layout.cp
-    index = mine[0].ranks.index(groups.rank) // mine[0].layout.tp
-    buckets = flatten(slots, planned, members, index, groups.device)
+    shards = mine[0].layout.shards(plan.sharding)
+    place = mine[0].ranks.index(groups.rank) // mine[0].layout.tp
+    buckets = flatten(slots, planned, shards, place, groups.device)
     if model.read is not None:
         fill(slots, model.read)
+    for bucket in buckets:
+        bucket.settle()
     optimizer = ShardedAdamW(
         buckets,
         settings,
-        members,
         keep_whole=plan.sharding == "none",
         shared=share.shared,
         whole_ties=plan.layout is None,
+        quantize=plan.quantize,
     )
     first, last = plan.samples_of(groups.rank)
     tokens = mine[0].layout.tp if plan.scatter_gather else 1
@@ -178,14 +181,10 @@ def virtual_engine(
         )
         for stage in mine
     ]
-    optimizer = VirtualOptimizer(
-        tuple(bucket for stage in mine for bucket in stage_shape(plan, stage).buckets),
-        mine[0].replicas * mine[0].layout.cp,
-        seconds_per_element,
-        gradient_bytes=plan.workload.gradient_bytes,
-        parameter_bytes=plan.workload.parameter_bytes,
-    )
-    interpreter = Interpreter(program_of(plan), groups, stages, optimizer, _tensors(plan))
+    program = program_of(plan)
+    step = seconds_per_element * owned_elements(plan, groups.rank)
+    optimizer = VirtualOptimizer(program.ranks[groups.rank], plan.world_size, step)
+    interpreter = Interpreter(program, groups, stages, optimizer, _tensors(plan))
     return Engine(interpreter, optimizer)
 
 

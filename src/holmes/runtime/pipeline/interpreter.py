@@ -25,11 +25,13 @@ from holmes.runtime.lanes import Completion, Lanes
 from holmes.runtime.monitor.observer import Observer, Unobserved
 from holmes.runtime.pipeline.boundary import Boundaries, part_of, place, whole_name
 from holmes.runtime.pipeline.pace import Pace
-from holmes.runtime.pipeline.stage import MicroBatch, StageProgram
+from holmes.runtime.pipeline.stage import Blocks, MicroBatch, StageProgram
 from holmes.runtime.sharding.optimizer import Outcome, StepOptimizer
-from holmes.schedule.instruction import COMPUTE_OPS, Instruction, Op
+from holmes.schedule.instruction import ACCUMULATING_OPS, COMPUTE_OPS, Instruction, Op
 from holmes.schedule.lower import Program
 
+REFRESHES = ("part", "parameters")
+"""What is brought up to date once a step, by the kind of buffer that it writes."""
 LoadBatch = Callable[[int], MicroBatch]
 """The micro-batch of this number, of this rank's data replica, in the current step."""
 
@@ -92,8 +94,10 @@ class Interpreter:
         self._comms: dict[str, Communicator] = {
             lane: groups[lane.removeprefix("comm:")] for lane in sorted(lanes)
         }
-        self._gathers = [ins for ins in self._list if ins.op is Op.ALL_GATHER]
-        self._gathers_first = bool(self._gathers) and self._gathers[0] is self._list[0]
+        self._refreshes = [ins for ins in self._list if _kind(ins) in REFRESHES]
+        self._refreshes_first = bool(self._refreshes) and self._refreshes[0] is self._list[0]
+        self._weights = {_bucket(ins): ins for ins in self._list if _kind(ins) == "weights"}
+        self._ranges = {stage: self._ranges_of(stage) for stage in self._stages}
         self._stale = False
         self._check_boundaries()
         self.observer: Observer = Unobserved()
@@ -118,7 +122,7 @@ class Interpreter:
         except BaseException as error:
             self._completion.fail(error)
             raise
-        self._stale = self._gathers_first
+        self._stale = self._refreshes_first
         loss = float(self._squares[-1].item())
         return StepResult(
             step=number,
@@ -135,8 +139,8 @@ class Interpreter:
         an evaluation or a checkpoint.
         """
         if self._stale:
-            for ins in self._gathers:
-                self._optimizer.gather(_bucket(ins), self._comms[ins.lane])
+            for ins in self._refreshes:
+                self._exchange(ins)
         self._stale = False
 
     def evaluate(self, load_batch: LoadBatch, count: int) -> float:
@@ -157,7 +161,7 @@ class Interpreter:
                     if len(source.peer) > 1:
                         place(received, source.peer, part)
                 batch = load_batch(microbatch) if stage.uses_data else None
-                output = stage.evaluate(received, batch)
+                output = self._evaluate(number, received, batch)
                 for target in after[number]:
                     part = part_of(output, target.peer)
                     collectives.send(self._comms[target.lane], part, target.partner)
@@ -170,6 +174,17 @@ class Interpreter:
         loss, count = total.tolist()
         return float(loss / count)
 
+    def _evaluate(self, number: int, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
+        """Forward of a stage, one bucket after the other where weights are gathered for it."""
+        stage, output = self._stages[number], received
+        for blocks, holds in self._ranges[number]:
+            for bucket in holds:
+                self._exchange(self._weights[bucket])
+            output = stage.evaluate(blocks, output, batch)
+            self._optimizer.free(holds)
+        assert output is not None
+        return output
+
     @property
     def lanes(self) -> tuple[str, ...]:
         """The lanes of this rank's list, the one that computes first."""
@@ -178,6 +193,15 @@ class Interpreter:
     def close(self) -> None:
         """End the lanes."""
         self._lanes.close()
+
+    def _ranges_of(self, stage: int) -> list[tuple[Blocks, tuple[int, ...]]]:
+        """The ranges in which a stage runs forward, and the sharded buckets that each needs."""
+        mine = [ins for ins in self._list if ins.stage == stage and ins.op is Op.FORWARD]
+        return [
+            (ins.blocks, ins.holds if self._weights else ())
+            for ins in mine
+            if ins.microbatch == mine[0].microbatch
+        ]
 
     def _walk(self) -> None:
         for ins in self._list:
@@ -200,12 +224,16 @@ class Interpreter:
                 self._fill_squares()
             self._outcome = self._optimizer.step(self._squares[:-1])
             self._finish_stream()  # lanes gather what the update wrote, on streams of their own
-        elif ins.op is Op.FORWARD:
+            return
+        if ins.op in ACCUMULATING_OPS:
+            self._optimizer.open(ins.holds)
+        if ins.op is Op.FORWARD:
             self._forward(ins)
         elif ins.op is Op.WEIGHT_GRADIENT:
             self._stages[ins.stage].weight_gradient(_microbatch(ins), ins.blocks)
         else:
             self._backward(ins)
+        self._optimizer.free(ins.frees)
 
     def _forward(self, ins: Instruction) -> None:
         stage, micro = self._stages[ins.stage], _microbatch(ins)
@@ -245,18 +273,29 @@ class Interpreter:
             part = self._buffers.incoming(ins, lambda: self._boundary_buffer(ins))
             collectives.receive(comm, part, ins.partner)
             self._buffers.arrived(ins, part)
-        elif ins.op is Op.REDUCE_SCATTER:
-            self._optimizer.reduce(_bucket(ins), comm)
-        elif ins.op is Op.ALL_GATHER:
-            self._optimizer.gather(_bucket(ins), comm)
         elif ins.buffer == "norms":
             self._fill_squares()
             collectives.all_reduce(comm, self._squares)
         else:
-            self._optimizer.sum_tied(_bucket(ins), comm)
+            self._exchange(ins)
         self._finish_stream()
         self.observer.end(ins)
         self._record(ins, start)
+
+    def _exchange(self, ins: Instruction) -> None:
+        """A collective of the optimiser, told by what it writes."""
+        bucket, comm, optimizer = _bucket(ins), self._comms[ins.lane], self._optimizer
+        match _kind(ins):
+            case "weights":
+                optimizer.gather(bucket, comm)
+            case "gradients":
+                optimizer.reduce(bucket, comm)
+            case "sums":
+                optimizer.across(bucket, comm)
+            case "part" | "parameters" as kind:
+                optimizer.refresh(bucket, comm, part=kind == "part")
+            case _:
+                optimizer.sum_tied(bucket, comm)
 
     def _finish_stream(self) -> None:
         """An instruction is complete when its work on the device is."""
@@ -326,6 +365,11 @@ class Interpreter:
 def _microbatch(ins: Instruction) -> int:
     assert ins.microbatch is not None
     return ins.microbatch
+
+
+def _kind(ins: Instruction) -> str:
+    """What a collective writes: the first word of its buffer's name."""
+    return ins.buffer.partition(".")[0]
 
 
 def _bucket(ins: Instruction) -> int:

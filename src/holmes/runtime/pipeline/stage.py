@@ -109,8 +109,12 @@ class StageProgram(Protocol):
     def weight_gradient(self, microbatch: int, blocks: Blocks) -> None:
         """The rest of it: add to the weights' gradients. Frees the activations of the range."""
 
-    def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
-        """Forward without keeping anything; the last stage returns the mean loss of its tokens."""
+    def evaluate(self, blocks: Blocks, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
+        """Forward of a range without keeping anything; the last one returns the mean loss of
+        its tokens.
+
+        ``received`` is the output of the range before, None at the model's start.
+        """
 
     def take_loss(self) -> float | None:
         """The sum of the losses since the last call; None where no loss is computed."""
@@ -227,14 +231,18 @@ class TorchStage:
         self._finish()
 
     @torch.no_grad()
-    def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
+    def evaluate(self, blocks: Blocks, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
         batch = self.tokens.of(batch)
-        first = self.place.is_first and batch is not None
-        x = batch.tokens if first and batch is not None else self._taken(received)
+        x = self._taken(received) if blocks[0] == self.place.start else received
+        if blocks[0] == 0:
+            assert batch is not None
+            x = batch.tokens
         assert x is not None
         with self._evaluating(), self._autocast():
-            for block in self._blocks.values():
-                x = _through(block, x, batch)
+            for index in range(*blocks):
+                x = _through(self._blocks[index], x, batch)
+        if blocks[1] < self.place.stop:
+            return x
         if self.place.is_last:
             assert batch is not None
             x = self._loss_of(x, batch)

@@ -6,7 +6,7 @@ The network carries the real bytes; only the network part of such a run is measu
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from holmes.runtime import collectives
 from holmes.runtime.communicator import Communicator
 from holmes.runtime.pipeline.stage import Blocks, MicroBatch, StagePlace, TokenShare
 from holmes.runtime.sharding.optimizer import Outcome
-from holmes.schedule.instruction import Bucket
+from holmes.schedule.instruction import COLLECTIVE_OPS, Instruction, Op
 
 SPIN_SECONDS = 0.0002
 
@@ -91,9 +91,9 @@ class VirtualStage:
     def _gradient(self, blocks: Blocks) -> Tensor | None:
         return None if self.place.is_first and blocks[0] == self.place.start else self._input
 
-    def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
-        sleep(sum(block.forward for block in self._seconds.values()))
-        return torch.zeros(()) if self.place.is_last else self._output
+    def evaluate(self, blocks: Blocks, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
+        sleep(sum(self._seconds[index].forward for index in range(*blocks)))
+        return torch.zeros(()) if blocks[1] == self.place.total else self._output
 
     def take_loss(self) -> float | None:
         return None
@@ -106,41 +106,59 @@ class VirtualOptimizer:
     would cost the processor that the ranks share.
 
     Args:
-        buckets: of the stage.
-        members: size of the data group.
-        seconds_per_element: of the update of one parameter.
-        gradient_bytes, parameter_bytes: of one element on the wire.
+        instructions: of this rank; each collective moves the bytes that stand there.
+        members: the most that a group has.
+        step_seconds: of the optimiser's update.
     """
 
     def __init__(
-        self,
-        buckets: tuple[Bucket, ...],
-        members: int,
-        seconds_per_element: float,
-        *,
-        gradient_bytes: int,
-        parameter_bytes: int,
+        self, instructions: Sequence[Instruction], members: int, step_seconds: float
     ) -> None:
-        chunks = {bucket.index: -(-bucket.elements // members) for bucket in buckets}
-        tied = {b.index: b.tied_elements or b.elements for b in buckets if b.tied}
-        self._gradients = {i: chunk * members * gradient_bytes for i, chunk in chunks.items()}
-        self._parameters = {i: chunk * members * parameter_bytes for i, chunk in chunks.items()}
-        self._tied = {i: elements * gradient_bytes for i, elements in tied.items()}
-        sizes = (*self._gradients.values(), *self._parameters.values(), *self._tied.values())
-        longest = max(sizes, default=0)
-        self._flat = torch.zeros(longest, dtype=torch.uint8)
+        self._moves = {
+            self._key(ins.buffer): (ins.op, ins.bytes)
+            for ins in instructions
+            if ins.op in COLLECTIVE_OPS and ins.buffer != "norms"
+        }
+        longest = max((size for _, size in self._moves.values()), default=0)
+        self._flat = torch.zeros(longest + members, dtype=torch.uint8)  # chunks round up
         self._scratch = torch.zeros_like(self._flat)
-        self._weight = torch.zeros(max(self._tied.values(), default=0), dtype=torch.uint8)
-        self._seconds = seconds_per_element * sum(chunks.values())
-
-    def reduce(self, bucket: int, comm: Communicator) -> None:
-        collectives.exchange(comm, self._flat[: self._gradients[bucket]], self._scratch)
+        self._seconds = step_seconds
 
     def gather(self, bucket: int, comm: Communicator) -> None:
-        collectives.all_gather(comm, self._flat[: self._parameters[bucket]])
+        self._move("weights", bucket, comm)
+
+    def reduce(self, bucket: int, comm: Communicator) -> None:
+        self._move("gradients", bucket, comm)
+
+    def across(self, bucket: int, comm: Communicator) -> None:
+        self._move("sums", bucket, comm)
+
+    def refresh(self, bucket: int, comm: Communicator, *, part: bool) -> None:
+        self._move("part" if part else "parameters", bucket, comm)
 
     def sum_tied(self, bucket: int, comm: Communicator) -> None:
-        collectives.all_reduce(comm, self._weight[: self._tied[bucket]])
+        self._move("tied", bucket, comm)
+
+    def open(self, buckets: Sequence[int]) -> None:
+        return None
+
+    def free(self, buckets: Sequence[int]) -> None:
+        return None
+
+    def _move(self, kind: str, bucket: int, comm: Communicator) -> None:
+        op, size = self._moves[kind, bucket]
+        flat = self._flat[: -(-size // comm.size) * comm.size]
+        if op is Op.REDUCE_SCATTER:
+            collectives.exchange(comm, flat, self._scratch)
+        elif op is Op.ALL_GATHER:
+            collectives.all_gather(comm, flat)
+        else:
+            collectives.all_reduce(comm, flat)
+
+    @staticmethod
+    def _key(buffer: str) -> tuple[str, int]:
+        words = buffer.split(".")
+        return words[0], int(words[-1])
 
     def add_squares(self, squares: Tensor) -> None:
         return None

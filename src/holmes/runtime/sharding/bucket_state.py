@@ -32,10 +32,10 @@ class BucketState:
 
     def __init__(self, bucket: FlatBucket, settings: AdamWSettings, *, whole: bool) -> None:
         self._bucket = bucket
-        self.start, self.stop = (0, bucket.parameters.numel()) if whole else bucket.shard
+        self.start, self.stop = (0, bucket.length) if whole else bucket.shard
         self.count = 0.0
         self._moments = {
-            kind: torch.zeros_like(bucket.parameters[self.start : self.stop]) for kind in STATES
+            kind: torch.zeros_like(bucket.parameters_in(self.start, self.stop)) for kind in STATES
         }
         border = min(max(bucket.decayed, self.start), self.stop)
         parts = (
@@ -59,8 +59,8 @@ class BucketState:
                 self._adamw.state[leaf] = {"step": torch.tensor(0.0), **self.moments(start, stop)}
 
     def _leaf(self, start: int, stop: int) -> Tensor:
-        leaf = self._bucket.parameters[start:stop]
-        leaf.grad = self._bucket.gradients[start:stop]
+        leaf = self._bucket.parameters_in(start, stop)
+        leaf.grad = self._bucket.gradients_in(start, stop)
         return leaf
 
     @torch.no_grad()
@@ -72,8 +72,13 @@ class BucketState:
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         if coefficient != 1.0:
-            self._bucket.gradients[self.start : self.stop].mul_(coefficient)
+            self._bucket.gradients_in(self.start, self.stop).mul_(coefficient)
         self._adamw.step()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the moments."""
+        return sum(moment.nbytes for moment in self._moments.values())
 
     def set_count(self, value: float) -> None:
         """Continue after ``value`` updates."""

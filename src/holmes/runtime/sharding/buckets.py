@@ -3,6 +3,11 @@
 Layout of a bucket: the tensors that decay, then those that do not, then padding up to
 a multiple of the data group's size. Parameters and their ``.grad`` become views into the
 vectors, so reducing and gathering need no copy, and one AdamW call covers a whole shard.
+
+Where weights are sharded, a rank keeps its part of the vector; the whole one has memory only
+between a gather and the end of the computations that need it. The storage comes and goes
+under the parameters, so what autograd has saved of them is right again after the next
+gather. Whole gradients likewise live from a backward to their reduction.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from torch import Tensor, nn
 from holmes.errors import ConfigError
 from holmes.runtime.tensor.piece import Piece
 from holmes.schedule.instruction import Bucket
+from holmes.schedule.sharding import Shards
 from holmes.workload.workload import Workload
 
 
@@ -79,24 +85,118 @@ class Placed:
         return (low, max(low, high))
 
 
-@dataclass(frozen=True)
 class FlatBucket:
-    """Parameters and gradients of a bucket, each one contiguous vector.
+    """Parameters and gradients of a bucket.
 
-    ``shard`` is the half-open interval that this rank updates, ``decayed`` the length of
-    the part that weight decay applies to.
+    Args:
+        placed: its tensors in order; they are moved into the bucket.
+        shards: what is divided over how many ranks.
+        place: this rank's place among the replicas.
+        device: of the vectors; that of the parameters if left out.
+
+    Attributes:
+        shard: the half-open interval that this rank updates.
+        decayed: length of the part that weight decay applies to.
+        whole: all weights, [length]; without memory while they are sharded and not gathered.
+        kept: the weights that this rank keeps, those of ``kept_interval``.
+        gradients: all gradients of this rank, without memory while none are computed.
+        sums: gradients summed so far, those of ``sums_interval``; where gradients are not
+            sharded, ``gradients`` itself.
+        counts: whether its shard counts in the norm and is saved; replicas hold the same.
     """
 
-    index: int
-    parameters: Tensor
-    gradients: Tensor
-    placed: tuple[Placed, ...]
-    decayed: int
-    shard: tuple[int, int]
+    @torch.no_grad()
+    def __init__(
+        self,
+        index: int,
+        placed: tuple[Placed, ...],
+        shards: Shards,
+        place: int,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.index, self.placed, self.shards, self.place = index, placed, shards, place
+        self.decayed = max((item.stop for item in placed if item.slot.decays), default=0)
+        self.counts = shards.counts(place)
+        length = -(-(placed[-1].stop if placed else 0) // shards.members) * shards.members
+        self.length = length
+        self.shard = shards.states_of(place, length)
+        self.kept_interval = shards.weights_of(place, length)
+        self.sums_interval = shards.gradients_of(place, length)
+        like = placed[0].slot.parameter if placed else torch.empty(0)
+        self.whole = torch.zeros(length, dtype=like.dtype, device=device or like.device)
+        self.gradients = torch.zeros_like(self.whole)
+        self._bytes = self.whole.untyped_storage().nbytes()
+        for item in placed:
+            parameter = item.slot.parameter
+            view = self.whole[item.start : item.stop].view(parameter.shape)
+            if parameter.is_meta:
+                torch.utils.swap_tensors(parameter, nn.Parameter(view))  # type: ignore[no-untyped-call]
+            else:
+                view.copy_(parameter)
+                parameter.data = view
+            parameter.grad = self.gradients[item.start : item.stop].view(parameter.shape)
+        self.kept, self.sums = self.whole, self.gradients
+        if shards.gradients > 1:
+            self.sums = torch.zeros_like(self.gradients[slice(*self.sums_interval)])
+            self.close_gradients()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """From here on keep no more of the weights than this rank's part; all have values."""
+        if self.shards.weights > 1:
+            self.kept = self.whole[slice(*self.kept_interval)].clone()
+            self.close_weights()
 
     @property
     def tied(self) -> tuple[Placed, ...]:
         return tuple(placed for placed in self.placed if placed.slot.tied)
+
+    def parameters_in(self, start: int, stop: int) -> Tensor:
+        """A view of weights that this rank keeps, by bucket offsets."""
+        low = self.kept_interval[0]
+        return self.kept[start - low : stop - low]
+
+    def gradients_in(self, start: int, stop: int) -> Tensor:
+        """A view of summed gradients that this rank keeps, by bucket offsets."""
+        low = self.sums_interval[0]
+        return self.sums[start - low : stop - low]
+
+    def open_weights(self) -> Tensor:
+        """Give the whole weights memory, to be filled by a gather."""
+        self.whole.untyped_storage().resize_(self._bytes)
+        return self.whole
+
+    def close_weights(self) -> None:
+        """Take the memory of the whole weights, where they are sharded."""
+        if self.shards.weights > 1:
+            self.whole.untyped_storage().resize_(0)
+
+    def open_gradients(self) -> None:
+        """Give whole gradients memory and zeros, where they have none."""
+        storage = self.gradients.untyped_storage()
+        if storage.nbytes() < self._bytes:
+            storage.resize_(self._bytes)
+            self.gradients.zero_()
+
+    def close_gradients(self) -> None:
+        """Take the memory of whole gradients, where gradients are sharded."""
+        if self.shards.gradients > 1:
+            self.gradients.untyped_storage().resize_(0)
+
+    def zero(self) -> None:
+        """Begin the sum of the next step."""
+        self.sums.zero_()
+        self.close_gradients()
+
+    @property
+    def resident_bytes(self) -> tuple[int, int]:
+        """Memory of weights and of gradients now."""
+        weights = {t.untyped_storage().data_ptr(): t for t in (self.whole, self.kept)}
+        gradients = {t.untyped_storage().data_ptr(): t for t in (self.gradients, self.sums)}
+        return tuple(  # type: ignore[return-value]
+            sum(t.untyped_storage().nbytes() for t in found.values())
+            for found in (weights, gradients)
+        )
 
 
 def slots_of(
@@ -145,7 +245,7 @@ def slots_of(
                     parameter=parameter,
                     block=index,
                     norm_index=first + position,
-                    decays=decays(parameter.shape),
+                    decays=parameter.requires_grad and decays(parameter.shape),
                     tied=name in names,
                     counted=name not in canonical and (piece is None or piece.first),
                     piece=piece,
@@ -157,8 +257,8 @@ def slots_of(
 def flatten(
     slots: Sequence[Slot],
     buckets: Sequence[Bucket],
-    members: int,
-    index: int,
+    shards: Shards,
+    place: int,
     device: torch.device | str | None = None,
 ) -> tuple[FlatBucket, ...]:
     """Move parameters into flat buckets; their ``.grad`` becomes a zeroed view as well.
@@ -166,8 +266,8 @@ def flatten(
     A weight that is shared inside the stage belongs to the bucket of its first block.
 
     Args:
-        members: size of the data group.
-        index: this rank's place in it.
+        shards: what the data group divides.
+        place: this rank's place in it.
         device: of the buckets; that of the parameters if left out. Parameters without
             storage become zeros.
 
@@ -186,33 +286,10 @@ def flatten(
                 why="the plan was made for another model",
                 next_step="plan again with `holmes plan`",
             )
-        flat.append(_flatten_one(bucket.index, mine, members, index, device))
+        ordered = sorted(mine, key=lambda slot: not slot.decays)
+        placed = tuple(_place(ordered))
+        flat.append(FlatBucket(bucket.index, placed, shards, place, device))
     return tuple(flat)
-
-
-@torch.no_grad()
-def _flatten_one(
-    number: int, slots: list[Slot], members: int, index: int, device: torch.device | str | None
-) -> FlatBucket:
-    ordered = sorted(slots, key=lambda slot: not slot.decays)
-    placed = tuple(_place(ordered))
-    length = placed[-1].stop if placed else 0
-    chunk = -(-length // members)
-    like = slots[0].parameter if slots else torch.empty(0)
-    parameters = torch.zeros(chunk * members, dtype=like.dtype, device=device or like.device)
-    gradients = torch.zeros_like(parameters)
-    for item in placed:
-        parameter = item.slot.parameter
-        view = parameters[item.start : item.stop].view(parameter.shape)
-        if parameter.is_meta:
-            torch.utils.swap_tensors(parameter, nn.Parameter(view))  # type: ignore[no-untyped-call]
-        else:
-            view.copy_(parameter)
-            parameter.data = view
-        parameter.grad = gradients[item.start : item.stop].view(parameter.shape)
-    decayed = max((item.stop for item in placed if item.slot.decays), default=0)
-    shard = (index * chunk, (index + 1) * chunk)
-    return FlatBucket(number, parameters, gradients, placed, decayed, shard)
 
 
 def _place(slots: Sequence[Slot]) -> Iterator[Placed]:

@@ -1,16 +1,15 @@
-"""AdamW on flat buckets, its states sharded over the data group.
+"""AdamW on flat buckets, with as much sharded over the data group as the plan says.
 
-Each rank updates its own interval of every bucket and the parameters are gathered
-afterwards (``sharding: optimizer``). With ``sharding: none`` every rank keeps all
-states: the reduced *gradients* are gathered instead, the same bytes, and the update of
-the whole bucket follows on each rank. Both give the bits of plain AdamW, because the
-update is elementwise.
+Each rank updates its own interval of every bucket and what others keep of it is gathered
+afterwards. With ``sharding: none`` every rank keeps all states: the reduced *gradients*
+are gathered instead, the same bytes, and the update of the whole bucket follows on each
+rank. All give the bits of plain AdamW on the same sums, because the update is elementwise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from holmes.errors import HolmesError
+from holmes.plan.layout import Quantize
 from holmes.runtime import collectives
 from holmes.runtime.checkpoint.shard import Shard
 from holmes.runtime.communicator import Communicator
@@ -25,6 +25,7 @@ from holmes.runtime.sharding.bucket_state import STATES, AdamWSettings, BucketSt
 from holmes.runtime.sharding.buckets import FlatBucket
 from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
 from holmes.runtime.sharding.tied import sum_whole
+from holmes.runtime.sharding.wire import Wire
 from holmes.runtime.tensor.shared import StepSums
 
 STEP_NAME = "optimizer/step"
@@ -39,16 +40,28 @@ class Outcome:
 
 
 class StepOptimizer(Protocol):
-    """What the interpreter needs of an optimiser; the data group's lane calls the first three."""
+    """What the interpreter needs of an optimiser; lanes call the collectives, one lane a group."""
+
+    def gather(self, bucket: int, comm: Communicator) -> None:
+        """Make a bucket's weights whole, before computations that hold it."""
 
     def reduce(self, bucket: int, comm: Communicator) -> None:
         """Sum a bucket's gradients over the group; this rank keeps its part."""
 
-    def gather(self, bucket: int, comm: Communicator) -> None:
-        """Bring a bucket's parameters up to date on all members."""
+    def across(self, bucket: int, comm: Communicator) -> None:
+        """Add up what the middle groups have summed."""
+
+    def refresh(self, bucket: int, comm: Communicator, *, part: bool) -> None:
+        """Bring the kept weights up to date, or first the part that the sums are of."""
 
     def sum_tied(self, bucket: int, comm: Communicator) -> None:
         """Add the gradients of a tied weight and its twin, on both."""
+
+    def open(self, buckets: Sequence[int]) -> None:
+        """Make room for the gradients of buckets that a backward is about to add to."""
+
+    def free(self, buckets: Sequence[int]) -> None:
+        """Let the whole weights of these buckets go."""
 
     def add_squares(self, squares: Tensor) -> None:
         """Add this rank's part of each tensor's squared norm to a fp64 vector."""
@@ -69,7 +82,8 @@ def rank_of(value: float) -> float:
 def _common(bucket: FlatBucket) -> str:
     """What a bucket is called on every rank that holds the same part of the same tensors."""
     first = bucket.placed[0].slot
-    return f"{first.name} and {len(bucket.placed) - 1} more, {first.piece and first.piece.box}"
+    part = f"{first.piece and first.piece.box}, {bucket.kept_interval}"
+    return f"{first.name} and {len(bucket.placed) - 1} more, {part}"
 
 
 def _sum_of_words(flat: Tensor) -> int:
@@ -77,7 +91,7 @@ def _sum_of_words(flat: Tensor) -> int:
 
 
 class ShardedAdamW:
-    """AdamW over the buckets of one stage; see the module text.
+    """AdamW over the buckets of one rank; see the module text.
 
     Args:
         buckets: from :func:`holmes.runtime.sharding.buckets.flatten`.
@@ -85,23 +99,25 @@ class ShardedAdamW:
         shared: sums what several tensor ranks hold; None without tensor ranks.
         whole_ties: a tied weight is summed over all ranks that hold it or a piece of it,
             because its two stages are divided differently.
+        quantize: how gathered weights and reduced gradients go over the wire.
     """
 
     def __init__(
         self,
         buckets: tuple[FlatBucket, ...],
         settings: AdamWSettings,
-        members: int,
         *,
         keep_whole: bool = False,
         shared: StepSums | None = None,
         whole_ties: bool = False,
+        quantize: Quantize = "none",
     ) -> None:
         self._whole_ties = whole_ties
         self._shared = shared
         self._buckets = {bucket.index: bucket for bucket in buckets}
         self._settings = settings
-        self._deferred = keep_whole and members > 1
+        self._deferred = keep_whole and any(bucket.shards.members > 1 for bucket in buckets)
+        self._wire = Wire(quantize)
         self._learning_rate = 0.0
         # Deferred updates, (clipping coefficient, learning rate) of the step they belong to.
         self._pending: dict[int, tuple[float, float]] = {}
@@ -110,11 +126,9 @@ class ShardedAdamW:
         self._norm_limit = math.inf
         # Squared norms of this rank's own gradients, and those of the last applied step.
         self._own: dict[int, Tensor] = {}
+        self._added: set[int] = set()  # buckets that ``_own`` has of this step
         self._usual: dict[int, Tensor] = {}
         self._states = {b.index: BucketState(b, settings, whole=self._deferred) for b in buckets}
-        longest = max(buckets, key=lambda b: b.gradients.numel()).gradients
-        needed = collectives.scratch_elements(longest.numel(), members)
-        self._scratch = longest.new_empty(needed)
 
     def set_learning_rate(self, value: float) -> None:
         """The learning rate of the steps that follow."""
@@ -139,42 +153,75 @@ class ShardedAdamW:
 
     def checksums(self) -> dict[str, int]:
         """Of each bucket's parameters, which replicas hold alike; sees every flipped bit."""
-        return {_common(b): _sum_of_words(b.parameters) for b in self._buckets.values()}
+        return {_common(b): _sum_of_words(b.kept) for b in self._buckets.values()}
 
     def _remember(self, bucket: FlatBucket) -> None:
         flat = bucket.gradients
-        self._own[bucket.index] = torch.dot(flat, flat)
+        square = torch.dot(flat, flat)
+        known = self._own.get(bucket.index) if bucket.index in self._added else None
+        self._own[bucket.index] = square if known is None else known + square
+        self._added.add(bucket.index)
 
     def parameters(self) -> Iterator[Tensor]:
-        """The flat parameters of each bucket, as they are on this rank."""
-        return (bucket.parameters for bucket in self._buckets.values())
+        """The flat weights that this rank keeps of each bucket, as they are now."""
+        return (bucket.kept for bucket in self._buckets.values())
 
     def gradients(self) -> Iterator[Tensor]:
-        """The flat gradients of each bucket, as they are now."""
-        return (bucket.gradients for bucket in self._buckets.values())
+        """The summed gradients that this rank keeps of each bucket, as they are now."""
+        return (bucket.sums for bucket in self._buckets.values())
 
-    def reduce(self, bucket: int, comm: Communicator) -> None:
-        self._remember(self._buckets[bucket])
-        collectives.reduce_scatter(comm, self._buckets[bucket].gradients, self._scratch)
-        self._squares[bucket] = self._squares_of(self._buckets[bucket])
+    @property
+    def resident_bytes(self) -> dict[str, int]:
+        """Memory of weights, gradients and optimiser states now."""
+        pairs = [bucket.resident_bytes for bucket in self._buckets.values()]
+        return {
+            "weights": sum(weights for weights, _ in pairs),
+            "gradients": sum(gradients for _, gradients in pairs),
+            "states": sum(state.nbytes for state in self._states.values()),
+        }
 
     def gather(self, bucket: int, comm: Communicator) -> None:
+        self._wire.gather_weights(self._buckets[bucket], comm)
+
+    def reduce(self, bucket: int, comm: Communicator) -> None:
+        flat = self._buckets[bucket]
+        self._remember(flat)
+        if flat.shards.gradients == 1:
+            self.across(bucket, comm)
+        else:
+            self._wire.reduce_gradients(flat, comm)
+
+    def across(self, bucket: int, comm: Communicator) -> None:
+        flat = self._buckets[bucket]
+        self._wire.sum_across(flat, comm)
+        self._squares[bucket] = self._squares_of(flat)
+
+    def refresh(self, bucket: int, comm: Communicator, *, part: bool) -> None:
         flat = self._buckets[bucket]
         if not self._deferred:
-            collectives.all_gather(comm, flat.parameters)
+            interval = flat.sums_interval if part else flat.kept_interval
+            collectives.all_gather(comm, flat.parameters_in(*interval))
             return
         pending = self._pending.pop(bucket, None)
         collectives.all_gather(comm, flat.gradients)
         if pending is not None:
             self._states[bucket].update(*pending)
-        flat.gradients.zero_()
+        flat.zero()
+
+    def open(self, buckets: Sequence[int]) -> None:
+        for bucket in buckets:
+            self._buckets[bucket].open_gradients()
+
+    def free(self, buckets: Sequence[int]) -> None:
+        for bucket in buckets:
+            self._buckets[bucket].close_weights()
 
     def sum_tied(self, bucket: int, comm: Communicator) -> None:
         flat = self._buckets[bucket]
         for item in flat.tied:
             gradient = flat.gradients[item.start : item.stop]
             if self._whole_ties:
-                sum_whole(comm, gradient, item.slot, first=flat.shard[0] == 0)
+                sum_whole(comm, gradient, item.slot, first=flat.place == 0)
             else:
                 collectives.all_reduce(comm, gradient)
 
@@ -183,8 +230,9 @@ class ShardedAdamW:
             self._shared.sum(self._buckets.values())
         for index, bucket in self._buckets.items():
             early = self._squares.pop(index, None)
-            if early is None:  # nobody to exchange it with
-                self._remember(bucket)
+            if early is None:  # nobody to exchange it with, or done for each micro-batch
+                if index not in self._added:
+                    self._remember(bucket)
                 early = self._squares_of(bucket)
             for place, square in (*early, *self._squares_of(bucket, shared=True)):
                 squares[place] += square
@@ -195,17 +243,18 @@ class ShardedAdamW:
 
         Those that tensor ranks share are apart: their gradients are complete later.
         """
-        found = []
-        for item in bucket.placed:
+        found: list[tuple[int, Tensor]] = []
+        for item in bucket.placed if bucket.counts else ():
             low, high = item.overlap(*bucket.shard)
             if item.slot.counted and item.slot.shared is shared and low < high:
-                found.append((item.slot.norm_index, sum_of_squares(bucket.gradients[low:high])))
+                found.append((item.slot.norm_index, sum_of_squares(bucket.gradients_in(low, high))))
         return found
 
     def step(self, squares: Tensor) -> Outcome:
         norm = global_norm(squares)
         applied = math.isfinite(norm) and norm <= self._norm_limit
         self._last_squares = squares
+        self._added.clear()
         if applied:
             self._usual, self._own = self._own, {}
         coefficient = clip_coefficient(norm, self._settings.clip)
@@ -214,11 +263,11 @@ class ShardedAdamW:
                 if applied:
                     self._pending[index] = (coefficient, self._learning_rate)
                 else:
-                    self._buckets[index].gradients.zero_()
+                    self._buckets[index].zero()
                 continue
             if applied:
                 state.update(coefficient, self._learning_rate)
-            self._buckets[index].gradients.zero_()
+            self._buckets[index].zero()
         return Outcome(norm, applied)
 
     def named_shards(self) -> dict[str, Shard]:
@@ -240,10 +289,10 @@ class ShardedAdamW:
             for item in bucket.placed:
                 low, high = item.overlap(*bucket.shard)
                 high = min(high, item.start + item.slot.elements)
-                if not item.slot.counted or low >= high:
+                if not (bucket.counts and item.slot.counted) or low >= high:
                     continue
                 values = {
-                    "parameters": bucket.parameters[low:high],
+                    "parameters": bucket.parameters_in(low, high),
                     **state.moments(low, high),
                 }
                 for kind, tensor in values.items():
@@ -260,16 +309,19 @@ class ShardedAdamW:
     def load_named(self, read: Callable[[str], Tensor]) -> None:
         """Take parameters and states from whole tensors by the names of :meth:`named_shards`.
 
-        Parameters are complete afterwards on every rank; nothing needs gathering.
+        What a rank keeps of the parameters is complete afterwards; nothing needs refreshing.
         """
         count = float(read(STEP_NAME).item())
         self._pending.clear()
         for index, bucket in self._buckets.items():
             state = self._states[index]
             state.set_count(count)
-            bucket.gradients.zero_()
+            bucket.zero()
             for item in bucket.placed:
                 slot = item.slot
-                slot.parameter.copy_(slot.take(read(f"parameters/{slot.name}")))
+                low, high = item.overlap(*bucket.kept_interval)
+                values = slot.take(read(f"parameters/{slot.name}")).reshape(-1)
+                kept = bucket.parameters_in(low, high) if low < high else values[:0]
+                kept.copy_(values[low - item.start : high - item.start])
                 for kind in STATES:
                     state.load(kind, item, slot.take(read(f"{kind}/{slot.name}")))

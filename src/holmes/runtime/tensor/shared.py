@@ -74,4 +74,4 @@ def _shared_parts(bucket: FlatBucket) -> Iterable[_Part]:
         piece = item.slot.piece
         low, high = item.overlap(*bucket.shard)
         if piece is not None and piece.shared and low < high:
-            yield _Part(bucket.gradients[low:high], piece.parts, piece.part)
+            yield _Part(bucket.gradients_in(low, high), piece.parts, piece.part)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from holmes.runtime.pipeline.stage import MicroBatch, TorchStage
+from holmes.runtime.pipeline.stage import Blocks, MicroBatch, TorchStage
 from holmes.runtime.tensor.axis import TensorAxis
 
 
@@ -36,9 +36,9 @@ class TensorStage(TorchStage):
             return taken
         return self._axis.own_tokens(taken, dim=1).contiguous()
 
-    def evaluate(self, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
+    def evaluate(self, blocks: Blocks, received: Tensor | None, batch: MicroBatch | None) -> Tensor:
         with self._axis.uncounted():
-            return super().evaluate(received, batch)
+            return super().evaluate(blocks, received, batch)
 
     def take_loss(self) -> float | None:
         loss = super().take_loss()
