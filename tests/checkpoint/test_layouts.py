@@ -24,9 +24,16 @@ LAYOUTS: list[dict[str, Any]] = [
     {"pp": 1, "dp": 2, "tp": 2, "sharding": "none"},
     {"pp": 2, "dp": 1, "tp": 2, "microbatches": 8, "cuts": (4,)},
     {"pp": 1, "dp": 3, "sharding": "none", "microbatches": 2},
+    {"pp": 2, "dp": 1, "meshes": ((2, 1), (1, 2)), "micro": 2, "microbatches": 8},
+    {"pp": 2, "dp": 1, "meshes": ((1, 1), (1, 3)), "micro": 4, "cuts": (2,)},
     {"pp": 2, "dp": 2},
 ]
 """Neighbours differ in at least one of degrees, sharding, partition and buckets."""
+
+
+def world_of(layout: dict[str, Any]) -> int:
+    meshes = layout.get("meshes", ((layout.get("tp", 1), layout["dp"]),) * layout["pp"])
+    return sum(tp * dp for tp, dp in meshes)
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
@@ -42,7 +49,7 @@ def test_a_state_survives_every_change_of_layout(ranks: Pool, tmp_path: Path, ti
     folders = []
     for number, layout in enumerate(LAYOUTS):
         spec = {**layout, "tied": tied, "vocabulary": 41}
-        world = spec["pp"] * spec["dp"] * spec.get("tp", 1)
+        world = world_of(layout)
         args = {
             "spec": spec,
             "source": source,
@@ -63,4 +70,4 @@ def test_a_state_survives_every_change_of_layout(ranks: Pool, tmp_path: Path, ti
     moments = [value for name, value in states[0].items() if name.startswith("exp_avg/")]
     assert all(value.abs().max() > 0 for value in moments)
     worlds = [Reader(folder).manifest.world for folder in folders]
-    assert worlds == [layout["pp"] * layout["dp"] * layout.get("tp", 1) for layout in LAYOUTS]
+    assert worlds == [world_of(layout) for layout in LAYOUTS]

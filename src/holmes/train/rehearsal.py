@@ -108,7 +108,7 @@ class Rehearsal:
         )
         if not virtual:
             assumed = measured_calibration(
-                self.resolved, micro, profiles, self.cores or 1.0, plan.tensor
+                self.resolved, plan.batch.micro, profiles, self.cores or 1.0, plan.tensor
             )
         rates = self.session.rates
         if rates is not None:  # unshaped links have no line rate to compare with
