@@ -49,6 +49,7 @@ benchmarks: setup
 	for name in $(BENCHMARKS); do PYTHONPATH=. $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/schedules.py
 	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/context.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/beside.py

@@ -327,6 +327,31 @@ def scatter_gather(data: Data) -> Rendered:
     )
 
 
+def context(data: Data) -> Rendered:
+    """Peak of one rank by the number of ranks that share a sample, and who passes the limit."""
+    peaks = {ranks: value["median"] for ranks, value in data["peaks"].items()}
+    rows = [
+        (f"ring, {ranks} rank{'s' * (ranks != '1')}", f"{peak / 2**20:.0f} MiB",
+         f"{peaks['1'] / peak:.2f}")
+        for ranks, peak in peaks.items()
+    ]  # fmt: skip
+    rows.append(("whole scores, 1 rank", f"{data['full_bytes'] / 2**20:.0f} MiB",
+                 f"{peaks['1'] / data['full_bytes']:.2f}"))  # fmt: skip
+    sizes, ring = data["sizes"], data["limited"]["ring"]
+    return Rendered(
+        REAL,
+        ("attention", "peak of a rank", "1 rank over it"),
+        tuple(rows),
+        f"Under {data['limit_bytes'] / 2**20:.0f} MiB a process ({data['limit']}) a sample of "
+        f"{sizes['long']} tokens ends attention with whole scores; the ring over "
+        f"{ring['ranks']} ranks passes.",
+        (
+            f"Forward and backward, fp32, {sizes['length']} tokens, one head of "
+            f"{sizes['features']}; 1 over 4 ranks {_quartiles(data['headline'])}.",
+        ),
+    )
+
+
 RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "demo": demo,
     "placement_virtual": placement_virtual,
@@ -339,6 +364,7 @@ RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "rehearsals": prediction,
     "schedule_gains": schedule_gains,
     "peers": peers,
+    "context": context,
 }
 
 

@@ -165,10 +165,10 @@ class Gradients:
     rank: int
     rule: Rule
 
-    def read(self, k_BGTK: Tensor, v_BGTK: Tensor, owner: int) -> tuple[Tensor, Tensor]:
-        """This rank's part of the gradients of a rank's keys and values, [B, G, T, K]."""
-        d_k = torch.zeros_like(k_BGTK, dtype=self.d_q.dtype)
-        d_v = torch.zeros_like(d_k)
+    def read(self, k_BGTK: Tensor, v_BGTK: Tensor, owner: int) -> Tensor:
+        """This rank's part of the gradients of a rank's keys and values, [2, B, G, T, K]."""
+        sums = self.d_q.new_zeros((2, *k_BGTK.shape))
+        d_k, d_v = sums
         for mine in tiles(self.chunks, self.rank):
             for theirs in tiles(self.chunks, owner):
                 if not self.rule.reads(mine, theirs):
@@ -179,7 +179,7 @@ class Gradients:
                 found = scores(self.q[..., rows, :], k, hidden)
                 weights = found.sub_(self.log_sum[..., rows, :]).exp_()
                 self._add(rows, weights, (k, v), (d_k[:, :, columns], d_v[:, :, columns]))
-        return d_k, d_v
+        return sums
 
     def _add(
         self, rows: slice, weights: Tensor, kv: tuple[Tensor, Tensor], sums: tuple[Tensor, Tensor]

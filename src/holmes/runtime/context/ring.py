@@ -17,8 +17,8 @@ from holmes.plan.chunks import Chunks
 from holmes.runtime.context.axis import SUMS, ContextAxis, Passing
 from holmes.runtime.context.blocks import Gradients, OnlineSoftmax, Rule, grouped, widened
 
-Read = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""From a rank's keys and values, this rank's part of their gradients."""
+Read = Callable[[Tensor, Tensor, int], Tensor]
+"""From a rank's keys and values, this rank's part of their gradients, [2, B, G, S, K]."""
 
 
 class RingAttention(torch.autograd.Function):
@@ -69,7 +69,7 @@ def backward_ring(
     passing: Passing | None = None
     sent = 0
     for owner, (k, v) in axis.circulate(pair, chunks.held):
-        part = torch.stack(read(k, v, owner))
+        part = read(k, v, owner)
         if owner == axis.index:
             own = part
             continue
@@ -80,7 +80,7 @@ def backward_ring(
         passing = axis.pass_on(moved, chunks.held[owner - 1], SUMS)
         sent += moved.nbytes
     if passing is not None:
-        own = own + passing.wait()
+        own += passing.wait()
     axis.count("ring", sent)
     d_k, d_v = own.to(pair.dtype)
     return d_k, d_v

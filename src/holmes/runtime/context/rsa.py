@@ -58,13 +58,13 @@ class RingSelfAttention(torch.autograd.Function):
         delta = (widened(d_out) * widened(mixed)).sum(-1, keepdim=True)
         d_q = torch.zeros_like(q, dtype=delta.dtype)
 
-        def read(k: Tensor, v: Tensor, owner: int) -> tuple[Tensor, Tensor]:
+        def read(k: Tensor, v: Tensor, owner: int) -> Tensor:
             mine = weights[..., places[owner] : places[owner + 1]]
             d_scores = (widened(d_out @ v.unsqueeze(2).mT) - delta) * mine
             d_scores = (d_scores / math.sqrt(q.shape[-1])).to(k.dtype)
             d_q.add_(widened(d_scores @ k.unsqueeze(2)))
             d_k = widened(d_scores.mT @ q).sum(2)
-            return d_k, widened(mine.mT @ d_out).sum(2)
+            return torch.stack((d_k, widened(mine.mT @ d_out).sum(2)))
 
         d_k, d_v = backward_ring(ctx.axis, pair, ctx.chunks, read)
         return d_q.flatten(1, 2).to(q.dtype), d_k, d_v, None, None, None
