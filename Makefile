@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-BENCHMARKS := demo placement_virtual losing partition overlap prediction rehearsals schedule_gains peers meshes scatter_gather
+BENCHMARKS := demo placement_virtual losing partition overlap prediction rehearsals schedule_gains peers context meshes scatter_gather
 
 export OMP_NUM_THREADS = 1
 export NO_MKDOCS_2_WARNING = 1
@@ -49,7 +49,6 @@ benchmarks: setup
 	for name in $(BENCHMARKS); do PYTHONPATH=. $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/schedules.py
 	$(BIN)/python benchmarks/engines.py
-	$(BIN)/python benchmarks/context.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/beside.py
