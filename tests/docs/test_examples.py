@@ -22,7 +22,7 @@ CLUSTER_RANKS = 8
 
 def test_there_is_one_of_each_kind() -> None:
     kinds = {"laptop", "one-gpu", "ib-and-roce", "three-clusters", "mixed-gpus", "unequal-nodes"}
-    assert {path.stem for path in SITES} == {path.stem for path in JOBS} == kinds
+    assert {path.stem for path in JOBS} == kinds <= {path.stem for path in SITES}
 
 
 @pytest.mark.parametrize("path", SITES, ids=lambda path: path.stem)

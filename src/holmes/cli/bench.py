@@ -6,11 +6,16 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import JsonOption, console, emit
+from holmes.cli.options import JsonOption, console, described, emit
 
 
 def register(app: typer.Typer) -> None:
-    app.command("bench", help="List the benchmarks of this checkout, or run one.")(command)
+    text = described(
+        "List the benchmarks of this checkout, or run one.",
+        "holmes bench",
+        "holmes bench reliability -- --only kill,cut",
+    )
+    app.command("bench", help=text)(command)
 
 
 def command(
