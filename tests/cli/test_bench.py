@@ -38,6 +38,11 @@ def test_a_benchmark_is_listed_run_and_read(folder: Path) -> None:
     assert (one.name, one.about, one.headline) == ("small", "What it measures.", None)
     assert run_benchmark("small", ["--only", "x"], folder)["got"] == ["--only", "x"]
     assert benchmarks(folder)[0].headline == "f: 2"
+    record = folder / "records" / "small.json"
+    record.write_text(json.dumps({"date": "2026-01-02"}))
+    assert benchmarks(folder)[0].headline == "several figures, of 2026-01-02"
+    record.write_text("not a record")
+    assert benchmarks(folder)[0].headline is None
 
 
 def test_what_cannot_be_run_is_refused(folder: Path, tmp_path: Path) -> None:

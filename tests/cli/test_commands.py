@@ -115,6 +115,8 @@ def test_print_config_says_where_values_come_from() -> None:
         (("plan", DEMO, "--target", "3"), 2, "--objective"),
         (("plan", DEMO, "--export", "megatron"), 2, "-o DIR"),
         (("plan", DEMO, "--sweep", "nodes=4"), 78, "--sweep"),
+        (("plan", DEMO, "--sweep", "nodes=1..2", "-o", "x.json", "--full"), 2, "--full, --output"),
+        (("schema", "sites"), 2, "Invalid value for 'what': 'sites' is not"),
         (("plan", DEMO, "--compare", "tp"), 78, "--compare"),
         (("plan", DEMO, "trian.steps=3"), 78, "train"),
         (("plan", DEMO, "batch.global=15"), 78, "15"),

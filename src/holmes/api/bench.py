@@ -24,7 +24,8 @@ class Benchmark:
 
     Attributes:
         about: the first line of its text.
-        headline: what its record says, or None where there is no record.
+        headline: what its record says, or when it was written where it has no single figure;
+            None where there is no record.
     """
 
     name: str
@@ -92,9 +93,10 @@ def run_benchmark(name: str, arguments: Sequence[str], folder: Path = FOLDER) ->
 
 def _headline(path: Path) -> str | None:
     try:
-        found = json.loads(path.read_text())["headline"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = json.loads(path.read_text())
+        found = record.get("headline")
+        if found is None:
+            return f"several figures, of {record['date']}"
+        return f"{found['figure']}: {found['median']:.4g}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    if not isinstance(found, dict):
-        return None
-    return f"{found.get('figure', '')}: {found.get('median', '')}"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import JsonOption, console, described, emit
+from holmes.cli.options import JsonOption, described, emit
 
 
 def register(app: typer.Typer) -> None:
@@ -38,9 +38,10 @@ def command(
         rows = [{"name": one.name, "about": one.about, "headline": one.headline} for one in listed]
         emit({"benchmarks": rows})
         return
+    from rich.console import Console
     from rich.table import Table
 
     table = Table("name", "what it measures", "its record says", box=None)
     for one in listed:
         table.add_row(one.name, one.about, one.headline or "no record")
-    console().print(table)
+    Console().print(table)

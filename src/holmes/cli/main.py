@@ -130,11 +130,11 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         sys.stderr.close()
         return 0
     except Exception as error:
-        shown = getattr(error, "show", None)
-        if callable(shown):  # a usage error of the command line itself
-            shown(file=sys.stderr)
+        if isinstance(error, typer.TyperException):  # the command line itself is wrong
+            error.message = error.message.removeprefix("Value error, ")  # the parser's, not ours
+            error.show(file=sys.stderr)
             if as_json:
-                _print_json(UsageError(getattr(error, "message", str(error))))
+                _print_json(UsageError(error.format_message()))
             return UsageError.exit_code
         if debug:
             raise

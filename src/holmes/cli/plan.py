@@ -74,6 +74,17 @@ def command(
     from holmes.planner.answer import Wanted
 
     _check(objective=objective, target=target, sweep=sweep, page=page, export=export, output=output)
+    if sweep is not None:
+        alone = {
+            "--explain": explain,
+            "--top": top,
+            "--objective": objective != "time",
+            "--compare": compare,
+            "--search-seconds": search_seconds is not None,
+            "--full": full,
+            "--output": output,
+        }
+        _refuse_beside_sweep([name for name, value in alone.items() if value])
     job = given.resolve(seq=seq, placement=placement)
     if given.shows_config(job):
         return
@@ -115,6 +126,11 @@ def _check(**given: Any) -> None:
         raise typer.BadParameter("--page has an effect only with --sweep")
     if given["export"] is not None and given["output"] is None:
         raise typer.BadParameter("--export needs the folder to write to: -o DIR")
+
+
+def _refuse_beside_sweep(names: list[str]) -> None:
+    if names:
+        raise typer.BadParameter(f"{', '.join(names)}: no effect beside --sweep")
 
 
 def _sweep(job: ResolvedJob, text: str, page: Path | None, *, json_output: bool) -> None:

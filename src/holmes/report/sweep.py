@@ -27,7 +27,7 @@ def show_sweep(points: Sequence[Mapping[str, Any]]) -> None:
 
 def sweep_table(points: Sequence[Mapping[str, Any]]) -> Table:
     """One line a size; the bar is throughput."""
-    table = Table(title="Sweep", box=box.SIMPLE_HEAD, title_justify="left", width=100)
+    table = Table(title="Sweep", box=box.SIMPLE_HEAD, title_justify="left")
     priced = any(point["cost_per_million_tokens"] is not None for point in points)
     names = ["nodes", "step", "tokens/s", "", "efficiency", *(["cost/M tokens"] if priced else [])]
     for name in (*names, "layout"):
