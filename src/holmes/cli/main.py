@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -130,12 +130,8 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         sys.stderr.close()
         return 0
     except Exception as error:
-        if isinstance(error, typer.TyperException):  # the command line itself is wrong
-            error.message = error.message.removeprefix("Value error, ")  # the parser's, not ours
-            error.show(file=sys.stderr)
-            if as_json:
-                _print_json(UsageError(error.format_message()))
-            return UsageError.exit_code
+        if callable(getattr(error, "show", None)):
+            return _end_usage(error, as_json)
         if debug:
             raise
         bug = HolmesError(
@@ -151,6 +147,15 @@ class _EndedError(HolmesError):
     def __init__(self, what: str, code: int) -> None:
         super().__init__(what)
         self.exit_code = code  # type: ignore[misc]
+
+
+def _end_usage(error: Any, as_json: bool) -> int:
+    """What the parser of the command line found wrong, in its words less its inner prefix."""
+    error.message = error.message.removeprefix("Value error, ")
+    error.show(file=sys.stderr)
+    if as_json:
+        _print_json(UsageError(error.format_message()))
+    return UsageError.exit_code
 
 
 def _end(error: HolmesError, as_json: bool) -> int:

@@ -70,6 +70,7 @@ class BatchPlan:
     _orders: dict[tuple[int, int], Ids] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _weights: dict[int, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for part in self.mixture.parts:
@@ -138,13 +139,16 @@ class BatchPlan:
         return replace(self, origin=(position["step"], position["samples"]))
 
     def _weight(self, step: int) -> float:
-        """All targets of a step over those that count."""
-        places = [self.locate(step, sample) for sample in range(self.global_batch)]
-        counted = sum(
-            int((_window(self.mixture.parts[p], self.sequence, w)[:-1] != _end(self.mixture)).sum())
-            for p, w in places
-        )
-        return self.global_batch * self.sequence / counted
+        """All targets of a step over those that count; kept for its other micro-batches."""
+        if step not in self._weights:
+            places = [self.locate(step, sample) for sample in range(self.global_batch)]
+            parts, end = self.mixture.parts, _end(self.mixture)
+            counted = sum(
+                int((_window(parts[p], self.sequence, w)[:-1] != end).sum()) for p, w in places
+            )
+            self._weights.clear()
+            self._weights[step] = self.global_batch * self.sequence / counted
+        return self._weights[step]
 
     def _order(self, part: int, epoch: int) -> Ids:
         key = (part, epoch)

@@ -26,7 +26,7 @@ def read_rows(path: Path, name: str, field: str, limit: int) -> Iterator[Documen
             for text in column.to_pylist():
                 where = f"{path}, row {number}"
                 found = checked(text, where, f"column {field!r} is empty here")
-                if len(found) > limit:
+                if len(found.encode()) > limit:
                     raise too_long(where, limit)
                 yield Document(f"{name}:{number}", found)
                 number += 1
