@@ -235,14 +235,16 @@ def schedule_gains(data: Data) -> Rendered:
             if name in found["gains"] or name == "1f1b":
                 gain = _ratio(found["gains"][name]) if name in found["gains"] else "1.00"
                 rows.append((case, name, _seconds(arm), _ms(arm["predicted"]), gain))
-    few = next(iter(data["cases"].values()))["gains"]
+    few, *_, many = (case["gains"] for case in data["cases"].values())
     return Rendered(
         VIRTUAL,
         ("case", "schedule", "step, measured", "step, predicted", "1F1B over it"),
         tuple(rows),
-        "With few micro-batches 1F1B takes "
+        "1F1B takes "
         + " and ".join(f"{_ratio(few[name])} times {name}" for name in few)
-        + "; with many little is left to gain.",
+        + " with few micro-batches, "
+        + " and ".join(_ratio(many[name]) for name in many)
+        + " with many.",
         (
             f"Sizes: {data['sizes']}.",
             f"1F1B against itself, by case: {_itself(data)}.",

@@ -56,7 +56,7 @@ def test_plan_json_keeps_its_contract() -> None:
         "step_seconds", "low", "high", "tflops_per_device", "samples_per_second", "memory_bytes",
     }  # fmt: skip
     assert predicted <= set(plan["predicted"])
-    assert set(plan["layout"]) == {"tp", "pp", "dp", "cp", "ep"}
+    assert {"tp", "pp", "dp", "cp", "ep"} <= set(plan["layout"])
     assert plan["rank_map"] == [0, 1, 2, 3]
     assert {"enumerated", "pruned", "evaluated", "feasible", "cpu_seconds"} <= set(plan["search"])
     assert {"name", "microbatches", "virtual_stages", "extra_warmup", "digest"} <= set(
