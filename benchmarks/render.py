@@ -337,8 +337,6 @@ def context(data: Data) -> Rendered:
          f"{peaks['1'] / peak:.2f}")
         for ranks, peak in peaks.items()
     ]  # fmt: skip
-    rows.append(("whole scores, 1 rank", f"{data['full_bytes'] / 2**20:.0f} MiB",
-                 f"{peaks['1'] / data['full_bytes']:.2f}"))  # fmt: skip
     sizes, ring = data["sizes"], data["limited"]["ring"]
     return Rendered(
         REAL,
@@ -349,7 +347,9 @@ def context(data: Data) -> Rendered:
         f"{ring['ranks']} ranks passes.",
         (
             f"Forward and backward, fp32, {sizes['length']} tokens, one head of "
-            f"{sizes['features']}; 1 over 4 ranks {_quartiles(data['headline'])}.",
+            f"{sizes['features']}. A ring also holds what is under way: nothing "
+            "with one rank, less with two than with more.",
+            f"4 over 8 ranks, which hold half the tokens each: {_quartiles(data['headline'])}.",
         ),
     )
 
