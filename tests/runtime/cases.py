@@ -79,7 +79,9 @@ def build(spec: Spec, groups: Groups) -> Engine[ShardedAdamW]:
         tensor=sharding.TENSOR_SPLIT,
         context=sharding.CONTEXT_SPLIT,
     )
-    settings = AdamWSettings(betas=BETAS, weight_decay=WEIGHT_DECAY, clip=spec.clip)
+    settings = AdamWSettings(
+        betas=BETAS, weight_decay=WEIGHT_DECAY, clip=spec.clip, loss_scale=spec.loss_scale
+    )
     engine = real_engine(plan, groups, model, settings)
     return engine
 

@@ -56,6 +56,7 @@ class Spec:
     scatter_gather: bool = True
     shard: tuple[int, ...] = ()
     quantize: str = "none"
+    loss_scale: float | None = None
 
     @property
     def config(self) -> GptConfig | LlamaConfig:

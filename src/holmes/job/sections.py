@@ -113,9 +113,16 @@ class Train(Section):
     steps: Annotated[int, Number, Field(ge=1, le=1_000_000_000)] = 100
     seed: Seed = 0
     """Initial parameters."""
-    precision: Literal["auto", "fp32", "fp64", "bf16"] = "auto"
-    """bf16 is autocast over fp32 parameters. auto: fp32 on CPU sites; on GPU sites
-    plans count half-precision mixed training and runs use bf16."""
+    precision: Literal["auto", "fp32", "fp64", "bf16", "fp16"] = "auto"
+    """bf16 and fp16 are autocast over fp32 parameters, with fp32 sums; fp16 scales the loss.
+    auto: fp32 on CPU sites; on GPU sites plans count half-precision mixed training and runs
+    use bf16."""
+    loss_scale: Annotated[int, Number, Field(ge=1, le=1 << 24)] = 1 << 16
+    """First scale of the loss in fp16, a power of two; an overflow halves it."""
+    loss_scale_steps: Annotated[int, Number, Field(ge=1, le=1_000_000)] = 2000
+    """Steps without an overflow after which the scale is doubled."""
+    deterministic: bool = False
+    """Refuse operations of torch whose result may differ from run to run on a GPU."""
     evaluate_every: Steps = 0
     """Steps between evaluations; the last step is always followed by one."""
     evaluate_batches: Annotated[int, Number, Field(ge=0, le=1_000_000)] = 4
@@ -145,6 +152,12 @@ class Train(Section):
     """After SIGTERM, for the step under way and its checkpoint."""
     trace_steps: Annotated[int, Number, Field(ge=0, le=1_000_000)] = 3
     """Steps whose spans are written to the trace."""
+
+    @model_validator(mode="after")
+    def _scaled_exactly(self) -> Train:
+        if self.loss_scale & (self.loss_scale - 1):
+            raise ValueError(f"loss_scale {self.loss_scale} is no power of two")
+        return self
 
 
 def _rank_list(value: Any) -> Any:

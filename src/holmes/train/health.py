@@ -52,8 +52,11 @@ class Health:
             limit = self._factor * median(self._norms)
         self._optimizer.set_norm_limit(limit)
 
-    def after(self, step: int, norm: float, *, applied: bool) -> str | None:
+    def after(self, step: int, norm: float, *, applied: bool, rescaled: bool = False) -> str | None:
         """Judge a step; what is to be said of it, or None.
+
+        Args:
+            rescaled: it was skipped because the loss scale of fp16 was too large: no fault.
 
         Raises:
             RankDiedError: on every rank, when three in a row were skipped.
@@ -62,6 +65,10 @@ class Health:
             self._skipped = 0
             self._norms.append(norm)
             return None
+        if rescaled:
+            text = f"step {step} was skipped: fp16 overflowed, the loss scale is halved"
+            self._write({"step": step, "kind": "rescaled", "text": text})
+            return text
         self._skipped += 1
         suspects = gather_json(self._groups, self._optimizer.suspects())
         culprit = culprit_of(suspects)

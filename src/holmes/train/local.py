@@ -136,6 +136,8 @@ def _one_rank(
     """
     for name, value in OWN_DEADLINES.items():
         os.environ.setdefault(name, value)
+    if resolved.job.train.deterministic:  # cuBLAS reads it when its first handle is made
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
     here = from_environ(os.environ)

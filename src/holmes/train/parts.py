@@ -114,7 +114,7 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
         job.data.packing == "documents",
         sharding.CONTEXT_SPLIT,
     )
-    engine = real_engine(plan, groups, model, adamw_settings(job.optimizer))
+    engine = real_engine(plan, groups, model, adamw_settings(job.optimizer, job.train))
     files = assignment.tokens or prepare_data(job).files
     batches, held_out = open_data(job, files, config)
     if groups.rank == 0:

@@ -7,6 +7,7 @@ squares per tensor, added in model order).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,11 @@ from holmes.data.batches import Batch, BatchPlan
 from holmes.job.job import Job
 from holmes.models.common.hf.store import FolderWeights
 from holmes.models.registry import describe, family_of, model_module, sharding_module
+from holmes.runtime.sharding.loss_scale import LossScale
 from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
 from holmes.train.learning_rate import learning_rate
 from holmes.train.parts import folder_weights
-from holmes.train.settings import dtype_of
+from holmes.train.settings import adamw_settings, dtype_of
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ def train_reference(
     named = dict(module.named_parameters(blocks, 0))
     _begin(named, folder_weights(job, config))
     optimizer = _adamw(job, named, sharding)
+    chosen = adamw_settings(job.optimizer, job.train)
+    scaling = LossScale(
+        chosen.loss_scale or 1.0, chosen.loss_scale_steps, dynamic=chosen.loss_scale is not None
+    )
     losses: list[float] = []
     size = job.batch.global_ // len(microbatch_order)
     for step in range(steps):
@@ -75,15 +81,17 @@ def train_reference(
                     loss = module.loss(x, torch.from_numpy(batch.targets)) / scale
                 if batch.documents is not None:
                     loss = loss * batch.weight
-                loss.backward()
+                (loss if scaling.value == 1.0 else loss * scaling.value).backward()
                 total += loss.item()
             _add_replica(sums, named)
         for name, parameter in named.items():
             parameter.grad = sums.get(name)
-        _clip(list(named.values()), job.optimizer.clip)
+        norm = _clip(list(named.values()), job.optimizer.clip, scaling.value)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, job.train.steps, job.optimizer)
-        optimizer.step()
+        if math.isfinite(norm):
+            optimizer.step()
+        scaling.after(finite=math.isfinite(norm))
         losses.append(total)
         on_step(step + 1)
     return ReferenceResult({k: v.detach() for k, v in named.items()}, tuple(losses))
@@ -136,10 +144,12 @@ def _adamw(job: Job, named: dict[str, torch.nn.Parameter], sharding: Any) -> tor
     )
 
 
-def _clip(parameters: list[torch.nn.Parameter], limit: float | None) -> None:
+def _clip(parameters: list[torch.nn.Parameter], limit: float | None, scale: float) -> float:
+    """Divide gradients by the scale of the loss and clip them; their norm before clipping."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = global_norm(torch.stack([sum_of_squares(g) for g in gradients]))
-    coefficient = clip_coefficient(norm, limit)
+    norm = global_norm(torch.stack([sum_of_squares(g) for g in gradients])) / scale
+    coefficient = clip_coefficient(norm, limit) / scale
     if coefficient != 1.0:
         for gradient in gradients:
             gradient.mul_(coefficient)
+    return norm

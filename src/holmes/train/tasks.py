@@ -59,6 +59,7 @@ def train_until(
 ) -> dict[str, Any]:
     """Run an assignment on this rank until its end, or until a rank was asked to stop."""
     torch.set_num_threads(given.job.train.threads)
+    torch.use_deterministic_algorithms(given.job.train.deterministic)
     rank = given.logical_rank(context)
     points = FaultPoints(given, rank)
     points.reach("start")

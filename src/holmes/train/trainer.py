@@ -196,7 +196,9 @@ class Trainer:
         if self.health is None:
             return
         result = measured.result
-        said = self.health.after(step, result.grad_norm, applied=result.applied)
+        said = self.health.after(
+            step, result.grad_norm, applied=result.applied, rescaled=result.rescaled
+        )
         if said is not None:
             self.report({"health": said})
             self.recorder.log(said)

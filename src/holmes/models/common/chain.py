@@ -142,10 +142,9 @@ def loss(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:
 
 
 def autocast(precision: str, device_type: str = "cpu") -> AbstractContextManager[object]:
-    """The context a block's forward runs in: bf16 autocast for ``bf16``, else none."""
-    if precision == "bf16":
-        return torch.autocast(device_type, dtype=torch.bfloat16)
-    return nullcontext()
+    """The context a block's forward runs in: autocast for ``bf16`` and ``fp16``, else none."""
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return nullcontext() if narrow is None else torch.autocast(device_type, dtype=narrow)
 
 
 def block_generator(seed: int, index: int) -> torch.Generator:

@@ -126,7 +126,7 @@ def _every_second_product(shape: DecoderShape) -> list[Item]:
 
 def _casts(shape: DecoderShape) -> tuple[int, int]:
     """Further copies of the two norms' results: autocast makes one per product that reads it."""
-    if shape.precision != "bf16":
+    if shape.precision not in ("bf16", "fp16"):
         return 0, 0
     return 2, shape.matrices_up - 1
 

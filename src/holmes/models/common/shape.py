@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Precision = Literal["fp32", "fp64", "bf16", "mixed"]
+Precision = Literal["fp32", "fp64", "bf16", "fp16", "mixed"]
 Attention = Literal["fused", "unfused"]
 
 
@@ -29,9 +29,10 @@ WIDTHS: dict[str, Widths] = {
     "fp32": Widths(4, 4, 4, 4, 4, 8),
     "fp64": Widths(8, 8, 8, 8, 8, 16),
     "bf16": Widths(4, 2, 4, 4, 4, 8),
+    "fp16": Widths(4, 2, 4, 4, 4, 8),
     "mixed": Widths(2, 2, 4, 2, 4, 12),
 }
-"""``bf16`` is autocast: parameters, gradients and the residual stream stay fp32. ``mixed`` is
+"""``bf16`` and ``fp16`` are autocast: parameters, gradients and the residual stream stay fp32. ``mixed`` is
 half-precision training with bf16 parameters (2), fp32 gradients (4), fp32 master copy and two
 moments (12)."""
 

@@ -141,6 +141,7 @@ def real_engine(
             recompute=plan.recompute == "full",
             autocast=model.autocast,
             apart=model.apart,
+            scale=optimizer.scale,
         )
         for stage in mine
     ]

@@ -42,6 +42,7 @@ class StepResult:
 
     ``loss`` is the mean over the global batch, None where devices are virtual.
     ``applied`` is false when the norm was not finite: the step changed nothing.
+    ``rescaled`` says that a smaller loss scale is the answer to that.
     """
 
     step: int
@@ -49,6 +50,7 @@ class StepResult:
     grad_norm: float
     applied: bool
     spans: tuple[Span, ...]
+    rescaled: bool = False
 
 
 class Interpreter:
@@ -130,6 +132,7 @@ class Interpreter:
             grad_norm=self._outcome.norm,
             applied=self._outcome.applied,
             spans=tuple(sorted(self._spans, key=lambda span: (span.start, span.id))),
+            rescaled=self._outcome.rescaled,
         )
 
     def gather_parameters(self) -> None:

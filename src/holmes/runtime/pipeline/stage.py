@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from holmes.runtime.pipeline.split import WeightPart, input_gradient
+from holmes.runtime.sharding.loss_scale import LossScale
 
 Blocks = tuple[int, int]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -145,6 +146,7 @@ class TorchStage:
         apart: micro-batches keep documents apart, so every stage needs them.
         tokens: this rank's part of each sample.
         evaluating: makes a context around each evaluation.
+        scale: multiplies the loss that backward starts from.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class TorchStage:
         apart: bool = False,
         tokens: TokenShare | None = None,
         evaluating: Autocast = nullcontext,
+        scale: LossScale | None = None,
     ) -> None:
         assert len(blocks) == place.stop - place.start
         self.place = place
@@ -172,6 +175,7 @@ class TorchStage:
         self._autocast = autocast
         self.tokens = tokens or TokenShare()
         self._evaluating = evaluating
+        self._scale = scale or LossScale()
         self._kept: dict[tuple[int, int], _Kept] = {}
         self._waiting: dict[tuple[int, int], list[WeightPart]] = {}
         self._between: dict[int, Tensor] = {}
@@ -256,7 +260,7 @@ class TorchStage:
         for loss in self._losses:
             total += loss.item()
         self._losses.clear()
-        return total
+        return total / self._scale.value
 
     def _range_input(
         self, microbatch: int, blocks: Blocks, received: Tensor | None, batch: MicroBatch | None
@@ -295,6 +299,8 @@ class TorchStage:
             output = _through(self._blocks[index], x, batch)
         if batch is not None and self._is_loss(index):
             output = self._loss_of(output, batch) * self.tokens.weight / self._divisor
+            if self._scale.value != 1.0:
+                output = output * self._scale.value
         return output
 
     def _loss_of(self, output: Tensor, batch: MicroBatch) -> Tensor:

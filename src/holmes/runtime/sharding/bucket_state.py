@@ -15,12 +15,18 @@ STATES = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class AdamWSettings:
-    """Hyper-parameters; ``clip`` is the largest global norm, None for no clipping."""
+    """Hyper-parameters; ``clip`` is the largest global norm, None for no clipping.
+
+    ``loss_scale`` is the first scale of the loss in fp16, None where nothing is scaled;
+    ``loss_scale_steps`` without an overflow double it.
+    """
 
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float | None = 1.0
+    loss_scale: float | None = None
+    loss_scale_steps: int = 2000
 
 
 class BucketState:

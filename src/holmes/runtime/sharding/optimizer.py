@@ -23,20 +23,26 @@ from holmes.runtime.checkpoint.shard import Shard
 from holmes.runtime.communicator import Communicator
 from holmes.runtime.sharding.bucket_state import STATES, AdamWSettings, BucketState
 from holmes.runtime.sharding.buckets import FlatBucket
+from holmes.runtime.sharding.loss_scale import LossScale
 from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
 from holmes.runtime.sharding.tied import sum_whole
 from holmes.runtime.sharding.wire import Wire
 from holmes.runtime.tensor.shared import StepSums
 
 STEP_NAME = "optimizer/step"
+SCALE_NAME = "optimizer/loss_scale"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step did; ``applied`` is false where the norm was not finite, on all ranks."""
+    """What a step did; ``applied`` is false where the norm was not finite, on all ranks.
+
+    ``rescaled`` says that this was the loss scale's doing, which is lower now.
+    """
 
     norm: float
     applied: bool
+    rescaled: bool = False
 
 
 class StepOptimizer(Protocol):
@@ -93,6 +99,9 @@ def _sum_of_words(flat: Tensor) -> int:
 class ShardedAdamW:
     """AdamW over the buckets of one rank; see the module text.
 
+    Attributes:
+        scale: what the loss is multiplied by, and updates divide by.
+
     Args:
         buckets: from :func:`holmes.runtime.sharding.buckets.flatten`.
         keep_whole: every rank keeps all states (``sharding: none``).
@@ -116,6 +125,8 @@ class ShardedAdamW:
         self._shared = shared
         self._buckets = {bucket.index: bucket for bucket in buckets}
         self._settings = settings
+        first = settings.loss_scale
+        self.scale = LossScale(first or 1.0, settings.loss_scale_steps, dynamic=first is not None)
         self._deferred = keep_whole and any(bucket.shards.members > 1 for bucket in buckets)
         self._wire = Wire(quantize)
         self._learning_rate = 0.0
@@ -251,13 +262,14 @@ class ShardedAdamW:
         return found
 
     def step(self, squares: Tensor) -> Outcome:
-        norm = global_norm(squares)
+        scale = self.scale.value
+        norm = global_norm(squares) / scale
         applied = math.isfinite(norm) and norm <= self._norm_limit
         self._last_squares = squares
         self._added.clear()
         if applied:
             self._usual, self._own = self._own, {}
-        coefficient = clip_coefficient(norm, self._settings.clip)
+        coefficient = clip_coefficient(norm, self._settings.clip) / scale
         for index, state in self._states.items():
             if self._deferred:
                 if applied:
@@ -268,14 +280,15 @@ class ShardedAdamW:
             if applied:
                 state.update(coefficient, self._learning_rate)
             self._buckets[index].zero()
-        return Outcome(norm, applied)
+        return Outcome(norm, applied, self.scale.after(finite=math.isfinite(norm)))
 
     def named_shards(self) -> dict[str, Shard]:
         """What this rank contributes to a checkpoint: parameters, both moments, the step count.
 
         Names: ``parameters/<name>``, ``exp_avg/<name>``, ``exp_avg_sq/<name>`` and
         ``optimizer/step``. Over all ranks the intervals of a name cover it exactly once
-        (the step count is held by every rank). Bring parameters up to date first.
+        (the step count is held by every rank, as is the scale of the loss in fp16). Bring
+        parameters up to date first.
 
         Raises:
             HolmesError: when an update is still pending.
@@ -283,6 +296,8 @@ class ShardedAdamW:
         if self._pending:
             raise HolmesError("parameters are not up to date; call gather_parameters() first")
         found: dict[str, Shard] = {}
+        if self.scale.dynamic:
+            found[SCALE_NAME] = Shard(self.scale.state(), (2,), 0, 2)
         for index, bucket in self._buckets.items():
             state = self._states[index]
             found[STEP_NAME] = Shard(torch.tensor([state.count]), (1,), 0, 1)
@@ -313,6 +328,8 @@ class ShardedAdamW:
         """
         count = float(read(STEP_NAME).item())
         self._pending.clear()
+        if self.scale.dynamic:
+            self.scale.load(read(SCALE_NAME))
         for index, bucket in self._buckets.items():
             state = self._states[index]
             state.set_count(count)
