@@ -32,9 +32,9 @@ WIDTHS: dict[str, Widths] = {
     "fp16": Widths(4, 2, 4, 4, 4, 8),
     "mixed": Widths(2, 2, 4, 2, 4, 12),
 }
-"""``bf16`` and ``fp16`` are autocast: parameters, gradients and the residual stream stay fp32. ``mixed`` is
-half-precision training with bf16 parameters (2), fp32 gradients (4), fp32 master copy and two
-moments (12)."""
+"""``bf16`` and ``fp16`` are autocast: parameters, gradients and the residual stream stay fp32.
+``mixed`` is half-precision training with bf16 parameters (2), fp32 gradients (4), fp32 master copy
+and two moments (12)."""
 
 
 @dataclass(frozen=True)
