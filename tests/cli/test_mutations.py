@@ -7,9 +7,7 @@ one JSON object, ends with a code of its contract, and leaves no half-written pl
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,8 @@ from typing import Any
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.cli.inside import run
 from tests.job.test_bad_input import ANYTHING, JOB, SITE, Path_, at, places
-
-from holmes.cli import main as cli
 
 SMALL = {key: value for key, value in JOB.items() if key != "site"}
 DOCUMENTS: dict[str, dict[str, Any]] = {"site": SITE, "job": SMALL}
@@ -58,20 +55,12 @@ def mutate(documents: dict[str, Any], change: tuple[str, str, Path_, Any, Path_]
         return
 
 
-def run(words: list[str]) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli._run(words, debug=False)
-    return code, out.getvalue(), err.getvalue()
-
-
 def plan(folder: Path, documents: dict[str, Any]) -> tuple[int, str, str]:
     """`holmes plan` on the two documents as files; the plan goes to ``plan.json``."""
     for name, document in documents.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     job, site, made = (str(folder / name) for name in ("job.yaml", "site.yaml", "plan.json"))
-    return run(["plan", job, "--site", site, "--json", "--output", made])
+    return run("plan", job, "--site", site, "--json", "--output", made)
 
 
 def test_the_unchanged_pair_is_planned(tmp_path: Path) -> None:
@@ -88,7 +77,7 @@ def assert_written(answer: dict[str, Any], path: Path) -> None:
 
 
 @settings(
-    max_examples=250,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
