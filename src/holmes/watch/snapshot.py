@@ -17,6 +17,7 @@ from holmes.errors import DataError
 from holmes.events.jsonl import read_objects
 from holmes.events.memory import read_memory
 from holmes.events.metrics import StepMetrics, read_metrics
+from holmes.hardware.topology import Topology
 from holmes.plan.codec import read_plan
 from holmes.plan.plan import Plan
 from holmes.runtime.monitor.board import Phase, read_board
@@ -162,8 +163,6 @@ def _steps(run: Path) -> int | None:
 
 
 def _standings(run: Path, plan: Plan) -> tuple[RankStanding, ...]:
-    from holmes.hardware.topology import Topology
-
     devices = Topology(plan.site).devices
     memory = read_memory(run)
     found: list[RankStanding] = []

@@ -113,7 +113,8 @@ def _ranks(shot: Snapshot) -> RenderableType:
     shown = _worth_showing(shot.ranks)
     for each in shown:
         late = each.step is not None and each.step < most
-        doing = "gone" if each.alive is False and shot.state != "finished" else each.phase
+        ended = "ended" if shot.state == "finished" else "gone"
+        doing = ended if each.alive is False else each.phase
         table.add_row(
             str(each.rank),
             each.node,
