@@ -20,7 +20,6 @@ GIB = 2**30
 NEEDED = (
     "model", "layers", "hidden", "heads", "seq", "site", "n_gpus", "global_batch",
 )  # fmt: skip
-MEASURED = ("iter_time_s", "samples_per_s", "tflops_per_gpu")
 DEFAULT_VOCABULARY = 51_200
 """GPT-2's table padded as Megatron-LM does; used where a row leaves the cell empty."""
 
