@@ -48,6 +48,14 @@ def batch_of(spec: Spec, step: int, replica: Replica, microbatch: int) -> MicroB
 
 def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[float]]:
     """Parameters by name, losses and norms of the steps."""
+    parameters, _, losses, norms = train_with_moments(spec)
+    return parameters, losses, norms
+
+
+def train_with_moments(
+    spec: Spec,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float], list[float]]:
+    """Parameters and running means of their gradients by name, losses and norms of the steps."""
     torch.set_num_threads(1)
     config = spec.config
     module = model_module(spec.family)
@@ -90,7 +98,8 @@ def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[floa
         optimizer.step()
         losses.append(total)
         norms.append(norm)
-    return {name: p.detach() for name, p in named.items()}, losses, norms
+    moments = {name: optimizer.state[p]["exp_avg"] for name, p in named.items()}
+    return {name: p.detach() for name, p in named.items()}, moments, losses, norms
 
 
 def plain_gradients(spec: Spec) -> dict[str, Tensor]:
