@@ -15,7 +15,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from holmes.lab import namespace
-from holmes.lab.wiring import PREFIX_LENGTH, BuildError, Interface, Trunk, Wiring
+from holmes.lab.wiring import PREFIX_LENGTH, BuildError, Interface, Spread, Trunk, Wiring
 
 MTU = 9000
 """Jumbo frames on every fabric: headers stay below 1 % of the bytes."""
@@ -98,6 +98,8 @@ class Network:
                     flags=FDB_OF_BRIDGE,
                     state=FDB_STATIC,
                 )
+        for spread in self.wiring.spreads:
+            self._spread(spread)
 
     def set_nic_rate(self, host: int, interface: str, gbit_s: float) -> None:
         """Change the rate of a card, both directions."""
@@ -152,6 +154,13 @@ class Network:
             for address, mac in card.neighbours:
                 ipr.neigh("add", dst=address, lladdr=mac, ifindex=index, state="permanent")
         self._limit(ipr, index, card.gbit_s)
+
+    def _spread(self, spread: Spread) -> None:
+        """A second address of a host, and one route over all its cards to the peer's."""
+        with self._inside(spread.host) as ipr, _step("make a route over several cards"):
+            ipr.addr("add", index=1, address=spread.address, prefixlen=32)
+            hops = [{"gateway": way, "oif": self._find(ipr, card)} for card, way in spread.via]
+            ipr.route("add", dst=f"{spread.peer}/32", prefsrc=spread.address, multipath=hops)
 
     def _plug(self, port: str, bridge: str, gbit_s: float) -> None:
         """Attach a port to its bridge: no learning, no flooding, shaped towards the cable."""

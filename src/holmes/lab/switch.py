@@ -28,6 +28,7 @@ LOOK_SECONDS = 0.2
 SYSCTLS = {
     "net/ipv6/conf/all/disable_ipv6": "1",  # keeps router and duplicate probes off the counters
     "net/ipv6/conf/default/disable_ipv6": "1",
+    "net/ipv4/fib_multipath_hash_policy": "1",  # a route over several cards looks at ports too
     "net/ipv4/tcp_slow_start_after_idle": "0",  # a link that idled between steps is still a link
 }
 

@@ -58,6 +58,20 @@ class Trunk:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """An address of a host that is on no card, and a way to a peer's over several cards.
+
+    ``via`` are (own interface, the peer's address on the same path); the kernel
+    picks one per connection by a hash of addresses and ports (ECMP).
+    """
+
+    host: int
+    address: str
+    peer: str
+    via: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Wiring:
     """The whole lab network; ``hosts[i]`` are the interfaces of node ``i``.
 
@@ -69,6 +83,7 @@ class Wiring:
     bridges: tuple[str, ...]
     trunks: tuple[Trunk, ...]
     forwards: tuple[tuple[str, str], ...]
+    spreads: tuple[Spread, ...] = ()
 
 
 def wiring_from(data: Mapping[str, Any]) -> Wiring:
@@ -81,6 +96,10 @@ def wiring_from(data: Mapping[str, Any]) -> Wiring:
             for one in data["trunks"]
         ),
         forwards=tuple((port, mac) for port, mac in data["forwards"]),
+        spreads=tuple(
+            Spread(**{**one, "via": tuple((card, way) for card, way in one["via"])})
+            for one in data["spreads"]
+        ),
     )
 
 
