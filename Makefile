@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-BENCHMARKS := demo placement_virtual losing partition overlap prediction rehearsals schedule_gains peers context meshes scatter_gather
+BENCHMARKS := demo placement_virtual losing partition overlap prediction rehearsals schedule_gains peers context meshes scatter_gather paths
 
 export OMP_NUM_THREADS = 1
 export NO_MKDOCS_2_WARNING = 1

@@ -354,6 +354,49 @@ def context(data: Data) -> Rendered:
     )
 
 
+def paths(data: Data) -> Rendered:
+    """Flows on colliding, hashed and planned ports; what a path that fails costs."""
+    rows = [
+        (
+            case,
+            name,
+            _seconds(arm),
+            " + ".join(f"{sent / 1e6:.1f}" for sent in arm["bytes"][-1].values()) + " MB",
+            f"{found['gains'][name]['median']:.2f}" if name in found["gains"] else "1.00",
+        )
+        for case, found in data["cases"].items()
+        for name, arm in found["arms"].items()
+        if not name.endswith(" again")
+    ]
+    few, many = (found["gains"]["hashed"] for found in data["cases"].values())
+    return Rendered(
+        "Measured with plain TCP flows over shaped links, no training",
+        ("flows", "ports", "time", "sent by path, last round", "over planned"),
+        tuple(rows),
+        f"Ports drawn at random take {_ratio(few)} times as long as planned ones with 4 flows, "
+        f"{_ratio(many)} times with 16.",
+        (
+            f"Sizes: {data['sizes']}.",
+            *(
+                f"A path {fault}, flows {arm}: {_ended(trials, data['limit_seconds'])}."
+                for fault, arms in data["faults"].items()
+                for arm, trials in arms.items()
+            ),
+            f"Planned against itself, by case: {_itself(data)}.",
+        ),
+    )
+
+
+def _ended(trials: list[Data], limit: float) -> str:
+    took = sorted(trial["took"] for trial in trials if trial["took"] is not None)
+    text = f"{len(took)} of {len(trials)} transfers ended within {limit:g} s"
+    if not took:
+        return text
+    noticed = [trial["noticed"] for trial in trials if trial["noticed"] is not None]
+    seen = f", first noticed after at most {max(noticed):.2f} s" if noticed else ""
+    return f"{text}, in {took[0]:.2f} to {took[-1]:.2f} s{seen}"
+
+
 RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "demo": demo,
     "placement_virtual": placement_virtual,
@@ -367,6 +410,7 @@ RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "schedule_gains": schedule_gains,
     "peers": peers,
     "context": context,
+    "paths": paths,
 }
 
 
