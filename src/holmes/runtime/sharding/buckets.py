@@ -130,7 +130,8 @@ class FlatBucket:
             parameter = item.slot.parameter
             view = self.whole[item.start : item.stop].view(parameter.shape)
             if parameter.is_meta:
-                torch.utils.swap_tensors(parameter, nn.Parameter(view))  # type: ignore[no-untyped-call]
+                fresh = nn.Parameter(view, requires_grad=parameter.requires_grad)
+                torch.utils.swap_tensors(parameter, fresh)  # type: ignore[no-untyped-call]
             else:
                 view.copy_(parameter)
                 parameter.data = view
