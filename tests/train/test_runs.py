@@ -100,7 +100,9 @@ def test_placements_give_equal_losses_and_keep_to_their_networks(tmp_path: Path)
     given = words(tmp_path, "train={steps: 6}", "name=r")
     both = ok("rehearse", *given, "--placement", "holmes", "--placement", "megatron", "--json")
     holmes, megatron = both["holmes"], both["megatron"]
-    assert holmes["loss"] == pytest.approx(megatron["loss"], rel=1e-12)
+    # Not to the bit: cuts follow measured times, and with another cut the parts of a tensor that
+    # replicas hold, whose squares add up to the norm that clips, have other borders.
+    assert holmes["loss"] == pytest.approx(megatron["loss"], rel=1e-6)
     assert set(megatron["bytes_per_step"]) == {"ethernet"}
     assert set(holmes["bytes_per_step"]) == {"ethernet", "infiniband", "roce"}
     for result in (holmes, megatron):
