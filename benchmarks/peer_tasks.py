@@ -17,9 +17,10 @@ from holmes.job.job import Job
 from holmes.launch.context import RankContext
 from holmes.models.registry import describe, family_of, model_module
 from holmes.train.assignment import Assignment
+from holmes.train.fault_points import FaultPoints
 from holmes.train.parts import build_parts
 from holmes.train.tasks import open_plan_groups
-from holmes.train.trainer import Trainer
+from holmes.train.trainer import Outside, Trainer
 
 DEADLINE = timedelta(seconds=60)
 
@@ -31,7 +32,8 @@ def ours(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, Any]:
     rank = given.logical_rank(context)
     with open_plan_groups(given, rank, context) as groups:
         parts = build_parts(given, groups)
-        trainer = Trainer(given, groups, parts, context.report)
+        outside = Outside(context.report, lambda: False, FaultPoints(given, rank))
+        trainer = Trainer(given, groups, parts, outside)
         try:
             return _timed(lambda step: trainer.step(step).loss, given.steps, groups.barrier)
         finally:
