@@ -11,11 +11,13 @@ import pytest
 
 from holmes.diagnose import watcher as module
 from holmes.diagnose.diagnose import diagnose
+from holmes.diagnose.records import order_of_plan
 from holmes.diagnose.watcher import Process, Watcher
 from holmes.errors import ConfigError, DataError
 from holmes.hardware.topology import Topology
 from holmes.plan.codec import write_plan
 from holmes.runtime.monitor.board import Board, Phase
+from holmes.schedule.instruction import Op
 from holmes.train.injection import check_faults
 from tests.diagnose.cases import LANE, plan
 
@@ -42,6 +44,13 @@ def watched(run: Path, kernel: Process) -> tuple[Watcher, list[Board]]:
         board.set_operation(1_000_000)
         board.step(3, Phase.INSIDE)
     return watcher, boards
+
+
+def computation_of(rank: int) -> int:
+    """The first forward of a rank."""
+    order = order_of_plan(plan())
+    found = order.instructions.items()
+    return next(i for i, ins in found if order.rank_of[i] == rank and ins.op is Op.FORWARD)
 
 
 def test_progress_of_one_rank_is_enough(tmp_path: Path) -> None:
@@ -141,3 +150,31 @@ def test_faults_without_effect_on_virtual_devices_are_refused(fault: str) -> Non
     with pytest.raises(ConfigError):
         check_faults([fault], Topology(plan().site), 5, virtual=True)
     check_faults([fault], Topology(plan().site), 5, virtual=False)
+
+
+def test_a_node_that_waits_for_another_says_nothing(tmp_path: Path) -> None:
+    """Two of four ranks are watched: only what their boards prove counts."""
+    watcher, boards = watched(tmp_path, Kernel())
+    now = time.monotonic()
+    watcher.follow(dict.fromkeys((0, 1), os.getpid()), now)
+    for board in boards[:2]:
+        board.step(3, Phase.BEFORE)
+    assert watcher.look(now) is None
+    assert watcher.look(now + 100) is None
+    assert watcher.verdict is None
+    boards[1].step(3, Phase.INSIDE)
+    boards[1].turn("compute", computation_of(1))
+    assert watcher.look(now + 101) is None
+    assert watcher.look(now + 107) is not None
+    assert watcher.verdict is not None
+    assert (watcher.verdict.cls, watcher.verdict.rank) == ("frozen", 1)
+
+
+def test_a_death_is_told_with_what_the_rank_did(tmp_path: Path) -> None:
+    watcher, boards = watched(tmp_path, Kernel())
+    boards[2].turn("compute", computation_of(2))
+    verdict = watcher.death(2, "rank 2 died")
+    watcher.conclude("death", watcher.seat(2), "rank 2 died")
+    assert (verdict.cls, verdict.rank) == ("dead", 2)
+    assert "rank 2 is in step 3, forward, instruction " in verdict.evidence[1]
+    assert diagnose(tmp_path).evidence == verdict.evidence

@@ -70,10 +70,11 @@ def _failed(records: Records, evidence: Mapping[str, Any]) -> Verdict:
     rank = evidence.get("rank")
     host = None if rank is None else records.places.host(rank)
     lines = tuple(str(evidence.get("text", "")).splitlines()[:1])
-    if evidence["kind"] == "death":
+    known = evidence["verdict"]
+    if evidence["kind"] == "death" and (known is None or known["cls"] != "dead"):
         return Verdict("dead", rank, host, evidence=(*lines, *_last(records, rank)))
-    if evidence["verdict"] is not None:
-        return verdict_from(evidence["verdict"])
+    if known is not None:
+        return verdict_from(known)
     return Verdict("software", rank, host, confidence=0.8, evidence=lines)
 
 

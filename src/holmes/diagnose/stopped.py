@@ -42,7 +42,10 @@ def why_stopped(scene: Scene, order: Order, places: Places) -> Verdict:
     stopped = [rank for rank, state in scene.states.items() if state.startswith("stopped")]
     if stopped:
         rank = min(stopped)
-        seen = [f"the kernel says that rank {rank} is {scene.states[rank]}", _doing(scene, rank)]
+        seen = [
+            f"the kernel says that rank {rank} is {scene.states[rank]}",
+            doing(scene, rank, order),
+        ]
         seen += [f"rank {other} is {scene.states[other]} too" for other in sorted(stopped)[1:]]
         return Verdict("frozen", rank, places.host(rank), confidence=0.99, evidence=tuple(seen))
     waiting = waits(scene.boards, order)
@@ -58,7 +61,7 @@ def why_stopped(scene: Scene, order: Order, places: Places) -> Verdict:
     graph = [f"rank {rank} waits for {_listed(found)}" for rank, found in waiting.items() if found]
     if stuck:
         rank = max(stuck, key=lambda one: sum(one in found for found in waiting.values()))
-        why = (_doing(scene, rank), *graph)
+        why = (doing(scene, rank, order), *graph)
         return Verdict("frozen", rank, places.host(rank), confidence=0.8, evidence=why)
     if not roots:
         if not graph and scene.no_carrier:
@@ -66,7 +69,7 @@ def why_stopped(scene: Scene, order: Order, places: Places) -> Verdict:
         if not graph:
             return Verdict("software", confidence=0.3, evidence=("no rank is inside a step",))
         return Verdict("deadlock", confidence=0.8, evidence=tuple(graph))
-    ends = [_doing(scene, rank) + ", and all partners are there" for rank in roots]
+    ends = [doing(scene, rank, order) + ", and all partners are there" for rank in roots]
     return _network(scene, (*ends, *graph))
 
 
@@ -111,16 +114,20 @@ def _busy(board: Reading) -> list[Slot]:
     return [slot for slot in board.slots if slot.busy]
 
 
-def _doing(scene: Scene, rank: int) -> str:
+def doing(scene: Scene, rank: int, order: Order) -> str:
+    """What a rank's board says of it, in words."""
     board = scene.boards.get(rank)
     if board is None:
         return f"rank {rank} has not begun a step"
     if not board.inside:
         where = {Phase.BEFORE: "in the barrier before", Phase.AFTER: "in the barrier after"}
         return f"rank {rank} is {where.get(board.phase, 'outside')} step {board.step}"
-    names = [f"instruction {slot.instruction} on {slot.lane}" for slot in _busy(board)]
-    doing = ", ".join(names) or "between two instructions"
-    return f"rank {rank} is in step {board.step}, {doing}"
+    names = []
+    for slot in _busy(board):
+        ins = order.instructions.get(slot.instruction)
+        what = f"{ins.op.value}, " if ins is not None else ""
+        names.append(f"{what}instruction {slot.instruction} on {slot.lane}")
+    return f"rank {rank} is in step {board.step}, {', '.join(names) or 'between two instructions'}"
 
 
 def _network(scene: Scene, seen: tuple[str, ...]) -> Verdict:

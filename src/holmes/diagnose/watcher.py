@@ -17,7 +17,7 @@ from typing import Any
 
 from holmes.diagnose.records import EVIDENCE, FOLDER, Places, order_of_plan
 from holmes.diagnose.sockets import connections
-from holmes.diagnose.stopped import Scene, why_stopped
+from holmes.diagnose.stopped import Scene, doing, why_stopped
 from holmes.diagnose.verdict import Verdict
 from holmes.errors import DataError
 from holmes.lab.carrier import carriers
@@ -29,6 +29,8 @@ LEAST_SECONDS = 5.0
 FACTOR = 5.0
 CERTAIN = 0.95
 """From here on the scene outranks what a rank complained of: a timeout is not the cause."""
+LOCAL = frozenset({"frozen", "deadlock"})
+"""Verdicts that the boards of some of the ranks can prove."""
 FIRST_STEP_SECONDS = 20.0
 """Before the first step is complete there is no baseline, and first calls are slow; nor is
 there one for writing records."""
@@ -77,7 +79,7 @@ class Watcher:
         self._kernel = kernel or Process()
         self._pids: dict[int, int] = {}
         self._seen: dict[int, tuple[int, ...]] = {}
-        self._moved = self._began = 0.0
+        self._moved = 0.0
         self._stopped_since: dict[int, float] = {}
         self._scene: Scene | None = None
         self._verdict: Verdict | None = None
@@ -86,15 +88,23 @@ class Watcher:
     def begin(self, pids: Mapping[int, int]) -> None:
         """Watch these processes, by device of the site."""
         ranks = {device: rank for rank, device in enumerate(self._plan.rank_map)}
-        self._pids = {ranks[seat]: pid for seat, pid in pids.items()}
-        self._moved = self._began = time.monotonic()
+        self.follow({ranks[seat]: pid for seat, pid in pids.items()}, time.monotonic())
         for name in (EVIDENCE, "diagnosis.json"):
             (self._run / name).unlink(missing_ok=True)
         for path in (self._run / FOLDER).glob("*.board"):
             path.unlink()
 
+    def follow(self, pids: Mapping[int, int], now: float) -> None:
+        """Watch these processes from now on, by logical rank, and leave all files as they are."""
+        self._pids = dict(pids)
+        self._moved = now
+
     def look(self, now: float) -> Hang | None:
-        """Read the boards; what is wrong when nothing has moved for too long."""
+        """Read the boards; what is wrong when nothing has moved for too long.
+
+        Where only some of the ranks are watched, all of them may wait for one that is not: then
+        nothing is said.
+        """
         boards = self._boards()
         progress = {rank: board.progress for rank, board in boards.items()}
         if progress != self._seen:
@@ -110,6 +120,9 @@ class Watcher:
         if self._verdict.cls != "frozen":  # only then does it take the network to tell
             self._scene = self.scene(boards)
             self._verdict = why_stopped(self._scene, self._order, self._places)
+        if len(self._pids) < self._plan.world_size and self._verdict.cls not in LOCAL:
+            self._scene = self._verdict = None
+            return None
         self._noticed = time.monotonic_ns()
         return Hang(
             f"the run hangs: {self._verdict.text()}",
@@ -145,6 +158,23 @@ class Watcher:
         if not slowest or not all(slowest) or writing:
             return FIRST_STEP_SECONDS
         return max(LEAST_SECONDS, FACTOR * max(slowest) / 1e9)
+
+    def death(self, rank: int, text: str) -> Verdict:
+        """The verdict on a rank whose process is gone, with what it was doing."""
+        self.freeze()
+        assert self._scene is not None
+        seen = (text, doing(self._scene, rank, self._order))
+        self._verdict = Verdict("dead", rank, self._places.host(rank), evidence=seen)
+        return self._verdict
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What was found, once something was."""
+        return self._verdict
+
+    def seat(self, rank: int) -> int:
+        """The device of the site that a logical rank runs on."""
+        return self._plan.rank_map[rank]
 
     def freeze(self) -> None:
         """Take down the scene, once."""

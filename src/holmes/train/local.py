@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -22,6 +24,7 @@ from holmes.runtime.capabilities import CAPABILITIES
 from holmes.runtime.checkpoint.fence import advance
 from holmes.runtime.checkpoint.read import latest_good
 from holmes.train.assignment import Assignment
+from holmes.train.node_watch import farewell, start_node_watch
 from holmes.train.planning import (
     check_fits,
     check_wishes,
@@ -41,7 +44,7 @@ from holmes.train.run_folder import (
 )
 from holmes.train.show import Progress, Say
 from holmes.train.summary import summarise, write_json
-from holmes.train.supervise import with_checkpoint
+from holmes.train.supervise import keep_evidence, with_checkpoint
 
 GPU = Path("/dev/nvidia0")
 
@@ -138,6 +141,14 @@ def _one_rank(
         os.environ.setdefault(name, value)
     if resolved.job.train.deterministic:  # cuBLAS reads it when its first handle is made
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with farewell(run_path(resolved.job)):
+        return _launched(resolved, resume=resume, plan_file=plan_file, progress=progress)
+
+
+def _launched(
+    resolved: ResolvedJob, *, resume: bool, plan_file: Path | None, progress: Progress
+) -> dict[str, Any] | None:
+    """The rank itself; the first one of a node also starts what watches the node's ranks."""
     import torch
 
     here = from_environ(os.environ)
@@ -150,6 +161,7 @@ def _one_rank(
     if first:
         make_run_folder(existing_run(run) if resume else run, keep=resume)
         generation = advance(run)
+        keep_evidence(run, generation - 1)
         write_inputs(run, concrete, plan)
         write_prediction(run, plan)
     checkpoint = _resume_folder(run, progress.say if first else _ignore) if resume else None
@@ -164,6 +176,8 @@ def _one_rank(
         generation=generation,
         secret=os.environ.get("HOLMES_SECRET", ""),
     )
+    if here.local_rank == 0:
+        start_node_watch(plan, run, here)
     on_steps = progress.on_steps(run.name, assignment.steps) if first else None
     with own_log(run / "logs", here.launch_rank):
         result = run_here(
@@ -186,7 +200,8 @@ def _one_rank(
 
 @contextmanager
 def own_log(folder: Path, rank: int) -> Iterator[None]:
-    """Write what this rank prints to its log, as the ranks of a session do.
+    """Write what this rank prints to its log, as the ranks of a session do, and the stacks of
+    its threads at SIGUSR1.
 
     Raises:
         WriteError: the log cannot be written.
@@ -198,7 +213,11 @@ def own_log(folder: Path, rank: int) -> Iterator[None]:
     except OSError as error:
         raise WriteError(f"cannot write the log: {error.strerror}", where=str(path)) from None
     with log, redirect_stdout(log):
-        yield
+        faulthandler.register(signal.SIGUSR1, file=log, all_threads=True)
+        try:
+            yield
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
 
 
 def _ignore(_: str) -> None:

@@ -175,7 +175,7 @@ class Supervisor:
         """The next generation's assignment; the ranks of the last one are ended already."""
         run = current.run_folder
         self._progress.say(f"{failure.error.what}; {failure.verdict.text()}")
-        _keep_evidence(run, current.generation or 0)
+        keep_evidence(run, current.generation or 0)
         current = self._replanned(current, failure)
         following = self._next(current)
         resumed = step_of(Path(following.resume_from)) if following.resume_from else 0
@@ -295,11 +295,11 @@ def _verdict(run: Path) -> Verdict:
     return Verdict("software", confidence=0.0, evidence=("the run left no records",))
 
 
-def _keep_evidence(run: Path, generation: int) -> None:
+def keep_evidence(run: Path, generation: int) -> None:
     """What a failed generation left is not overwritten by the next one's."""
     folder = run / FAILURES / f"generation-{generation}"
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
         for name in (EVIDENCE, RESULT):
             if (run / name).exists():
+                folder.mkdir(parents=True, exist_ok=True)
                 (run / name).replace(folder / name)

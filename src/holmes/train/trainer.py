@@ -241,7 +241,9 @@ class Trainer:
         """Continue where a checkpoint ended."""
         if self.optimizer is None or self.batches is None:
             return
+        self.monitor.outside(step_of(folder), Phase.SAVING)  # a large one takes its time
         self.first_step, self.batches = load(folder, self.optimizer, self.batches, self.groups)
+        self.monitor.outside(self.first_step, Phase.OUTSIDE)
         self.recorder.rewind(self.first_step)
         self.recorder.log(f"resumed from {folder.name}")
 

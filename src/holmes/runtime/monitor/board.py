@@ -31,7 +31,7 @@ class Phase(IntEnum):
     """Where a rank is with its step, in order."""
 
     SAVING = -2
-    """In a checkpoint, or waiting for one."""
+    """Writing or reading a checkpoint, or waiting for that."""
     EVALUATING = -1
     OUTSIDE = 0
     """Writing records, asking how things went."""
