@@ -37,6 +37,8 @@ from holmes.plan.codec import plan_from_dict, plan_to_dict
 from holmes.plan.plan import Plan
 from holmes.runtime.monitor.board import read_board
 
+START_SECONDS = 10.0
+"""A rank waits at most so long until its watch looks, then goes on without."""
 STACK_SECONDS = 0.5
 """For the stacks to be written before a rank is ended."""
 GRACE_SECONDS = 2.0
@@ -65,7 +67,10 @@ def start_node_watch(plan: Plan, run: Path, here: RankEnvironment) -> None:
         json.dump(given, file)
         file.seek(0)
         command = [sys.executable, "-m", __name__]
-        subprocess.Popen(command, stdin=file, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:  # it closes its end once it looks; no rank has a board before that
+        select.select([process.stdout], [], [], START_SECONDS)
 
 
 def ranks_beside(plan: Plan, here: RankEnvironment) -> list[int]:
@@ -217,7 +222,11 @@ def main() -> None:
     run = Path(given["run"])
     watcher = Watcher(plan_from_dict(given["plan"], where="the plan"), run, ())
     old = {int(rank): int(pid) for rank, pid in given["old"].items()}
-    NodeWatch(watcher, run, given["ranks"], old, given["starter"]).run()
+    watch = NodeWatch(watcher, run, given["ranks"], old, given["starter"])
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # tells the starter
+    os.close(nowhere)
+    watch.run()
 
 
 def _farewell_of(run: Path, pid: int) -> Path:
