@@ -46,8 +46,12 @@ WANTED = {
     "freeze": "frozen",
     "slow": "slow-compute",
     "rate": "slow-link",
+    "loss": "lossy-link",
+    "latency": "slow-link",
+    "jitter": "slow-link",
     "cut": "cut-link",
 }
+HOW_MUCH = {"rate": ",share=0.5", "loss": ",percent=1", "latency": ",ms=10", "jitter": ",ms=10"}
 FAILING = ("kill", "freeze", "cut")
 
 
@@ -73,8 +77,7 @@ def fault_of(kind: str, draw: random.Random) -> tuple[str | None, int | None]:
         return f"{kind}:rank={victim}@step={step},phase={draw.choice(PHASES)}", victim
     if kind == "slow":
         return f"slow:rank={victim},share=0.5@step={step}", victim
-    share = ",share=0.5" if kind == "rate" else ""
-    return f"{kind}:host=a-{victim},nic=ethernet{share}@step={step}", victim
+    return f"{kind}:host=a-{victim},nic=ethernet{HOW_MUCH.get(kind, '')}@step={step}", victim
 
 
 def trial(rehearsal: Rehearsal, kind: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -96,6 +99,7 @@ def trial(rehearsal: Rehearsal, kind: str, seed: int, folder: Path) -> dict[str,
         "kind": kind,
         "seed": seed,
         "fault": fault,
+        "relay": _relay(folder),
         "class": verdict.cls,
         "class_right": verdict.cls == WANTED[kind],
         "victim_right": None if victim is None else named == victim,
@@ -103,6 +107,13 @@ def trial(rehearsal: Rehearsal, kind: str, seed: int, folder: Path) -> dict[str,
         "seconds": seconds,
         "message": message,
     }
+
+
+def _relay(folder: Path) -> dict[str, int] | None:
+    """What the relay did, where the fault needed one: frames, and how many were lost."""
+    path = folder / "injected.json"
+    faults = json.loads(path.read_text())["faults"] if path.exists() else []
+    return faults[0].get("relay") if faults else None
 
 
 def _number(host: str | None) -> int | None:
@@ -143,7 +154,7 @@ def overhead(step: FlightStep, folder: Path) -> dict[str, float]:
         for span in spans:
             board.turn("compute", span.id)
             board.turn("compute", span.id)
-        recorder.write(number, spans, step.arrivals, applied=True)
+        recorder.write(number, spans, step.arrivals, applied=True, wires=step.wires)
     each = (time.process_time() - before) / rounds
     length = max(s.stop for s in spans) - min(s.start for s in spans)
     return {"cpu_seconds_per_step": each, "share_of_step": each / (length / 1e9)}

@@ -8,6 +8,7 @@ from holmes.hardware.site import Fabric
 from holmes.hardware.topology import Topology
 from holmes.lab.faults import KINDS, parse_faults
 from tests.diagnose.cases import plan
+from tests.lab.hosts import site
 
 
 def parse(*texts: str) -> list[object]:
@@ -41,6 +42,10 @@ def test_every_part_of_a_fault_is_read() -> None:
         ("slow:rank=1,share=2@step=5", "between 0 and 1"),
         ("rate:share=0.5@step=5", "either host= and nic=, or link="),
         ("rate:link=0@step=5", "no link"),
+        ("loss:percent=1@step=5", "loss needs either host= and nic=, or link="),
+        ("loss:host=a-1,nic=ethernet,percent=100@step=5", "between 0 and 100"),
+        ("latency:host=a-1,nic=ethernet,ms=x@step=5", "ms=x"),
+        ("jitter:host=a-1,nic=ethernet,percent=1@step=5", "unknown key 'percent'"),
         ("cut:host=a-9,nic=ethernet@step=5", "no host 'a-9'"),
         ("cut:host=a-1,nic=infiniband@step=5", "no infiniband card"),
         ("cpu:rank=1@step=5,phase=forward", "unknown key 'phase'"),
@@ -52,6 +57,15 @@ def test_a_bad_fault_is_refused_with_a_hint(text: str, says: str) -> None:
         parse(text)
     assert says in refused.value.text()
     assert refused.value.exit_code == 78
+
+
+def test_a_link_is_named_by_its_clusters_or_its_number() -> None:
+    topology = Topology(site())
+    for link in ("0", "ib-roce", "roce-ib"):
+        (loss,) = parse_faults([f"loss:link={link},percent=0.5@step=3"], topology, 20)
+        assert (loss.link, loss.percent, loss.to_dict()["ms"]) == (0, 0.5, None)
+    with pytest.raises(ConfigError, match="no link 'ib-roc'"):
+        parse_faults(["loss:link=ib-roc@step=3"], topology, 20)
 
 
 def test_every_kind_has_an_example_that_parses() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from holmes.events.span import Span
 from holmes.runtime.monitor.board import Board, Phase, read_board
 from holmes.runtime.monitor.flight import FlightRecorder, read_flight
 from holmes.runtime.monitor.meter import Arrival, Meter
+from holmes.runtime.monitor.wires import Connections, Wire
 
 
 def test_a_board_shows_what_is_under_way(tmp_path: Path) -> None:
@@ -55,11 +57,35 @@ def span(number: int, stop: int) -> Span:
 def test_a_flight_record_comes_back(tmp_path: Path) -> None:
     recorder = FlightRecorder(tmp_path, 0)
     part = Arrival(1, 10, 20, 4096, True)
+    wire = Wire("eth0", "10.0.0.1", "10.0.0.2", 7, 1)
     assert recorder.write(4, [span(1, 30), span(2, 50)], {"comm:g": [part]}, applied=True) == 50
-    assert recorder.write(5, [span(1, 30)], {"comm:g": []}, applied=False) == 50
+    assert recorder.write(5, [span(1, 30)], {"comm:g": []}, applied=False, wires=[wire]) == 50
     first, second = read_flight(tmp_path, 0)
     assert first.spans == {1: (0, 30), 2: (0, 50)} and first.arrivals == {"comm:g": (part,)}
     assert (first.step, second.step, second.applied) == (4, 5, False)
+    assert (first.wires, second.wires) == ((), (wire,))
+
+
+def test_connections_count_what_was_sent_since_the_last_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("holmes.runtime.monitor.wires.REST_SECONDS", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.bind(("127.0.0.2", 0))
+        client.connect(server.getsockname())
+        peer, _ = server.accept()
+        with peer:
+            client.sendall(b"before")
+            connections = Connections()
+            for _ in range(3):
+                client.sendall(b"x")
+            peer.sendall(b"y")
+            there = Wire("", "127.0.0.2", "127.0.0.1", 3, 0)
+            back = Wire("lo", "127.0.0.1", "127.0.0.2", 1, 0)
+            assert set(connections.since()) == {there, back}
+            assert connections.since() == ()
+            client.sendall(b"z")
+            assert [wire.segments for wire in connections.since()] == [1]
 
 
 def test_a_flight_record_keeps_to_its_size(tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ def test_slow_ranks_and_cards_are_told_apart(rehearsal: Rehearsal, tmp_path: Pat
     assert (capped.cls, capped.host, capped.nic) == ("slow-link", "a-2", "ethernet")
 
 
+def test_lost_packets_name_the_card(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    fault = "loss:host=a-2,nic=ethernet,percent=1@step=12"
+    lossy = run(rehearsal, tmp_path, fault)
+    assert (lossy.cls, lossy.host, lossy.nic) == ("lossy-link", "a-2", "ethernet")
+    (truth,) = json.loads((tmp_path / "injected.json").read_text())["faults"]
+    assert 0.003 < truth["relay"]["lost"] / truth["relay"]["frames"] < 0.03
+
+
 def test_the_diagnosis_does_not_read_the_truth(rehearsal: Rehearsal, tmp_path: Path) -> None:
     found = run(rehearsal, tmp_path, "slow:rank=0,share=0.5@step=12")
     (tmp_path / "injected.json").write_text("not JSON")

@@ -49,6 +49,12 @@ class Places:
         fabric = None if group is None else group.transport.fabric
         return None if fabric is None else fabric.value
 
+    def nic(self, rank: int, interface: str) -> str | None:
+        """The NIC kind that an interface of the host of a rank belongs to."""
+        node = self.topology.devices[self.plan.rank_map[rank]].node
+        kinds = (nic.kind for nic in node.group.nics)
+        return next((k.value for k in kinds if interface in node.interfaces(k)), None)
+
 
 @dataclass(frozen=True)
 class Records:

@@ -4,12 +4,13 @@ have in common."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from statistics import mean, median
 
 from holmes.diagnose.change import SLOWER, Change, Windows, change_of, windows
 from holmes.diagnose.edges import Edge, Sample, delays
+from holmes.diagnose.losses import why_lossy
 from holmes.diagnose.records import Places, Records
+from holmes.diagnose.suspects import suspects
 from holmes.diagnose.verdict import Verdict, VerdictClass
 from holmes.schedule.instruction import COMPUTE_OPS
 
@@ -23,23 +24,15 @@ LONGER_STEP = 1.08
 SURE = 0.95
 
 
-@dataclass(frozen=True)
-class Suspect:
-    """A part of the network, with the edges that use it."""
-
-    cls: VerdictClass
-    host: str | None
-    nic: str
-    link: str | None
-    edges: frozenset[Edge]
-
-
 def why_slow(records: Records) -> Verdict:
     """The verdict on a run that went on; class ``none`` where nothing stands out."""
     compared = windows(records.complete)
     if compared is None:
         few = f"only {len(records.complete)} complete steps, too few to compare"
         return Verdict("none", confidence=0.3, evidence=(few,))
+    lossy = why_lossy(records, compared)
+    if lossy is not None:  # what is lost makes messages slow as well, not the other way round
+        return lossy
     computing = compute_changes(records, compared)
     moving = {
         edge: change
@@ -126,7 +119,7 @@ def _slow_network(
         return None
     fits = [
         (_fit(suspect.edges, worse), suspect)
-        for suspect in _suspects(moving, places)
+        for suspect in suspects(moving.keys(), places)
         if suspect.edges & worse and (suspect.cls == "slow-link" or suspect.edges <= worse)
     ]
     best = max((fit for fit, _ in fits), default=0.0)
@@ -150,37 +143,6 @@ def _slow_network(
     return Verdict(
         cls, None, None, chosen.nic, "-".join(hosts), confidence=sure, evidence=(*seen, note)
     )
-
-
-def _suspects(moving: Mapping[Edge, Change], places: Places) -> Iterator[Suspect]:
-    """Every card (both ways, sending, receiving), pair of hosts and link that some edge uses."""
-    cards = sorted({(places.host(rank), edge.fabric) for edge in moving for rank in edge[:2]})
-    for host, nic in cards:
-        mine = [edge for edge in moving if edge.fabric == nic]
-        out = frozenset(edge for edge in mine if places.host(edge.source) == host)
-        into = frozenset(edge for edge in mine if places.host(edge.target) == host)
-        yield Suspect("slow-link", host, nic, None, out | into)
-        if out and into:
-            yield Suspect("slow-sender", host, nic, None, out)
-            yield Suspect("slow-receiver", host, nic, None, into)
-    pairs = {(frozenset((places.host(e.source), places.host(e.target))), e.fabric) for e in moving}
-    for hosts, nic in sorted(pairs, key=lambda pair: (sorted(pair[0]), pair[1])):
-        between = frozenset(
-            edge
-            for edge in moving
-            if edge.fabric == nic and {places.host(rank) for rank in edge[:2]} == hosts
-        )
-        yield Suspect("slow-link", None, nic, "-".join(sorted(hosts)), between)
-    for link in places.plan.site.links:
-        ends = set(link.between)
-        crossing = frozenset(
-            edge
-            for edge in moving
-            if edge.fabric == link.kind.value
-            and {places.cluster(edge.source), places.cluster(edge.target)} == ends
-        )
-        if crossing:
-            yield Suspect("slow-link", None, link.kind.value, "-".join(link.between), crossing)
 
 
 def _fit(edges: frozenset[Edge], worse: set[Edge]) -> float:

@@ -1,6 +1,7 @@
 """Faults that a rehearsal can inject: one registry, one grammar.
 
     kill:rank=2@step=5,phase=backward      rate:host=roce-0,nic=ethernet,share=0.5@step=10
+    loss:link=ib-roce,percent=1@step=5
 
 Before the ``@`` stands what breaks, behind it when. This is the only place that knows
 the names; who carries a fault out is said by :attr:`Kind.by`.
@@ -49,6 +50,7 @@ OUTER_PHASES: tuple[Phase, ...] = (
 """Before the rendezvous, after it, before the state is loaded, as a batch is read, in a save
 (``marker`` and ``latest`` are rank 0's), after the last step. For kill and freeze."""
 MOST_TIMES = 1001
+MOST_MS = 10_000.0
 EXAMPLE = "kill:rank=2@step=5,phase=backward"
 
 
@@ -67,6 +69,13 @@ class Kind:
     needs: frozenset[str]
     may: frozenset[str]
     by: Literal["rank", "lab"]
+
+
+_PLACE = "a NIC of a host (host=, nic=) or a link between clusters (link=)"
+
+
+def _placed(value: str) -> frozenset[str]:
+    return frozenset({"host", "nic", "link", value})
 
 
 KINDS: Mapping[str, Kind] = {
@@ -94,10 +103,20 @@ KINDS: Mapping[str, Kind] = {
         frozenset({"share"}),
         "lab",
     ),
-    "rate": Kind(
-        "a NIC of a host (host=, nic=) or a link between clusters (link=) runs at `share`",
+    "rate": Kind(f"{_PLACE} runs at `share`", frozenset(), _placed("share"), "lab"),
+    "loss": Kind(
+        f"`percent` of the frames of {_PLACE} are lost, each way",
         frozenset(),
-        frozenset({"host", "nic", "link", "share"}),
+        _placed("percent"),
+        "lab",
+    ),
+    "latency": Kind(
+        f"frames of {_PLACE} take `ms` longer, each way", frozenset(), _placed("ms"), "lab"
+    ),
+    "jitter": Kind(
+        f"frames of {_PLACE} take up to `ms` longer, each way, and stay in order",
+        frozenset(),
+        _placed("ms"),
         "lab",
     ),
     "cut": Kind(
@@ -132,6 +151,8 @@ class Fault:
     times: int = 1
     back: int | None = None
     bit: int = 30
+    percent: float = 1.0
+    ms: float = 10.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -148,6 +169,8 @@ class Fault:
             "times": self.times,
             "back": self.back,
             "bit": self.bit if "bit" in KINDS[self.kind].may else None,
+            "percent": self.percent if "percent" in KINDS[self.kind].may else None,
+            "ms": self.ms if "ms" in KINDS[self.kind].may else None,
         }
 
 
@@ -178,16 +201,18 @@ def _parse(text: str, topology: Topology, steps: int) -> Fault:
     moment = _pairs(text, when, {"step", "phase"} if kind.by == "rank" else {"step"})
     if "step" not in moment:
         raise _wrong(text, "it names no step", f"add step=N, as in {EXAMPLE}")
-    if name == "rate" and ("link" in where) == bool(where.keys() & {"host", "nic"}):
-        raise _wrong(text, "rate needs either host= and nic=, or link=", kind.help)
+    if "link" in kind.may and ("link" in where) == bool(where.keys() & {"host", "nic"}):
+        raise _wrong(text, f"{name} needs either host= and nic=, or link=", kind.help)
     fault = Fault(
         text,
         name,
         step=_integer(text, "step", moment["step"], steps),
         phase=_phase(text, moment.get("phase")),
         rank=_optional(text, "rank", where, len(topology.devices)),
-        link=_optional(text, "link", where, len(topology.site.links)),
-        share=_share(text, where.get("share", "0.5")),
+        link=_link(text, where, topology),
+        share=_between(text, "share", where.get("share", "0.5"), 1.0),
+        percent=_between(text, "percent", where.get("percent", "1"), 100.0),
+        ms=_between(text, "ms", where.get("ms", "10"), MOST_MS),
         times=_optional(text, "times", where, MOST_TIMES) or 1,
         bit=_integer(text, "bit", where.get("bit", "30"), 32),
         back=_optional(text, "back", where, steps),
@@ -240,14 +265,32 @@ def _phase(text: str, value: str | None) -> Phase | None:
     raise _wrong(text, f"there is no phase {value!r}", _near(value, (*PHASES, *OUTER_PHASES)))
 
 
-def _share(text: str, value: str) -> float:
+def _between(text: str, key: str, value: str, limit: float) -> float:
     try:
-        share = float(value)
+        number = float(value)
     except ValueError:
-        share = 0.0
-    if not 0.0 < share < 1.0:
-        raise _wrong(text, f"share={value} is not possible", "give a share between 0 and 1")
-    return share
+        number = 0.0
+    if not 0.0 < number < limit:
+        raise _wrong(
+            text, f"{key}={value} is not possible", f"give a number between 0 and {limit:g}"
+        )
+    return number
+
+
+def _link(text: str, given: Mapping[str, str], topology: Topology) -> int | None:
+    """A link by its number in the site, or as ``<cluster>-<cluster>``."""
+    links = topology.site.links
+    names = {"-".join(ends): i for i, link in enumerate(links) for ends in _both(link.between)}
+    word = given.get("link", "")
+    if word in names:
+        return names[word]
+    if word and links and not word.isdecimal():
+        raise _wrong(text, f"the site has no link {word!r}", _near(word, names))
+    return _optional(text, "link", given, len(links))
+
+
+def _both(ends: tuple[str, str]) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ends, (ends[1], ends[0])
 
 
 def _host(text: str, given: Mapping[str, str], topology: Topology) -> dict[str, Any]:

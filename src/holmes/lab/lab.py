@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from holmes.errors import ConfigError, UnavailableError
 from holmes.hardware.site import Fabric, Site
@@ -18,6 +18,7 @@ from holmes.lab.client import RefusedError, SwitchClient
 from holmes.lab.counters import InterfaceCounters, read_counters
 from holmes.lab.quota import Quotas
 from holmes.lab.rates import LEAST_GBIT_S, MOST_GBIT_S, Rates, rehearsal_rates
+from holmes.lab.relay import Impairment, Passed
 from holmes.lab.wiring import Wiring, wire
 
 LOOPBACK = "127.0.0.1"
@@ -200,6 +201,26 @@ class Lab:
             raise ConfigError(f"the site has no link {link}", where="links")
         self._shape("link-rate", gbit_s, link=link)
 
+    def impair(self, node_index: int, fabric: Fabric, impairment: Impairment) -> Passed:
+        """Lose or delay frames of a card, each way; an empty impairment puts it right again.
+
+        Returns:
+            What happened to its frames since it was first impaired.
+
+        Raises:
+            ConfigError: no such card.
+            UnavailableError: this machine has no TAP devices, or the lab no cards.
+        """
+        card = self._card(node_index, fabric)
+        shape = asdict(impairment)
+        return Passed(**self._order("nic-impair", host=node_index, interface=card, **shape))
+
+    def impair_link(self, link: int, impairment: Impairment) -> Passed:
+        """The same of a link between clusters (its index in ``site.links``)."""
+        if link not in self.rates.links:
+            raise ConfigError(f"the site has no link {link}", where="links")
+        return Passed(**self._order("link-impair", link=link, **asdict(impairment)))
+
     def link_down(self, node_index: int, fabric: Fabric) -> None:
         """Unplug a card of a host: its carrier goes, packets are lost."""
         self._plug(node_index, fabric, up=False)
@@ -256,11 +277,11 @@ class Lab:
             raise UnavailableError("the rates of this lab cannot be changed", why=self.reason)
         self._order(order, gbit_s=gbit_s, **details)
 
-    def _order(self, order: str, **details: object) -> None:
+    def _order(self, order: str, **details: object) -> Any:
         if self._switch is None:
             raise UnavailableError("this lab has no links to change", why=self.reason)
         try:
-            self._switch.order(order, **details)
+            return self._switch.order(order, **details)
         except RefusedError as error:
             raise UnavailableError(
                 "the lab cannot change a link", where=order, why=str(error)

@@ -15,6 +15,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from holmes.lab import namespace
+from holmes.lab.relay import Impairment, Passed, Relay
 from holmes.lab.wiring import PREFIX_LENGTH, BuildError, Interface, Spread, Trunk, Wiring
 
 MTU = 9000
@@ -73,6 +74,7 @@ class Network:
         self.reason = ""
         self._switch = IPRoute()
         self._index: dict[str, int] = {}
+        self._relays: dict[str, Relay] = {}
 
     @property
     def shaped(self) -> bool:
@@ -89,15 +91,8 @@ class Network:
             self._join(trunk)
         for host, interfaces in enumerate(self.wiring.hosts):
             self._connect(host, interfaces)
-        for port, mac in self.wiring.forwards:
-            with _step("add a forwarding entry"):
-                self._switch.fdb(
-                    "add",
-                    ifindex=self._index[port],
-                    lladdr=mac,
-                    flags=FDB_OF_BRIDGE,
-                    state=FDB_STATIC,
-                )
+        for port in {port for port, _ in self.wiring.forwards}:
+            self._forward(port, self._index[port])
         for spread in self.wiring.spreads:
             self._spread(spread)
 
@@ -120,6 +115,66 @@ class Network:
         port = self._cable(host, interface).port
         with _step(f"change the state of {port}"):
             self._switch.link("set", index=self._index[port], state="up" if up else "down")
+
+    def impair_nic(self, host: int, interface: str, impairment: Impairment) -> Passed:
+        """Lose or delay frames of a card, each way; what its relay has seen until now."""
+        cable = self._cable(host, interface)
+        return self._impair(cable.port, cable.bridge, impairment)
+
+    def impair_link(self, link: int, impairment: Impairment) -> Passed:
+        """The same on a site link."""
+        trunk = next(one for one in self.wiring.trunks if one.link == link)
+        return self._impair(trunk.ports[0], trunk.bridges[0], impairment)
+
+    def _impair(self, port: str, bridge: str, impairment: Impairment) -> Passed:
+        relay = self._relays.get(port)
+        if relay is None:
+            return self._splice(port, bridge, impairment) if impairment else Passed()
+        if impairment:
+            relay.impairment = impairment
+            return relay.passed
+        del self._relays[port]
+        return self._unsplice(relay, port, bridge)
+
+    def _splice(self, port: str, bridge: str, impairment: Impairment) -> Passed:
+        """Put a relay between a port and its bridge: the port moves to a bridge of its own."""
+        names = f"{port}.r0", f"{port}.r1"
+        own = f"{port}.r"
+        with _step("make the two ends of a relay"):
+            relay = Relay(names, impairment)
+        with _step("put a relay between a port and its bridge"):
+            self._switch.link("add", ifname=own, kind="bridge", br_forward_delay=0)
+            inner = self._find(self._switch, own)
+            near, far = (self._find(self._switch, name) for name in names)
+            for index in (near, far, inner):
+                self._switch.link("set", index=index, mtu=MTU)
+            self._attach(far, self._index[bridge])
+            self._switch.link("set", index=far, state="up")
+            relay.start()
+            self._switch.link("set", index=inner, state="up")
+            self._switch.link("set", index=near, master=inner, state="up")
+            self._switch.link("set", index=self._index[port], master=inner)
+            for index in (near, self._index[port]):
+                self._switch.brport("set", index=index, learning=0, unicast_flood=1)
+        self._forward(port, far)
+        self._relays[port] = relay
+        return relay.passed
+
+    def _unsplice(self, relay: Relay, port: str, bridge: str) -> Passed:
+        passed = relay.close()
+        with _step("take a relay away"):
+            self._attach(self._index[port], self._index[bridge])
+            self._switch.link("del", index=self._find(self._switch, f"{port}.r"))
+        self._forward(port, self._index[port])
+        return passed
+
+    def _forward(self, port: str, index: int) -> None:
+        """Tell the bridge which cards it reaches through a port, or through what stands for it."""
+        for mac in [mac for name, mac in self.wiring.forwards if name == port]:
+            with _step("add a forwarding entry"):
+                self._switch.fdb(
+                    "add", ifindex=index, lladdr=mac, flags=FDB_OF_BRIDGE, state=FDB_STATIC
+                )
 
     def _cable(self, host: int, interface: str) -> Interface:
         return next(one for one in self.wiring.hosts[host] if one.name == interface)
@@ -164,14 +219,16 @@ class Network:
 
     def _plug(self, port: str, bridge: str, gbit_s: float) -> None:
         """Attach a port to its bridge: no learning, no flooding, shaped towards the cable."""
-        index = self._index[port]
         with _step("attach a port to a bridge"):
-            self._switch.link("set", index=index, mtu=MTU, master=self._index[bridge])
-            self._switch.brport(
-                "set", index=index, learning=0, unicast_flood=0, mcast_flood=0, bcast_flood=0
-            )
-            self._switch.link("set", index=index, state="up")
-        self._limit(self._switch, index, gbit_s)
+            self._attach(self._index[port], self._index[bridge])
+            self._switch.link("set", index=self._index[port], state="up")
+        self._limit(self._switch, self._index[port], gbit_s)
+
+    def _attach(self, index: int, bridge: int) -> None:
+        self._switch.link("set", index=index, mtu=MTU, master=bridge)
+        self._switch.brport(
+            "set", index=index, learning=0, unicast_flood=0, mcast_flood=0, bcast_flood=0
+        )
 
     def _limit(self, ipr: IPRoute, index: int, gbit_s: float) -> None:
         """Add the shaper; a kernel without htb leaves the lab unshaped, with the reason."""
@@ -187,12 +244,12 @@ class Network:
     @contextmanager
     def _inside(self, host: int) -> Iterator[IPRoute]:
         """A netlink socket in a host's namespace; a socket stays where it was made."""
-        with _step("enter a host"):
+        with _step("enter a host"), _namespace_of(os.getpid()) as home:
             namespace.enter(f"/proc/{self.holders[host]}/ns/net", namespace.CLONE_NEWNET)
             try:
                 ipr = IPRoute()
             finally:
-                namespace.enter(f"/proc/{os.getpid()}/ns/net", namespace.CLONE_NEWNET)
+                namespace.enter(f"/proc/self/fd/{home}", namespace.CLONE_NEWNET)
         try:
             yield ipr
         finally:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from holmes.lab import namespace
 from holmes.lab.quota import sweep
+from holmes.lab.relay import Impairment
 from holmes.lab.wiring import BuildError
 
 if TYPE_CHECKING:
@@ -57,14 +58,18 @@ class Switch:
             return True
         assert self.network is not None, "the first order is `up`"
         try:
-            self._change(self.network, order)
+            return self._change(self.network, order)
         except BuildError as error:
             raise RefusedError(str(error)) from error
-        return True
 
     @staticmethod
-    def _change(network: Network, order: Mapping[str, Any]) -> None:
+    def _change(network: Network, order: Mapping[str, Any]) -> object:
         name = order["order"]
+        if name in ("nic-impair", "link-impair"):
+            shape = Impairment(order["loss"], order["delay"], order["jitter"])
+            if name == "link-impair":
+                return network.impair_link(order["link"], shape).to_dict()
+            return network.impair_nic(order["host"], order["interface"], shape).to_dict()
         if name == "nic-rate":
             network.set_nic_rate(order["host"], order["interface"], order["gbit_s"])
         elif name == "link-rate":
@@ -73,6 +78,7 @@ class Switch:
             network.set_nic_state(order["host"], order["interface"], up=order["up"])
         else:
             raise ValueError(f"unknown order {name!r}")
+        return True
 
     def _up(self, order: Mapping[str, Any]) -> dict[str, object]:
         self.groups = order["groups"]

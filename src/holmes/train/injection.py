@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from holmes.errors import ConfigError, UnavailableError
 from holmes.hardware.topology import Topology
 from holmes.lab.faults import KINDS, Fault, parse_faults
 from holmes.lab.lab import Lab
+from holmes.lab.relay import Impairment, Passed
 from holmes.launch.session import OnProgress, Session
 from holmes.train.assignment import Assignment
 from holmes.train.summary import write_json
@@ -45,6 +47,10 @@ def check_faults(texts: Sequence[str], topology: Topology, steps: int, *, virtua
             )
 
 
+IMPAIRED = ("loss", "latency", "jitter")
+"""Kinds that put a relay into the path."""
+
+
 class Injection:
     """The faults of one run."""
 
@@ -57,6 +63,8 @@ class Injection:
         self._undo: list[tuple[Fault, float]] = []
         self._limited: list[int] = []
         self._away: list[Fault] = []
+        self._impaired: dict[str, Impairment] = {}
+        self._passed: dict[str, Passed] = {}
 
     def following(self, tell: OnProgress) -> OnProgress:
         """Pass reports on to ``tell``, and inject when their time has come."""
@@ -73,6 +81,9 @@ class Injection:
     def finish(self) -> None:
         """Put the lab right again and write the ground truth."""
         lab = self._session.lab
+        for fault, _ in self._faults:
+            if self._impaired.pop(_place(fault), None) is not None:
+                self._passed[_place(fault)] = self._impair(fault, Impairment())
         for fault, rate in reversed(self._undo):
             if fault.kind == "cut":
                 lab.link_up(self._node(fault), fault.nic or _no_card())
@@ -89,7 +100,10 @@ class Injection:
                 self._done[fault.text] = int(mark.read_text().split()[0])
                 mark.unlink()
         if self._faults:
-            rows = [{**f.to_dict(), "at_ns": self._done.get(f.text)} for f, _ in self._faults]
+            rows = [
+                {**f.to_dict(), "at_ns": self._done.get(f.text), **self._relayed(f)}
+                for f, _ in self._faults
+            ]
             write_json(self._run / "injected.json", {"faults": rows})
 
     def _after(self, steps: int) -> None:
@@ -124,6 +138,10 @@ class Injection:
             self._plug(fault, lab, up=False)
             seats = self._session.topology.devices
             self._session.pool.kill([s.index for s in seats if s.node.name == fault.host])
+        elif fault.kind in IMPAIRED:
+            old = self._impaired.get(_place(fault), Impairment())
+            self._impaired[_place(fault)] = new = _worse(fault, old)
+            self._impair(fault, new)
         elif fault.kind == "cut":
             self._undo.append((fault, 0.0))
             lab.link_down(self._node(fault), fault.nic or _no_card())
@@ -137,8 +155,32 @@ class Injection:
             self._undo.append((fault, rate))
             lab.set_rate(self._node(fault), nic, rate * fault.share)
 
+    def _impair(self, fault: Fault, impairment: Impairment) -> Passed:
+        lab = self._session.lab
+        if fault.link is not None:
+            return lab.impair_link(fault.link, impairment)
+        return lab.impair(self._node(fault), fault.nic or _no_card(), impairment)
+
+    def _relayed(self, fault: Fault) -> dict[str, Any]:
+        """What really happened to the frames of the place, for whoever scores."""
+        passed = self._passed.get(_place(fault)) if fault.kind in IMPAIRED else None
+        return {} if passed is None else {"relay": passed.to_dict()}
+
     def _node(self, fault: Fault) -> int:
         return next(n.index for n in self._session.topology.nodes if n.name == fault.host)
+
+
+def _place(fault: Fault) -> str:
+    return f"{fault.host}/{fault.nic}/{fault.link}"
+
+
+def _worse(fault: Fault, old: Impairment) -> Impairment:
+    """A place with one more fault."""
+    if fault.kind == "loss":
+        return replace(old, loss=fault.percent / 100)
+    if fault.kind == "latency":
+        return replace(old, delay=fault.ms / 1000)
+    return replace(old, jitter=fault.ms / 1000)
 
 
 def _no_card() -> Any:

@@ -17,6 +17,7 @@ from holmes.errors import DataError, WriteError
 from holmes.events.jsonl import read_objects
 from holmes.events.span import Span
 from holmes.runtime.monitor.meter import Arrival
+from holmes.runtime.monitor.wires import Wire
 
 MOST_BYTES = 1 << 20
 BASELINE_STEPS = 20
@@ -25,13 +26,14 @@ BASELINE_STEPS = 20
 @dataclass(frozen=True)
 class FlightStep:
     """One step of one rank. ``spans`` by instruction: (start, stop), ns of the shared clock;
-    ``arrivals`` by lane, in order, on the same clock."""
+    ``arrivals`` by lane, in order, on the same clock; ``wires``: what its connections sent."""
 
     rank: int
     step: int
     applied: bool
     spans: Mapping[int, tuple[int, int]]
     arrivals: Mapping[str, tuple[Arrival, ...]]
+    wires: tuple[Wire, ...] = ()
 
 
 class FlightRecorder:
@@ -55,6 +57,7 @@ class FlightRecorder:
         arrivals: Mapping[str, Sequence[Arrival]],
         *,
         applied: bool,
+        wires: Sequence[Wire] = (),
     ) -> int:
         """Append a step; the p99 of an instruction in the slowest of the last steps, in ns."""
         line = {
@@ -62,6 +65,7 @@ class FlightRecorder:
             "applied": applied,
             "spans": [(span.id, span.start, span.stop) for span in spans],
             "arrivals": {lane: found for lane, found in arrivals.items() if found},
+            "wires": wires,
         }
         try:
             self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
@@ -103,6 +107,10 @@ def _step(rank: int, item: Mapping[str, Any], where: str) -> FlightStep:
             )
             for lane, parts in item["arrivals"].items()
         }
-        return FlightStep(rank, int(item["step"]), bool(item["applied"]), spans, arrivals)
+        wires = tuple(
+            Wire(str(card), str(here), str(there), int(sent), int(again))
+            for card, here, there, sent, again in item.get("wires", ())
+        )
+        return FlightStep(rank, int(item["step"]), bool(item["applied"]), spans, arrivals, wires)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError("this line is no step of a flight record", where=where) from error

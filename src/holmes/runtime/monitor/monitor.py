@@ -12,6 +12,7 @@ from holmes.runtime.monitor.board import Board, Phase
 from holmes.runtime.monitor.flight import FlightRecorder
 from holmes.runtime.monitor.observer import Observer, Published, Several
 from holmes.runtime.monitor.saboteur import Poison, Saboteur
+from holmes.runtime.monitor.wires import Connections
 from holmes.runtime.pipeline.interpreter import Interpreter, StepResult
 
 FOLDER = "monitor"
@@ -39,6 +40,7 @@ class Monitor:
         folder = run / FOLDER
         self._board = Board(folder / f"rank-{groups.rank}.board", groups.rank, interpreter.lanes)
         self._flight = FlightRecorder(folder, groups.rank)
+        self._connections = Connections()
         mine = [(fault, mark) for fault, mark in faults if _own(fault, groups.rank)]
         self._saboteur = Saboteur([f for f, _ in mine], poison, [mark for _, mark in mine])
         published = Published(self._board)
@@ -72,7 +74,13 @@ class Monitor:
             ]
             for name, comm in self._groups.communicators.items()
         }
-        operation = self._flight.write(number, result.spans, arrivals, applied=result.applied)
+        operation = self._flight.write(
+            number,
+            result.spans,
+            arrivals,
+            applied=result.applied,
+            wires=self._connections.since(),
+        )
         self._board.set_operation(operation)
         return result
 
