@@ -79,7 +79,8 @@ def test_two_rehearsals_side_by_side(tmp_path: Path) -> None:
             process.kill()
     assert [code for code, _, _ in answers] == [0, 0], [err for _, _, err in answers]
     one, two = (json.loads(out) for _, out, _ in answers)
-    assert one["loss"] == two["loss"]
+    # Not to the bit: each measures its blocks while the other computes, and cuts follow the times.
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-6)
     for kind, sent in one["bytes_per_step"].items():
         assert two["bytes_per_step"][kind]["measured"] == pytest.approx(sent["measured"], rel=0.05)
 
