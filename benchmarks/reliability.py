@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from holmes.job.resolve import ResolvedJob
 from holmes.lab.faults import PHASES
 from holmes.runtime.monitor.board import Board
 from holmes.runtime.monitor.flight import FlightRecorder, FlightStep, read_flight
+from holmes.runtime.monitor.wires import REST_SECONDS, Connections
 from holmes.train.rehearsal import Rehearsal
 from holmes.train.show import Progress
 
@@ -52,6 +54,7 @@ WANTED = {
     "cut": "cut-link",
 }
 HOW_MUCH = {"rate": ",share=0.5", "loss": ",percent=1", "latency": ",ms=10", "jitter": ",ms=10"}
+CONNECTIONS = 12
 FAILING = ("kill", "freeze", "cut")
 
 
@@ -155,9 +158,26 @@ def overhead(step: FlightStep, folder: Path) -> dict[str, float]:
             board.turn("compute", span.id)
             board.turn("compute", span.id)
         recorder.write(number, spans, step.arrivals, applied=True, wires=step.wires)
-    each = (time.process_time() - before) / rounds
+    each = (time.process_time() - before) / rounds + looking()
     length = max(s.stop for s in spans) - min(s.start for s in spans)
     return {"cpu_seconds_per_step": each, "share_of_step": each / (length / 1e9)}
+
+
+def looking() -> float:
+    """CPU-seconds of one look at the counts of :data:`CONNECTIONS` connections."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        for _ in range(CONNECTIONS):
+            client = stack.enter_context(socket.socket())
+            client.bind(("127.0.0.2", 0))  # a connection of one address with itself is no network
+            client.connect(server.getsockname())
+        connections = Connections()
+        rounds = 20
+        before = time.process_time()
+        for _ in range(rounds):
+            time.sleep(REST_SECONDS)
+            connections.since()
+        return (time.process_time() - before) / rounds
 
 
 def run(kinds: list[str], trials: int, first: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
