@@ -109,3 +109,23 @@ def test_without_scatter_each_tensor_rank_passes_everything_on() -> None:
     assert crossing[1] == 2 * crossing[0]
     assert plans[0].scatter_gather and not plans[1].scatter_gather
     assert plans[0].predicted.step_seconds < plans[1].predicted.step_seconds
+
+
+def test_unequal_stages_exchange_as_they_are_asked_to() -> None:
+    words = ("batch={global: 24}", "parallel={pipeline: 2, data: [3, 2], schedule: 1f1b}")
+    made = make_plan(request(*words, "parallel.sharding=parameters", "parallel.quantize=int8"))
+    assert (made.sharding, made.quantize) == ("parameters", "int8")
+    assert all(
+        stop - start == 1
+        for stage in made.stages
+        for b in stage.buckets
+        for start, stop in [b.blocks]
+    )
+    with pytest.raises(ConfigError, match="degrees by stage"):
+        make_plan(request(*words, "parallel.sharding=three-level"))
+
+
+def test_an_unequal_plan_states_the_bounds_of_its_calibration(found: Plan) -> None:
+    said = found.predicted
+    assert said.low < said.step_seconds < said.high
+    assert said.high / said.step_seconds > said.step_seconds / said.low

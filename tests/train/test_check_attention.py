@@ -6,8 +6,10 @@ import pytest
 
 from holmes.errors import ConfigError
 from holmes.job.job import Job
+from holmes.job.resolve import resolve_job
 from holmes.models.registry import describe
-from holmes.train.parts import check_attention
+from holmes.runtime.capabilities import CAPABILITIES
+from holmes.train.planning import check_attention, request_of
 
 
 def job_of(**data: str) -> Job:
@@ -28,3 +30,11 @@ def test_windows_and_documents_need_one_context_rank(
     check_attention(job_of(), describe("llama").config_from("llama-1m"), 2)
     with pytest.raises(ConfigError, match=says):
         check_attention(job, config, 2)
+
+
+def test_it_is_refused_when_it_is_planned() -> None:
+    words = ["site=demo", "model=llama-1m", "batch.global=8", "data.packing=documents"]
+    with pytest.raises(ConfigError, match="documents apart"):
+        request_of(resolve_job(None, [*words, "parallel.context=2"], {}), capabilities=CAPABILITIES)
+    found = request_of(resolve_job(None, words, {}), capabilities=CAPABILITIES).capabilities
+    assert found is not None and "context" not in found.axes  # the planner does not choose it

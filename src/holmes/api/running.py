@@ -136,7 +136,11 @@ def report(
 
     for folder in runs:
         if not folder.is_dir():
-            raise DataError("there is no run folder", where=str(folder))
+            raise DataError(
+                "there is no run folder",
+                where=str(folder),
+                next_step="give a folder that `holmes rehearse` or `holmes train` writes to",
+            )
     target = output or runs[0] / "report.html"
     if len(runs) == 1:
         write_report(runs[0], target)

@@ -117,10 +117,10 @@ class Train(Section):
     """bf16 and fp16 are autocast over fp32 parameters, with fp32 sums; fp16 scales the loss.
     auto: fp32 on CPU sites; on GPU sites plans count half-precision mixed training and runs
     use bf16."""
-    loss_scale: Annotated[int, Number, Field(ge=1, le=1 << 24)] = 1 << 16
-    """First scale of the loss in fp16, a power of two; an overflow halves it."""
-    loss_scale_steps: Annotated[int, Number, Field(ge=1, le=1_000_000)] = 2000
-    """Steps without an overflow after which the scale is doubled."""
+    loss_scale: Annotated[int, Number, Field(ge=1, le=1 << 24)] | None = None
+    """First scale of the loss in fp16, a power of two, 65536 if left out; an overflow halves it."""
+    loss_scale_steps: Annotated[int, Number, Field(ge=1, le=1_000_000)] | None = None
+    """Steps without an overflow after which the scale is doubled, 2000 if left out."""
     deterministic: bool = False
     """Refuse operations of torch whose result may differ from run to run on a GPU."""
     evaluate_every: Steps = 0
@@ -155,7 +155,12 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _scaled_exactly(self) -> Train:
-        if self.loss_scale & (self.loss_scale - 1):
+        given = [
+            key for key in ("loss_scale", "loss_scale_steps") if getattr(self, key) is not None
+        ]
+        if given and self.precision != "fp16":
+            raise ValueError(f"`{given[0]}` has no effect with precision {self.precision}")
+        if self.loss_scale is not None and self.loss_scale & (self.loss_scale - 1):
             raise ValueError(f"loss_scale {self.loss_scale} is no power of two")
         return self
 

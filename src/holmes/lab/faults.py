@@ -11,42 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from holmes.errors import ConfigError, suggestion
 from holmes.hardware.site import Fabric
 from holmes.hardware.topology import Topology
 
-Phase = Literal[
-    "forward",
-    "backward",
-    "communicate",
-    "step",
-    "start",
-    "join",
-    "load",
-    "loader",
-    "copy",
-    "write",
-    "fsync",
-    "marker",
-    "latest",
-    "exit",
+InnerPhase = Literal["forward", "backward", "communicate", "step"]
+OuterPhase = Literal[
+    "start", "join", "load", "loader", "copy", "write", "fsync", "marker", "latest", "exit"
 ]
-PHASES: tuple[Phase, ...] = ("forward", "backward", "communicate", "step")
+Phase = Literal[InnerPhase, OuterPhase]
+PHASES: tuple[Phase, ...] = get_args(InnerPhase)
 """Of a step's instructions."""
-OUTER_PHASES: tuple[Phase, ...] = (
-    "start",
-    "join",
-    "load",
-    "loader",
-    "copy",
-    "write",
-    "fsync",
-    "marker",
-    "latest",
-    "exit",
-)
+OUTER_PHASES: tuple[Phase, ...] = get_args(OuterPhase)
 """Before the rendezvous, after it, before the state is loaded, as a batch is read, in a save
 (``marker`` and ``latest`` are rank 0's), after the last step. For kill and freeze."""
 MOST_TIMES = 1001

@@ -46,7 +46,11 @@ def read_plan(path: Path) -> Plan:
     try:
         data = json.loads(path.read_text())
     except OSError as error:
-        raise DataError(f"cannot read the plan: {error.strerror}", where=str(path)) from None
+        raise DataError(
+            f"cannot read the plan: {error.strerror}",
+            where=str(path),
+            next_step="write one with `holmes plan JOB -o PLAN.json`",
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"the plan is not JSON: {error}", where=str(path)) from None
     return plan_from_dict(data, where=str(path))

@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from holmes.cost.axes import gathers
 from holmes.plan.layout import Layout, Recompute, ScheduleName
-from holmes.plan.plan import Plan, Predicted, ScheduleChoice, Stage
-from holmes.planner.buckets import buckets_of
+from holmes.plan.plan import Plan, ScheduleChoice, Stage
+from holmes.planner.bare import Decided, bare_plan, stage_buckets
 from holmes.planner.candidates import Choice, Shape
 from holmes.planner.estimates import Estimates
-from holmes.planner.groups import memberships, open_groups
 from holmes.planner.partition import Borders, even, exact, objective, proportional
 from holmes.planner.placement import RankMap, cluster_of
 from holmes.planner.request import PlanRequest
@@ -23,7 +21,6 @@ from holmes.schedule.generate import WITH_WARMUP
 
 LEAST_SECONDS = 1e-9
 """Stands for the time of a stage that the calibration says takes none."""
-UNPREDICTED = Predicted(0.0, 0.0, 0.0, 0.0, 0.0, {})
 
 
 @dataclass(frozen=True)
@@ -107,20 +104,13 @@ class Draft:
         return replace(plan, workload=self.estimates.cost.workload)
 
     def _plan(self, layout: Layout) -> Plan:
-        request, settings = self.request, self.settings
-        topology = self.estimates.ground.cost.topology
-        stages = self._stages(layout)
-        bare = Plan(
-            name=request.name,
-            site=request.site,
-            workload=request.workload,
+        decided = Decided(
             batch=self.shape.batch,
             layout=layout,
             sharding=self.choice.sharding,
             recompute=self.recompute,
             rank_map=self.rank_map,
-            stages=stages,
-            groups=(),
+            stages=self._stages(layout),
             schedule=ScheduleChoice(
                 name=self.schedule,
                 microbatches=self.shape.microbatches,
@@ -129,34 +119,18 @@ class Draft:
                 digest="",
                 extra_warmup_per_cut=self.extras,
             ),
-            order=settings.order,
-            transport=settings.transport,
-            partition=settings.partition,
-            overlap=settings.overlap,
-            predicted=UNPREDICTED,
-            placement_name=request.placement_name,
-            calibration=request.calibration.to_dict(),
             sequence_parallel=self.choice.sequence,
             context_algorithm=self.estimates.algorithm,
-            scatter_gather=settings.scatter_gather,
-            quantize=settings.quantize,
         )
-        found = memberships(bare)
-        return replace(bare, groups=open_groups(found, self.rank_map, topology, settings.transport))
+        topology = self.estimates.ground.cost.topology
+        return bare_plan(decided, self.request, self.settings, topology)
 
     def _stages(self, layout: Layout) -> tuple[Stage, ...]:
-        """All virtual stages; the buckets of a rank are numbered through."""
-        request, width = self.request, layout.tp * layout.dp * layout.cp
+        """All virtual stages."""
+        width = layout.tp * layout.dp * layout.cp
         stages: list[Stage] = []
         for index, blocks in enumerate(self.borders):
             rank = index % layout.pp
-            found = buckets_of(
-                request.workload,
-                blocks,
-                whole_model=layout.pp == 1,
-                bucket_mb=request.wishes.bucket_mb,
-                by_block=any(gathers(self.choice.sharding)) and layout.replicas > 1,
-            )
             before = sum(len(stage.buckets) for stage in stages[rank :: layout.pp])
             stages.append(
                 Stage(
@@ -165,7 +139,9 @@ class Draft:
                     layout=layout,
                     ranks=tuple(range(rank * width, (rank + 1) * width)),
                     cluster=cluster_of(self.estimates.slots[rank]),
-                    buckets=tuple(replace(b, index=before + b.index) for b in found),
+                    buckets=stage_buckets(
+                        self.request, blocks, layout, self.choice.sharding, before
+                    ),
                 )
             )
         return tuple(stages)

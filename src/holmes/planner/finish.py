@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from holmes.cost.model import CostModel
 from holmes.plan.explain import Notes, explain, seconds_text
 from holmes.plan.plan import Plan, Predicted, Rejected, SearchSummary
 from holmes.plan.program import program_of
@@ -54,25 +55,34 @@ def listed(draft: Draft) -> bool:
 
 
 def _predicted(plan: Plan, draft: Draft, pricing: Pricing) -> Predicted:
-    calibration = pricing.cost.calibration
     seconds = pricing.seconds(draft)
-    slots = pricing.cost.topology.devices
-    low, high = calibration.bounds(seconds, (pricing.cost.device(slot).name for slot in slots))
-    samples = plan.batch.global_ / seconds
     ranks = [stage.ranks for stage in plan.stages[: plan.pp]]
-    tflops = plan.workload.flops_per_sample() * samples / plan.world_size / 1e12
+    memory = {rank: bytes_ for stage, bytes_ in enumerate(draft.memory) for rank in ranks[stage]}
+    return prediction(plan, pricing.cost, seconds, memory, _idle(draft, seconds))
+
+
+def prediction(
+    plan: Plan, cost: CostModel, seconds: float, memory: dict[int, int], idle: float
+) -> Predicted:
+    """What is said of a plan whose step takes ``seconds``.
+
+    Args:
+        memory: bytes by logical rank.
+        idle: part of the step in which devices do not compute.
+    """
+    slots = cost.topology.devices
+    low, high = cost.calibration.bounds(seconds, (cost.device(slot).name for slot in slots))
+    samples = plan.batch.global_ / seconds
     return Predicted(
         step_seconds=seconds,
         low=low,
         high=high,
-        tflops_per_device=tflops,
+        tflops_per_device=plan.workload.flops_per_sample() * samples / plan.world_size / 1e12,
         samples_per_second=samples,
-        memory_bytes={
-            rank: bytes_ for stage, bytes_ in enumerate(draft.memory) for rank in ranks[stage]
-        },
-        bytes_per_step=bytes_by_nic(plan.groups, plan, pricing.cost.topology),
-        bubble_fraction=_idle(draft, seconds),
-        source=f"calibration {calibration.name}",
+        memory_bytes=memory,
+        bytes_per_step=bytes_by_nic(plan.groups, plan, cost.topology),
+        bubble_fraction=idle,
+        source=f"calibration {cost.calibration.name}",
     )
 
 

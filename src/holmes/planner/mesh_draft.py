@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from holmes.cost.memory import memory_bytes
 from holmes.cost.model import CostModel
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.boundary import split_samples
-from holmes.plan.layout import Layout, Recompute, ScheduleName
+from holmes.plan.layout import Layout, Recompute, ScheduleName, Sharding
 from holmes.plan.plan import Batch, Plan, ScheduleChoice, Stage
-from holmes.planner.buckets import BUCKETS_PER_STAGE, buckets_of
-from holmes.planner.draft import UNPREDICTED, dealt
+from holmes.planner.bare import Decided, bare_plan, stage_buckets
+from holmes.planner.buckets import BUCKETS_PER_STAGE
+from holmes.planner.draft import dealt
 from holmes.planner.ground import device_bytes
-from holmes.planner.groups import memberships, open_groups
 from holmes.planner.partition import Borders, StageCosts, even, exact, proportional
 from holmes.planner.placement import RankMap, cluster_of
 from holmes.planner.request import PlanRequest
@@ -71,48 +71,32 @@ class MeshDraft:
 
     def plan(self, borders: Borders, extras: Extras) -> Plan:
         """The plan with this cut; no bytes, no digest, not priced."""
-        request, settings, pp = self.request, self.settings, len(self.meshes)
         same = len(set(self.meshes)) == 1
-        layouts = [Layout(tp, pp, dp) for tp, dp in self.meshes]
+        layouts = [Layout(tp, len(self.meshes), dp) for tp, dp in self.meshes]
         most = max(dp for _, dp in self.meshes)
-        bare = Plan(
-            name=request.name,
-            site=request.site,
-            workload=request.workload,
-            batch=Batch(request.global_batch, -(-self.samples // most)),
+        decided = Decided(
+            batch=Batch(self.request.global_batch, -(-self.samples // most)),
             layout=layouts[0] if same else None,
-            sharding=settings.shardings[0],
+            sharding=self.sharding,
             recompute=self.recompute,
             rank_map=self.rank_map,
             stages=self._stages(borders, layouts),
-            groups=(),
             schedule=ScheduleChoice(
                 self.schedule, self.microbatches, self.virtual, max(extras, default=0), "", extras
             ),
-            order=settings.order,
-            transport=settings.transport,
-            partition=settings.partition,
-            overlap=settings.overlap,
-            predicted=UNPREDICTED,
-            placement_name=request.placement_name,
-            calibration=request.calibration.to_dict(),
-            scatter_gather=settings.scatter_gather,
         )
-        found = memberships(bare)
-        topology = self.cost.topology
-        return replace(bare, groups=open_groups(found, self.rank_map, topology, settings.transport))
+        return bare_plan(decided, self.request, self.settings, self.cost.topology)
+
+    @property
+    def sharding(self) -> Sharding:
+        """The first level that may be."""
+        return self.settings.shardings[0]
 
     def _stages(self, borders: Borders, layouts: Sequence[Layout]) -> tuple[Stage, ...]:
         stages: list[Stage] = []
         pp = len(layouts)
         for index, blocks in enumerate(borders):
             rank = index % pp
-            found = buckets_of(
-                self.request.workload,
-                blocks,
-                whole_model=pp == 1,
-                bucket_mb=self.request.wishes.bucket_mb,
-            )
             before = sum(len(stage.buckets) for stage in stages[rank::pp])
             stages.append(
                 Stage(
@@ -121,7 +105,7 @@ class MeshDraft:
                     layouts[rank],
                     self.ranks[rank],
                     cluster_of(self.slots(rank)),
-                    tuple(replace(b, index=before + b.index) for b in found),
+                    stage_buckets(self.request, blocks, layouts[rank], self.sharding, before),
                     split_samples(self.samples, layouts[rank].dp),
                 )
             )

@@ -22,14 +22,15 @@ from holmes.plan.explain import Notes, explain
 from holmes.plan.plan import Plan, Predicted, Rejected, SearchSummary
 from holmes.plan.program import program_of
 from holmes.planner.candidates import LARGEST_MICRO
-from holmes.planner.groups import bytes_by_nic, with_bytes
+from holmes.planner.finish import prediction
+from holmes.planner.groups import with_bytes
 from holmes.planner.mesh_draft import Mesh, MeshDraft
 from holmes.planner.partition import Borders
 from holmes.planner.placement import MAX_CLUSTER_ORDERS, RankMap, check_rank_map
 from holmes.planner.refine import neighbours
 from holmes.planner.request import PlanRequest
 from holmes.planner.schedules import schedules_of
-from holmes.planner.settings import Settings, settings_of
+from holmes.planner.settings import NESTED, SHARDED_WEIGHTS, Settings, settings_of
 from holmes.planner.warmup import Extras
 from holmes.schedule.generate import WITH_WARMUP
 from holmes.simulate.closed_form import step_seconds
@@ -77,6 +78,8 @@ def unequal(request: PlanRequest) -> bool:
 def best_mesh(request: PlanRequest, cost: CostModel, limit: float = math.inf) -> Priced | None:
     """The fastest plan of unequal stages that fits, or None where none is below ``limit``."""
     settings = settings_of(replace(request.wishes, meshes=()), request.capabilities)
+    if settings.shardings[0] in NESTED:
+        return None  # their inner groups are those of equal stages
     priced: list[Priced] = []
     for draft in islice(_drafts(request, settings, cost), MOST_CANDIDATES):
         found = _quick(draft)
@@ -96,6 +99,13 @@ def plan_meshes(request: PlanRequest) -> Plan:
     Raises:
         ConfigError: they do not fit the site or the batch, or nothing fits in memory.
     """
+    if request.wishes.sharding in NESTED:
+        raise ConfigError(
+            f"sharding {request.wishes.sharding} with degrees by stage",
+            where="parallel.sharding",
+            why="its inner groups have one size, which the replicas of unequal stages do not share",
+            next_step=f"use parallel.sharding={SHARDED_WEIGHTS[0]}, or the same degrees everywhere",
+        )
     started = time.process_time()
     cost = CostModel(Topology(request.site), request.workload, request.calibration, request.rates)
     best = best_mesh(request, cost)
@@ -133,25 +143,13 @@ def finished(best: Priced, summary: SearchSummary, rejected: tuple[Rejected, ...
 
 
 def _predicted(plan: Plan, cost: CostModel, seconds: float) -> Predicted:
-    slots = cost.topology.devices
-    interval = cost.calibration.interval_on(cost.device(slot).name for slot in slots)
-    samples = plan.batch.global_ / seconds
     busy = sum(
         plan.schedule.microbatches * (time.forward + time.backward)
         for stage in plan.stages
         for time in (cost.stage_time(plan, stage, stage.blocks, rank) for rank in stage.ranks)
     )
-    return Predicted(
-        step_seconds=seconds,
-        low=seconds * (1 - interval),
-        high=seconds * (1 + interval),
-        tflops_per_device=plan.workload.flops_per_sample() * samples / plan.world_size / 1e12,
-        samples_per_second=samples,
-        memory_bytes=memory_bytes(plan),
-        bytes_per_step=bytes_by_nic(plan.groups, plan, cost.topology),
-        bubble_fraction=max(0.0, 1 - busy / plan.world_size / seconds),
-        source=f"calibration {cost.calibration.name}",
-    )
+    idle = max(0.0, 1 - busy / plan.world_size / seconds)
+    return prediction(plan, cost, seconds, memory_bytes(plan), idle)
 
 
 def _drafts(request: PlanRequest, settings: Settings, cost: CostModel) -> Iterator[MeshDraft]:

@@ -39,6 +39,7 @@ from holmes.runtime.pipeline.virtual import BlockSeconds
 from holmes.runtime.sharding.optimizer import ShardedAdamW
 from holmes.train.assignment import Assignment
 from holmes.train.export import keep_tokenizer
+from holmes.train.planning import check_attention
 from holmes.train.settings import adamw_settings, dtype_of
 
 BITS = [1 << bit for bit in range(31)] + [-(1 << 31)]
@@ -120,23 +121,6 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
     if groups.rank == 0:
         keep_tokenizer(assignment.run_folder, Path(files.tokenizer), files.end, config.sequence)
     return Parts(engine.interpreter, engine.optimizer, batches, held_out)
-
-
-def check_attention(job: Job, config: Any, cp: int) -> None:
-    """Refuse attention that context ranks do not have.
-
-    Raises:
-        ConfigError: tokens are spread over ranks, and a token must not read all before it.
-    """
-    window = getattr(config, "window", None)
-    if cp == 1 or (window is None and job.data.packing == "windows"):
-        return
-    raise ConfigError(
-        f"attention over {cp} context ranks reads all tokens before one",
-        where="parallel.context",
-        why="the model has a sliding window" if window else "data.packing keeps documents apart",
-        next_step="use parallel.context=1",
-    )
 
 
 def folder_weights(job: Job, config: Any) -> FolderWeights | None:

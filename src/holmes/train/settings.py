@@ -7,6 +7,9 @@ import torch
 from holmes.job.sections import Optimizer, Train
 from holmes.runtime.sharding.bucket_state import AdamWSettings
 
+LOSS_SCALE, LOSS_SCALE_STEPS = 2**16, 2000
+"""As torch.amp.GradScaler."""
+
 
 def dtype_of(precision: str) -> torch.dtype:
     """Parameters are fp32, or fp64 where the job says so; bf16 and fp16 are autocast."""
@@ -21,6 +24,6 @@ def adamw_settings(optimizer: Optimizer, train: Train) -> AdamWSettings:
         eps=optimizer.eps,
         weight_decay=optimizer.weight_decay,
         clip=optimizer.clip,
-        loss_scale=float(train.loss_scale) if fp16 else None,
-        loss_scale_steps=train.loss_scale_steps,
+        loss_scale=float(train.loss_scale or LOSS_SCALE) if fp16 else None,
+        loss_scale_steps=train.loss_scale_steps or LOSS_SCALE_STEPS,
     )

@@ -164,7 +164,7 @@ class Supervisor:
             count = self._restarts.limit
             gave_up = f"gave up after {count} restarts in a row that brought the run no further"
             write_recoveries(run, self._recoveries, gave_up)
-            error.why = f"{gave_up}; {error.why or ''}"
+            error.why = f"{gave_up}; {error.why}" if error.why else gave_up
             if not isinstance(error, RankDiedError):
                 error = RankDiedError(
                     error.what, where=error.where, why=error.why, next_step=error.next_step

@@ -16,7 +16,7 @@ from holmes.runtime import collectives
 from holmes.runtime.collectives import Shift
 from holmes.runtime.communicator import Communicator
 from holmes.runtime.pipeline.pace import Pace
-from holmes.runtime.tensor.tally import Counted
+from holmes.runtime.tensor.tally import GroupAxis
 
 VALUES, SUMS = 0, 1
 """Tags of what is passed around to be read, and of sums that grow on their way."""
@@ -43,23 +43,8 @@ class Passing:
             raise silent(comm, neighbours, error) from error
 
 
-class ContextAxis(Counted):
-    """The communication of one context group.
-
-    Args:
-        pace: of the computation that waits for it.
-
-    Attributes:
-        index: this rank's place in it.
-        size: N, its ranks.
-    """
-
-    def __init__(self, comm: Communicator, pace: Pace | None = None) -> None:
-        super().__init__()
-        self.comm = comm
-        self._pace = pace or Pace(None)
-        self.index = comm.index
-        self.size = comm.size
+class ContextAxis(GroupAxis):
+    """The communication of one context group."""
 
     def circulate(self, own: Tensor, held: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """(place of its owner, tensor) of every rank, the own one first.

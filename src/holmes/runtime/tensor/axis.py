@@ -13,27 +13,11 @@ import torch
 from torch import Tensor
 
 from holmes.runtime import collectives
-from holmes.runtime.communicator import Communicator
-from holmes.runtime.pipeline.pace import Pace
-from holmes.runtime.tensor.tally import Counted
+from holmes.runtime.tensor.tally import GroupAxis
 
 
-class TensorAxis(Counted):
-    """The collectives of one tensor group.
-
-    Args:
-        pace: of the computation that the collectives interrupt.
-
-    Attributes:
-        index: this rank's place in it.
-    """
-
-    def __init__(self, comm: Communicator, pace: Pace | None = None) -> None:
-        super().__init__()
-        self.comm = comm
-        self._pace = pace or Pace(None)
-        self.index = comm.index
-        self.size = comm.size
+class TensorAxis(GroupAxis):
+    """The collectives of one tensor group."""
 
     def gather_tokens(self, part: Tensor) -> Tensor:
         """[B, S/t, D] of every rank to [B, S, D], tokens in rank order."""

@@ -1,4 +1,4 @@
-"""What a step sends over its tensor group: counted, and as the Workload declares it."""
+"""What a step sends over the groups inside its blocks: counted, and as the Workload declares it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from holmes.errors import HolmesError
 from holmes.plan.boundary import passed_borders, passed_bytes
 from holmes.plan.layout import Recompute
 from holmes.plan.plan import Plan, Stage
+from holmes.runtime.communicator import Communicator
+from holmes.runtime.pipeline.pace import Pace
 from holmes.workload.workload import Block, Collective
 
 TOLERANCE = 0.05
@@ -36,13 +38,24 @@ class Tally:
         return Tally(dict(calls), dict(sent))
 
 
-class Counted:
-    """Counts the collectives that its blocks call for.
+class GroupAxis:
+    """One group inside the blocks of this rank; counts the collectives that they call for.
 
     :meth:`take_tally` gives calls and bytes sent since they were last taken.
+
+    Args:
+        pace: of the computation that the collectives interrupt.
+
+    Attributes:
+        index: this rank's place in the group.
+        size: its ranks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, comm: Communicator, pace: Pace | None = None) -> None:
+        self.comm = comm
+        self.index = comm.index
+        self.size = comm.size
+        self._pace = pace or Pace(None)
         self._counted = True
         self._calls: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
