@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.launch.plans import two_clusters
 
 from holmes.hardware.site import Fabric
 from holmes.hardware.topology import Node, Topology
@@ -26,6 +25,7 @@ from holmes.probe.doctor.site import check_site
 from holmes.probe.doctor.state import Hca, MachineState, read_state
 from holmes.probe.doctor.variables import check_variables, selects
 from holmes.probe.facts import NicFacts
+from tests.launch.plans import two_clusters
 
 IB = NicFacts("ibp1s0", Fabric.INFINIBAND, 200.0, "10.0.1.1", "mlx5_0 port 1")
 IB2 = NicFacts("ibp2s0", Fabric.INFINIBAND, 200.0, "10.0.1.2", "mlx5_1 port 1")

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.lab.hosts import SITE
 
 from holmes.errors import UnavailableError
 from holmes.hardware.site import Fabric, Site
 from holmes.lab.lab import Isolation, Lab
+from tests.lab.hosts import SITE
+from tests.probe.ranks import on_all_hosts
 
 pytestmark = pytest.mark.lab
 DEADLINE = 100
@@ -53,35 +48,6 @@ exchange.leave()
 if here.launch_rank == 0:
     print(json.dumps([each.to_dict() for each in found]))
 """
-
-
-def on_all_hosts(lab: Lab, command: Sequence[str]) -> tuple[list[int], Any]:
-    """One rank on every host, as a launcher would start them; the first one's answer."""
-    ranks: list[subprocess.Popen[str]] = []
-    with ExitStack() as stack:
-        for rank, host in enumerate(lab.hosts):
-            variables = {
-                "RANK": str(rank),
-                "WORLD_SIZE": str(len(lab.hosts)),
-                "LOCAL_RANK": "0",
-                "GROUP_RANK": str(rank),
-                "MASTER_ADDR": lab.hosts[0].addresses[Fabric.ETHERNET],
-                "MASTER_PORT": "29500",
-                "OMP_NUM_THREADS": "1",
-            }
-            process = subprocess.Popen(
-                [sys.executable, *command],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, **variables},
-                preexec_fn=lambda node=host.node.index: lab.enter(node),
-            )
-            stack.callback(process.kill)
-            ranks.append(process)
-        answers = [process.communicate(timeout=DEADLINE) for process in ranks]
-    assert answers[0][0], answers
-    return [process.returncode for process in ranks], json.loads(answers[0][0])
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.hosts import Program, site
 
 from holmes.errors import UnavailableError
 from holmes.hardware.read import read_site
 from holmes.hardware.site import Fabric, Site
 from holmes.lab.lab import Isolation, Lab
+from tests.lab.hosts import Program, site
+from tests.probe.ranks import on_all_hosts
 
 pytestmark = pytest.mark.lab
 DEADLINE = 100
@@ -41,35 +41,11 @@ def lab() -> Iterator[Lab]:
 
 def probe_all(lab: Lab, folder: Path) -> tuple[Site, list[str]]:
     """Run `holmes probe` as one rank on every host, as a launcher would; the first answers."""
-    command = [sys.executable, "-m", "holmes", "probe", "--quick", "--name", "found", "--json"]
     path = folder / "site.yaml"
-    ranks: list[subprocess.Popen[str]] = []
-    with ExitStack() as stack:
-        for rank, host in enumerate(lab.hosts):
-            variables = {
-                "RANK": str(rank),
-                "WORLD_SIZE": str(len(lab.hosts)),
-                "LOCAL_RANK": "0",
-                "GROUP_RANK": str(rank),
-                "MASTER_ADDR": lab.hosts[0].addresses[Fabric.ETHERNET],
-                "MASTER_PORT": "29500",
-                "OMP_NUM_THREADS": "1",
-            }
-            process = subprocess.Popen(
-                [*command, "--output", str(path)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                cwd=folder,
-                env={**os.environ, **variables},
-                preexec_fn=lambda node=host.node.index: lab.enter(node),
-            )
-            stack.callback(process.kill)
-            ranks.append(process)
-        answers = [process.communicate(timeout=DEADLINE) for process in ranks]
-    assert [process.returncode for process in ranks] == [0] * len(ranks), answers
-    assert [out == "" for out, _ in answers] == [False, True, True, True]
-    return read_site(str(path)), json.loads(answers[0][0])["remarks"]
+    words = ("probe", "--quick", "--name", "found", "--json", "--output", str(path))
+    codes, answer = on_all_hosts(lab, ["-m", "holmes", *words], folder)
+    assert codes == [0] * len(lab.hosts)
+    return read_site(str(path)), answer["remarks"]
 
 
 def clusters_of(found: Site) -> dict[str, list[dict[Fabric, float]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,15 @@ from holmes.runtime.capabilities import check
 from holmes.runtime.context.tally import declared
 from tests.runtime.plans import Spec, plan_of
 from tests.runtime.reference import BETAS, plain_gradients, train_plainly
-from tests.runtime.test_tensor import BOUNDS, NO_CLIP, kind, name_of, trained, worst
+from tests.runtime.trained import (
+    BOUNDS,
+    NO_CLIP,
+    assert_trains_as_plain,
+    kind,
+    name_of,
+    trained,
+    worst,
+)
 
 GROUPED = {"family": "llama", "heads": 4, "key_heads": 2}
 SPECS = [
@@ -40,16 +47,7 @@ SPECS = [
 @pytest.mark.parallel
 @pytest.mark.parametrize("spec", SPECS, ids=name_of)
 def test_training_equals_plain_training(ranks: Pool, spec: Spec, tmp_path: Path) -> None:
-    expected, losses, norms = train_plainly(spec)
-    results, found = trained(ranks, spec, tmp_path)
-    assert worst(kind(found, "parameters/"), expected, spec) <= BOUNDS[spec.precision]
-    for result in results:
-        assert result["losses"] == results[0]["losses"]
-        assert result["losses"] == pytest.approx(losses, rel=1e-12)
-        assert result["norms"] == pytest.approx(norms, rel=1e-12)
-        assert result["evaluated"] == results[0]["evaluated"]
-    assert losses[-1] < losses[0]
-    assert abs(losses[-1] - math.log(spec.config.vocabulary)) > 1e-3
+    assert_trains_as_plain(ranks, spec, tmp_path)
 
 
 @pytest.mark.parallel

@@ -30,7 +30,7 @@ from tests.runtime.covering import (
 )
 from tests.runtime.plans import plan_of
 from tests.runtime.reference import train_with_moments
-from tests.runtime.test_tensor import BOUNDS, kind, trained, worst
+from tests.runtime.trained import BOUNDS, kind, trained, worst
 
 IMPOSSIBLE = {(("pp", 1), ("dp", "2+1"))}
 """One stage cannot have two widths."""

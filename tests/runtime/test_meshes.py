@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,8 +15,16 @@ from holmes.planner.groups import with_bytes
 from holmes.planner.traffic import with_closed_bytes
 from holmes.schedule.validate import validate
 from tests.runtime.plans import Spec, plan_of
-from tests.runtime.reference import BETAS, plain_gradients, train_plainly
-from tests.runtime.test_tensor import BOUNDS, NO_CLIP, kind, name_of, trained, worst
+from tests.runtime.reference import BETAS, plain_gradients
+from tests.runtime.trained import (
+    BOUNDS,
+    NO_CLIP,
+    assert_trains_as_plain,
+    kind,
+    name_of,
+    trained,
+    worst,
+)
 
 THREE_TWO = ((1, 3), (1, 2))
 SPECS = [
@@ -46,16 +53,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 @parallel
 @pytest.mark.parametrize("spec", SPECS, ids=name_of)
 def test_training_equals_plain_training(ranks: Pool, spec: Spec, tmp_path: Path) -> None:
-    expected, losses, norms = train_plainly(spec)
-    results, found = trained(ranks, spec, tmp_path)
-    assert worst(kind(found, "parameters/"), expected, spec) <= BOUNDS[spec.precision]
-    for result in results:
-        assert result["losses"] == results[0]["losses"]
-        assert result["losses"] == pytest.approx(losses, rel=1e-12)
-        assert result["norms"] == pytest.approx(norms, rel=1e-12)
-        assert result["evaluated"] == results[0]["evaluated"]
-    assert losses[-1] < losses[0]
-    assert abs(losses[-1] - math.log(spec.config.vocabulary)) > 1e-3
+    assert_trains_as_plain(ranks, spec, tmp_path)
 
 
 @parallel

@@ -10,8 +10,8 @@ import pytest
 from holmes.launch.pool import Pool
 from tests.runtime.plans import Spec
 from tests.runtime.reference import train_plainly
-from tests.runtime.test_tensor import kind, name_of, worst
-from tests.runtime.test_tensor import trained as trained_shards
+from tests.runtime.trained import kind, name_of, worst
+from tests.runtime.trained import trained as trained_shards
 
 DEADLINE = 60
 BOUNDS = {"fp32": 1e-6, "fp64": 1e-12}
