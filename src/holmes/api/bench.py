@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import holmes
 from holmes.errors import ConfigError, HolmesError, UnavailableError, suggestion
 
+WRITES = re.compile(r"record\.(main|write)\(")
 FOLDER = Path(holmes.__file__).parents[2] / "benchmarks"
 
 
@@ -50,7 +52,7 @@ def benchmarks(folder: Path = FOLDER) -> list[Benchmark]:
     found = []
     for file in sorted(folder.glob("*.py")):
         text = file.read_text()
-        if 'if __name__ == "__main__"' in text and "record." in text:
+        if 'if __name__ == "__main__"' in text and WRITES.search(text):
             about = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
             headline = _headline(folder / "records" / f"{file.stem}.json")
             found.append(Benchmark(file.stem, file, about, headline))

@@ -9,6 +9,7 @@ from itertools import groupby
 
 from holmes.hardware.topology import Topology
 from holmes.plan.plan import Group, Plan, Stage
+from holmes.plan.sharding import BITS, error_bound
 from holmes.schedule.generate import WITH_WARMUP
 
 MOST_GROUPS = 12
@@ -211,7 +212,13 @@ def _schedule(plan: Plan, notes: Notes) -> Iterable[str]:
             )
         else:
             yield "  no overlap: gradients are exchanged after the last backward"
-        yield f"  optimizer sharding: {plan.sharding}"
+        yield f"  sharding: {plan.sharding}"
+        for what, bits in zip(("weights", "gradients"), BITS[plan.quantize], strict=True):
+            if bits is not None:
+                yield (
+                    f"  {what} travel as INT{bits}: no element is off by more than "
+                    f"{error_bound(bits):.2%} of the largest of its block"
+                )
 
 
 def _memory(plan: Plan, topology: Topology) -> Iterable[str]:
