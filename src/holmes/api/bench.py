@@ -16,7 +16,7 @@ from typing import Any
 import holmes
 from holmes.errors import ConfigError, HolmesError, UnavailableError, suggestion
 
-WRITES = re.compile(r"record\.(main|write)\(")
+WRITES = re.compile(r"\brecord\.(main|write)")
 FOLDER = Path(holmes.__file__).parents[2] / "benchmarks"
 
 
