@@ -3,34 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
-VIRTUAL = "Measured on virtual devices (computation slept, network real)"
-REAL = "Measured with real compute"
-PREDICTED = "Predicted against measured, real compute"
-Data = Mapping[str, Any]
-Row = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """One record for the reader.
-
-    ``kind`` says what sort of statement it is, ``claim`` what follows from the table in a
-    sentence or two; ``details`` go to the docs only.
-    """
-
-    kind: str
-    header: Row
-    rows: tuple[Row, ...]
-    claim: str
-    details: tuple[str, ...] = field(default_factory=tuple)
-
-    def table(self) -> str:
-        """Markdown."""
-        lines = [self.header, ("---",) * len(self.header), *self.rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+from rendered import PREDICTED, REAL, VIRTUAL, Data, Rendered
 
 
 def compact(data: Data) -> str:
@@ -329,6 +303,40 @@ def scatter_gather(data: Data) -> Rendered:
     )
 
 
+def three_level(data: Data) -> Rendered:
+    """Step, bytes on the slow network and memory of one, two and three levels of sharding."""
+    rows = [
+        (
+            case,
+            name,
+            _seconds(arm),
+            _ms(arm["predicted"]),
+            _bytes(arm["bytes_per_step"]["ethernet"]),
+            f"{sum(arm['kept'][0].values()) / 1e6:.2f} MB",
+            _ratio(found["gains"][name]) if name in found["gains"] else "1.00",
+        )
+        for case, found in data["cases"].items()
+        for name, arm in found["arms"].items()
+        if not name.endswith(" again")
+    ]
+    slow, fast = (found["gains"] for found in data["cases"].values())
+    header = ("links", "sharding", "step, measured", "step, predicted", "Ethernet, sent per step")
+    return Rendered(
+        VIRTUAL,
+        (*header, "kept by a rank", "step over three levels"),
+        tuple(rows),
+        f"Where the link between the clusters is slow, one level takes {_ratio(slow['one level'])} "
+        f"times as long as three, two take {_ratio(slow['two levels, of a host'])} (of a host) and "
+        f"{_ratio(slow['two levels, of a cluster'])} (of a cluster). Where all links are fast and "
+        f"computation is long, {_ratio(fast['one level'])}: three levels keep more for nothing.",
+        (
+            f"Sizes: {data['sizes']}; links {_rates(data['rates_gbit_s'])}, in the last case "
+            f"{data['fast_gbit_s']:g} for all. Packing into integers takes no time here.",
+            f"Three levels against themselves, by case: {_itself(data)}.",
+        ),
+    )
+
+
 def context(data: Data) -> Rendered:
     """Peak of one rank by the number of ranks that share a sample, and who passes the limit."""
     peaks = {ranks: value["median"] for ranks, value in data["peaks"].items()}
@@ -404,6 +412,7 @@ RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "partition": partition,
     "meshes": meshes,
     "scatter_gather": scatter_gather,
+    "three_level": three_level,
     "overlap": overlap,
     "prediction": prediction,
     "rehearsals": prediction,

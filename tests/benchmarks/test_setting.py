@@ -12,6 +12,7 @@ import partition
 import placement_virtual
 import prediction
 import setting
+import three_level
 from holmes.events.span import Span, Timeline
 from holmes.hardware.site import Fabric
 from holmes.plan.plan import Plan
@@ -116,6 +117,30 @@ def test_overlap_is_predicted_to_gain(backward_ms: int) -> None:
     plans = {name: setting.planned(job) for name, job in jobs.items()}
     assert plans["overlap"].sharding == "optimizer"
     assert plans["overlap"].predicted.step_seconds < plans["no overlap"].predicted.step_seconds
+
+
+def test_three_levels_are_predicted_to_gain_where_the_slow_level_binds() -> None:
+    plans = {
+        case: {name: setting.planned(job) for name, job in jobs.items()}
+        for case, jobs in three_level.cases().items()
+    }
+    slow, fast = plans[three_level.SLOW_CASE], plans[three_level.FAST_CASE]
+    assert {name: plan.layout.shard for name, plan in slow.items() if "int" not in name} == {
+        three_level.FLAT: (),
+        "two levels, of a host": (2,),
+        "two levels, of a cluster": (4,),
+        three_level.THREE: (2, 4),
+    }
+    best = slow[three_level.THREE].predicted
+    assert slow[three_level.FLAT].predicted.step_seconds > 1.3 * best.step_seconds
+    assert (
+        best.bytes_per_step["ethernet"]
+        < slow[three_level.FLAT].predicted.bytes_per_step["ethernet"] / 10
+    )
+    flat, three = (
+        fast[name].predicted.step_seconds for name in (three_level.FLAT, three_level.THREE)
+    )
+    assert flat == pytest.approx(three, rel=0.05)
 
 
 def _fabric(plan: Plan, axis: str, stage: int) -> Fabric:
