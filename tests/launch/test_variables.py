@@ -9,7 +9,7 @@ import pytest
 from holmes.errors import ConfigError
 from holmes.hardware.site import Site
 from holmes.launch.scripts import slurm_script, torchrun_command
-from holmes.launch.variables import GroupSetting, assumptions, group_options, node_variables
+from holmes.launch.variables import assumptions, node_variables
 from tests.launch.plans import plan_for, renamed, two_clusters
 
 COMMAND = ["holmes", "train", "my job.yaml", "--plan", "plan.json"]
@@ -56,25 +56,8 @@ def test_unknown_node() -> None:
         node_variables(plan_for(), "ib-9")
 
 
-def test_each_group_has_its_own_transport() -> None:
-    options = group_options(plan_for(), 0)
-    assert options == {
-        "data.s0": GroupSetting("IB", "ib0"),
-        "world": GroupSetting("Socket", "eth0"),
-    }
-    assert group_options(plan_for(), 3)["data.s1"] == GroupSetting("IB", "roce0")
-
-
-def test_options_follow_the_rank_map() -> None:
-    plan = plan_for(rank_map=(2, 3, 0, 1))
-    assert group_options(plan, 3)["world"] == GroupSetting("Socket", "eth0")
-    assert node_variables(plan, "roce-0")["HOLMES_NODE"] == "roce-0"
-    assert group_options(plan, 0)["data.s0"].interface is None  # roce nodes have no ib0
-
-
-def test_a_group_inside_one_node_needs_no_network() -> None:
-    plan = plan_for(two_clusters(devices=2), rank_map=(0, 1, 4, 5))
-    assert group_options(plan, 0)["data.s0"] == GroupSetting(None, None)
+def test_the_name_is_the_nodes() -> None:
+    assert node_variables(plan_for(rank_map=(2, 3, 0, 1)), "roce-0")["HOLMES_NODE"] == "roce-0"
 
 
 def run_script(text: str, folder: Path, **variables: str) -> list[str]:

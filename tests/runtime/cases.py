@@ -35,7 +35,7 @@ from holmes.runtime.pipeline.assemble import (
     virtual_engine,
 )
 from holmes.runtime.pipeline.interpreter import Interpreter
-from holmes.runtime.pipeline.stage import TorchStage
+from holmes.runtime.pipeline.stage import StageSpec, TorchStage
 from holmes.runtime.pipeline.virtual import BlockSeconds
 from holmes.runtime.rendezvous import Rendezvous
 from holmes.runtime.sharding.bucket_state import AdamWSettings
@@ -380,9 +380,8 @@ def _our_gradients(spec: Spec, groups: Groups) -> tuple[float | None, dict[str, 
     for stage in stages_of(plan, groups.rank):
         blocks = gpt.build_blocks(spec.config, *stage.blocks)
         named |= dict(gpt.named_parameters(blocks, stage.blocks[0]))
-        made = CountingStage(
-            place_of(plan, stage), blocks, gpt.loss, loss_divisor, torch.empty(shape)
-        )
+        place = place_of(plan, stage)
+        made = CountingStage(StageSpec(place, blocks, gpt.loss, loss_divisor, torch.empty(shape)))
         made.everybody, made.most = stages, most
         stages.append(made)
     tensors = sum(block.tensors for block in plan.workload.blocks)

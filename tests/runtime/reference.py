@@ -8,7 +8,7 @@ from torch import Tensor
 from holmes.models.gpt.sharding import decays
 from holmes.models.registry import model_module
 from holmes.plan.program import schedule_of
-from holmes.runtime.pipeline.stage import MicroBatch
+from holmes.runtime.pipeline.program import MicroBatch
 from holmes.runtime.sharding.norm import clip_coefficient, global_norm, sum_of_squares
 from tests.runtime.plans import Spec, plan_of
 

@@ -1,7 +1,7 @@
 """The NCCL path without a GPU: what would be asked of torch, recorded by a stand-in.
 
 Each group's options, device binding and deadlines are checked for every rank of a plan
-over two clusters, against what the launcher publishes for the same plan.
+over two clusters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.distributed import HashStore
 
 from holmes.errors import UnavailableError
-from holmes.launch.variables import group_options, node_variables
+from holmes.launch.variables import node_variables
 from holmes.runtime import backends, collectives, groups
 from holmes.runtime.communicator import Communicator
 from holmes.runtime.groups import GroupOptions
@@ -74,7 +74,7 @@ def open_on(plan: Any, rank: int) -> dict[str, Communicator]:
 def test_each_group_is_on_its_own_network(asked: Asked, rank: int) -> None:
     plan = plan_for()
     found = open_on(plan, rank)
-    wanted = group_options(plan, rank)
+    wanted = {"world": "Socket", "data.s0" if rank < 2 else "data.s1": "IB"}
     given = {"world": asked.world["pg_options"]}
     for group, ask in zip(plan.groups, asked.groups, strict=False):
         assert ask["ranks"] == list(group.ranks)
@@ -83,9 +83,7 @@ def test_each_group_is_on_its_own_network(asked: Asked, rank: int) -> None:
             given[group.name] = ask["pg_options"]
         else:
             assert ask["pg_options"] is None
-    assert {name: native.config.net_name for name, native in given.items()} == {
-        name: setting.net_name for name, setting in wanted.items()
-    }
+    assert {name: native.config.net_name for name, native in given.items()} == wanted
     assert set(found) == set(wanted)
     assert [name for name, _ in asked.exercised] == list(found)
 
@@ -105,6 +103,11 @@ def test_our_deadline_comes_before_the_watchdogs(asked: Asked) -> None:
             assert ask["pg_options"]._timeout == ask["timeout"]
     assert all(comm.timeout == timedelta(seconds=60) for comm in found.values())
     assert {deadline for _, deadline in asked.exercised} == {timedelta(seconds=20)}
+
+
+def test_a_group_is_carried_by_its_nodes_own_interface(asked: Asked) -> None:
+    carried = {name: comm.network for name, comm in open_on(plan_for(), 2).items()}
+    assert carried == {"world": "ethernet on eth0", "data.s1": "roce on roce0"}
 
 
 def test_a_group_inside_a_node_leaves_the_network_to_nccl(asked: Asked) -> None:

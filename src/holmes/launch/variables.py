@@ -1,12 +1,11 @@
-"""What a launcher writes for a node before its processes start, and options per group.
+"""What a launcher writes for a node before its processes start.
 
 NCCL reads most of its variables once per process, so node-level choices (adapters,
-GID, interface names) are variables and the transport is an option of each group.
+GID, interface names) are variables; the transport is an option of each group, which the
+runtime takes from the Plan when it opens it.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from holmes.errors import ConfigError, suggestion
 from holmes.hardware.site import Fabric
@@ -18,17 +17,6 @@ OWN_DEADLINES = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0"}
 would end the process before that is said."""
 ROCE_GID_INDEX = "3"
 """RoCE v2 over IPv4 on most adapters. Assumed, not read: `show_gids` on the node tells."""
-
-
-@dataclass(frozen=True)
-class GroupSetting:
-    """How one group is opened in one process: NCCL's network module and the interface.
-
-    Both are None for a group inside one node.
-    """
-
-    net_name: str | None
-    interface: str | None
 
 
 def node_named(plan: Plan, node_name: str) -> Node:
@@ -86,20 +74,3 @@ def assumptions(plan: Plan, node_name: str) -> tuple[str, ...]:
             "ib0, roce0, eth0 and so on are assumed"
         )
     return tuple(said)
-
-
-def node_of(plan: Plan, rank: int) -> Node:
-    """The node that runs a logical rank."""
-    return Topology(plan.site).devices[plan.rank_map[rank]].node
-
-
-def group_options(plan: Plan, rank: int) -> dict[str, GroupSetting]:
-    """For each group of a logical rank, by name: its network module and interface here."""
-    node = node_of(plan, rank)
-    settings: dict[str, GroupSetting] = {}
-    for group in plan.groups:
-        if rank in group.ranks:
-            names = group.interfaces.get(node.name, ())
-            interface = names[0] if names and group.transport.fabric is not None else None
-            settings[group.name] = GroupSetting(group.transport.net_name, interface)
-    return settings

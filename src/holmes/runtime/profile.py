@@ -11,7 +11,8 @@ from functools import partial
 import torch
 
 from holmes.runtime.pipeline.pace import Pace
-from holmes.runtime.pipeline.stage import MicroBatch, TorchStage
+from holmes.runtime.pipeline.program import MicroBatch
+from holmes.runtime.pipeline.stage import TorchStage
 from holmes.runtime.sharding.norm import sum_of_squares
 
 WARM_UP = 5

@@ -63,10 +63,12 @@ class Exchanges:
         """Bring what is kept of every bucket's weights up to date, in model order."""
         for shape in self._shapes.values():
             exchange = self._exchanges[shape.stage]
-            for bucket in shape.buckets if exchange is not None else ():
+            if exchange is None:
+                continue
+            for bucket in shape.buckets:
                 after = waits
-                for move in exchange.refresh:  # type: ignore[union-attr]
-                    kind = "parameters" if move is exchange.refresh[-1] else "part"  # type: ignore[union-attr]
+                for move in exchange.refresh:
+                    kind = "parameters" if move is exchange.refresh[-1] else "part"
                     after = (self._move(move, shape.stage, bucket, kind, after),)
                     self._fresh[bucket.index] = after[0]
 

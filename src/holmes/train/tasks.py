@@ -25,7 +25,8 @@ from holmes.runtime.checkpoint.fence import require_current
 from holmes.runtime.checkpoint.read import read_checkpoint
 from holmes.runtime.groups import GroupOptions, Groups, open_groups
 from holmes.runtime.pipeline.pace import Pace
-from holmes.runtime.pipeline.stage import MicroBatch, StagePlace, TorchStage
+from holmes.runtime.pipeline.program import MicroBatch, StagePlace
+from holmes.runtime.pipeline.stage import StageSpec, TorchStage
 from holmes.runtime.profile import Measured, profile_blocks, profile_optimizer, run_chain
 from holmes.runtime.profile_links import busy_per_byte, profile_links
 from holmes.runtime.rendezvous import Rendezvous
@@ -204,15 +205,19 @@ def short_model(
     generator = torch.Generator().manual_seed(0)
     shape = (micro, config.sequence)
     tokens = torch.randint(config.vocabulary, shape, generator=generator)
-    stage = share.stage(
+    spec = StageSpec(
         StagePlace(0, 0, len(blocks), len(blocks)),
         blocks,
         share.loss(module.loss),
-        1,
-        torch.empty((micro, config.sequence // tensor, config.hidden), dtype=dtype),
+        loss_divisor=1,
+        boundary=torch.empty((micro, config.sequence // tensor, config.hidden), dtype=dtype),
         autocast=partial(module.autocast, job.train.precision),
     )
-    return stage, ["embedding", *["transformer"] * layers, "head"], MicroBatch(tokens, tokens)
+    return (
+        share.stage(spec),
+        ["embedding", *["transformer"] * layers, "head"],
+        MicroBatch(tokens, tokens),
+    )
 
 
 def shares_of(plan: Plan) -> tuple[tuple[int, int], ...]:

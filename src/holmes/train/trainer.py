@@ -18,7 +18,7 @@ from holmes.runtime.checkpoint.write import Committed
 from holmes.runtime.groups import Groups
 from holmes.runtime.monitor.board import Phase
 from holmes.runtime.monitor.monitor import Monitor
-from holmes.runtime.pipeline.stage import MicroBatch
+from holmes.runtime.pipeline.program import MicroBatch
 from holmes.runtime.sharding.optimizer import ShardedAdamW
 from holmes.train.assignment import Assignment
 from holmes.train.fault_points import FaultPoints

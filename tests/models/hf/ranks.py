@@ -22,7 +22,7 @@ from holmes.models.registry import (
     weights_module,
 )
 from holmes.runtime.pipeline.assemble import StageModel, real_engine
-from holmes.runtime.pipeline.stage import MicroBatch
+from holmes.runtime.pipeline.program import MicroBatch
 from holmes.runtime.sharding.bucket_state import AdamWSettings
 from tests.runtime.cases import join
 from tests.runtime.plans import Spec, plan_of

@@ -53,12 +53,52 @@ class Parts:
             return self.embedding(config)
         return self.head(config) if index == config.blocks - 1 else self.transformer(config)
 
+    def build(
+        self,
+        config: ChainConfig,
+        start: int,
+        stop: int,
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        absent: bool = False,
+    ) -> list[nn.Module]:
+        """Blocks [start, stop) of the chain, initialised.
+
+        The weights of block i depend on (seed, i) alone, so whichever stage builds it gets
+        the same. A tied head starts from the token table of block 0; when the range holds
+        both ends, the two are one parameter.
+
+        Args:
+            device: ``meta`` leaves the parameters without storage and initial values.
+            absent: parameters stay on ``meta`` for whoever brings their values; the tables of
+                angles are on ``device``.
+        """
+        blocks: list[nn.Module] = []
+        for index in range(start, stop):
+            with torch.device("meta"):
+                block = self.empty(config, index)
+            if not absent and torch.device(device).type != "meta":
+                block = block.to_empty(device="cpu")
+                _initialise(block, config, seed, index)
+            block = block.to(dtype)
+            if not absent:
+                block = block.to(device)
+            for module in block.modules():
+                if isinstance(module, Rotary):
+                    module.fill(device)
+            blocks.append(block)
+        if config.tied and stop - start == config.blocks:
+            blocks[-1].projection.weight = blocks[0].token.weight  # type: ignore[union-attr]
+        return blocks
+
 
 class Chain(nn.Module):
     """The whole chain on one device; its parameter names are the global ones.
 
     Args:
-        options: ``seed``, ``dtype`` and ``device`` of :func:`build_blocks`.
+        options: ``seed``, ``dtype`` and ``device`` of :meth:`Parts.build`.
     """
 
     parts: ClassVar[Parts]
@@ -66,7 +106,7 @@ class Chain(nn.Module):
     def __init__(self, config: ChainConfig, **options: Any) -> None:
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(build_blocks(self.parts, config, 0, config.blocks, **options))
+        self.blocks = nn.ModuleList(self.parts.build(config, 0, config.blocks, **options))
 
     def forward(self, tokens_BS: Tensor, documents_BS: Tensor | None = None) -> Tensor:
         """Logits [B, S, V] of token ids [B, S]."""
@@ -74,47 +114,6 @@ class Chain(nn.Module):
         for block in self.blocks:
             x = block(x, documents_BS)
         return x
-
-
-def build_blocks(
-    parts: Parts,
-    config: ChainConfig,
-    start: int,
-    stop: int,
-    *,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    absent: bool = False,
-) -> list[nn.Module]:
-    """Blocks [start, stop) of the chain, initialised.
-
-    The weights of block i depend on (seed, i) alone, so whichever stage builds it gets
-    the same. A tied head starts from the token table of block 0; when the range holds
-    both ends, the two are one parameter.
-
-    Args:
-        device: ``meta`` leaves the parameters without storage and initial values.
-        absent: parameters stay on ``meta`` for whoever brings their values; the tables of
-            angles are on ``device``.
-    """
-    blocks: list[nn.Module] = []
-    for index in range(start, stop):
-        with torch.device("meta"):
-            block = parts.empty(config, index)
-        if not absent and torch.device(device).type != "meta":
-            block = block.to_empty(device="cpu")
-            _initialise(block, config, seed, index)
-        block = block.to(dtype)
-        if not absent:
-            block = block.to(device)
-        for module in block.modules():
-            if isinstance(module, Rotary):
-                module.fill(device)
-        blocks.append(block)
-    if config.tied and stop - start == config.blocks:
-        blocks[-1].projection.weight = blocks[0].token.weight  # type: ignore[union-attr]
-    return blocks
 
 
 def named_parameters(blocks: Sequence[nn.Module], start: int) -> Iterator[tuple[str, nn.Parameter]]:

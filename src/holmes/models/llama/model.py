@@ -7,15 +7,12 @@ features per head, F inner width. Parallelism is declared beside this file, in
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor, nn
 from torch.nn import functional
 
 from holmes.models.common.attention import Rotary, attention_core
 from holmes.models.common.blocks import Embedding, Head, TransformerBlock
 from holmes.models.common.chain import Chain, Parts, autocast, loss, named_parameters
-from holmes.models.common.chain import build_blocks as build_chain
 from holmes.models.llama.config import LlamaConfig
 
 __all__ = ["Llama", "autocast", "build_blocks", "loss", "named_parameters"]
@@ -83,7 +80,7 @@ def _head(config: LlamaConfig) -> Head:
 
 
 PARTS = Parts(_embedding, _transformer, _head)
-build_blocks = partial(build_chain, PARTS)
+build_blocks = PARTS.build
 
 
 class Llama(Chain):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,8 @@ from holmes.runtime.context.axis import ContextAxis
 from holmes.runtime.context.tally import declared
 from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.pace import Pace
-from holmes.runtime.pipeline.stage import LossFunction, TokenShare, TorchStage
+from holmes.runtime.pipeline.program import TokenShare
+from holmes.runtime.pipeline.stage import LossFunction, StageSpec, TorchStage
 from holmes.runtime.sharding.buckets import FlatBucket
 from holmes.runtime.tensor.share import Build, Share
 from holmes.runtime.tensor.shared import StepSums
@@ -61,11 +63,9 @@ class ContextShare(Share):
             self._apply(block)
         return blocks
 
-    def stage(self, *arguments: Any, **options: Any) -> TorchStage:
+    def stage(self, spec: StageSpec) -> TorchStage:
         tokens = TokenShare(self._positions, self._own / self._chunks.length)
-        return self._inner.stage(
-            *arguments, tokens=tokens, evaluating=self._axis.uncounted, **options
-        )
+        return self._inner.stage(replace(spec, tokens=tokens, evaluating=self._axis.uncounted))
 
     def loss(self, loss: LossFunction) -> LossFunction:
         """The mean over this rank's tokens, without padding."""

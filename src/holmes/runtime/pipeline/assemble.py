@@ -21,8 +21,9 @@ from holmes.runtime.context.share import with_context
 from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.interpreter import Interpreter
 from holmes.runtime.pipeline.pace import Pace
+from holmes.runtime.pipeline.program import StagePlace
 from holmes.runtime.pipeline.recompute import recompute_attention
-from holmes.runtime.pipeline.stage import Autocast, LossFunction, StagePlace
+from holmes.runtime.pipeline.stage import Autocast, LossFunction, StageSpec
 from holmes.runtime.pipeline.virtual import BlockSeconds, VirtualOptimizer, VirtualStage
 from holmes.runtime.sharding.bucket_state import AdamWSettings
 from holmes.runtime.sharding.buckets import Slot, flatten, slots_of
@@ -122,26 +123,22 @@ def real_engine(
         whole_ties=plan.layout is None,
         quantize=plan.quantize,
     )
-    first, last = plan.samples_of(groups.rank)
-    tokens = mine[0].layout.tp if plan.scatter_gather else 1
-    boundary = torch.empty(
-        (last - first, plan.tokens_held // tokens, plan.workload.hidden),
-        dtype=slots[0].parameter.dtype,
-        device=groups.device,
-    )
     if plan.recompute == "selective":
         recompute_attention(block for blocks in built.values() for block in blocks)
+    boundary = _boundary(plan, groups, slots[0].parameter.dtype)
     stages = [
         share.stage(
-            place_of(plan, stage),
-            built[stage.stage],
-            share.loss(model.loss),
-            plan.batch.global_ / (last - first),
-            boundary,
-            recompute=plan.recompute == "full",
-            autocast=model.autocast,
-            apart=model.apart,
-            scale=optimizer.scale,
+            StageSpec(
+                place_of(plan, stage),
+                built[stage.stage],
+                share.loss(model.loss),
+                plan.batch.global_ / len(boundary),
+                boundary,
+                recompute=plan.recompute == "full",
+                autocast=model.autocast,
+                apart=model.apart,
+                scale=optimizer.scale,
+            )
         )
         for stage in mine
     ]
@@ -149,6 +146,15 @@ def real_engine(
         program_of(plan), groups, stages, optimizer, _tensors(plan), model.pace
     )
     return Engine(interpreter, optimizer, tuple(slots))
+
+
+def _boundary(plan: Plan, groups: Groups, dtype: torch.dtype) -> Tensor:
+    """What this rank passes on of a micro-batch [samples, tokens, hidden], values left open."""
+    first, last = plan.samples_of(groups.rank)
+    stage = next(stage for stage in plan.stages if groups.rank in stage.ranks)
+    tokens = plan.tokens_held // (stage.layout.tp if plan.scatter_gather else 1)
+    shape = (last - first, tokens, plan.workload.hidden)
+    return torch.empty(shape, dtype=dtype, device=groups.device)
 
 
 @torch.no_grad()

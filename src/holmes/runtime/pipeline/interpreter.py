@@ -25,7 +25,7 @@ from holmes.runtime.lanes import Completion, Lanes
 from holmes.runtime.monitor.observer import Observer, Unobserved
 from holmes.runtime.pipeline.boundary import Boundaries, part_of, place, whole_name
 from holmes.runtime.pipeline.pace import Pace
-from holmes.runtime.pipeline.stage import Blocks, MicroBatch, StageProgram
+from holmes.runtime.pipeline.program import Blocks, MicroBatch, StageProgram
 from holmes.runtime.sharding.optimizer import Outcome, StepOptimizer
 from holmes.schedule.instruction import ACCUMULATING_OPS, COMPUTE_OPS, Instruction, Op
 from holmes.schedule.lower import Program

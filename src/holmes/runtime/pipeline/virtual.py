@@ -14,7 +14,7 @@ from torch import Tensor
 
 from holmes.runtime import collectives
 from holmes.runtime.communicator import Communicator
-from holmes.runtime.pipeline.stage import Blocks, MicroBatch, StagePlace, TokenShare
+from holmes.runtime.pipeline.program import ALL_TOKENS, Blocks, MicroBatch, StagePlace
 from holmes.runtime.sharding.optimizer import Outcome
 from holmes.schedule.instruction import COLLECTIVE_OPS, Instruction, Op
 
@@ -48,7 +48,7 @@ class VirtualStage:
     """
 
     uses_data = False
-    tokens = TokenShare()
+    tokens = ALL_TOKENS
 
     def __init__(
         self,

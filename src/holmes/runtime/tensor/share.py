@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from holmes.models.common.tensor import TensorSplit
 from holmes.plan.plan import Plan, Stage
 from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.pace import Pace
-from holmes.runtime.pipeline.stage import LossFunction, TorchStage
+from holmes.runtime.pipeline.stage import LossFunction, StageSpec, TorchStage
 from holmes.runtime.tensor.axis import TensorAxis
 from holmes.runtime.tensor.piece import Piece
 from holmes.runtime.tensor.shared import SharedGradients, StepSums
@@ -47,9 +46,9 @@ class Share:
             indices: their places in the model.
         """
 
-    def stage(self, *arguments: Any, **options: Any) -> TorchStage:
-        """The program of a stage; arguments of :class:`TorchStage`."""
-        return TorchStage(*arguments, **options)
+    def stage(self, spec: StageSpec) -> TorchStage:
+        """The program of a stage."""
+        return TorchStage(spec)
 
     def loss(self, loss: LossFunction) -> LossFunction:
         """The loss of the last stage."""
@@ -100,9 +99,8 @@ class TensorShare(Share):
             tie(blocks, stage.blocks[0], [names])
         return blocks
 
-    def stage(self, *arguments: Any, **options: Any) -> TorchStage:
-        whole = not self._plan.scatter_gather
-        return TensorStage(*arguments, axis=self._axis, whole=whole, **options)
+    def stage(self, spec: StageSpec) -> TorchStage:
+        return TensorStage(spec, self._axis, whole=not self._plan.scatter_gather)
 
     def loss(self, loss: LossFunction) -> LossFunction:
         """Cross-entropy over the split vocabulary."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
-from holmes.runtime.pipeline.stage import Blocks, MicroBatch, TorchStage
+from holmes.runtime.pipeline.program import Blocks, MicroBatch
+from holmes.runtime.pipeline.stage import StageSpec, TorchStage
 from holmes.runtime.tensor.axis import TensorAxis
 
 
@@ -19,10 +18,8 @@ class TensorStage(TorchStage):
         whole: pass all tokens on, and take this rank's out of all that arrive.
     """
 
-    def __init__(
-        self, *arguments: Any, axis: TensorAxis, whole: bool = False, **options: Any
-    ) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, spec: StageSpec, axis: TensorAxis, *, whole: bool = False) -> None:
+        super().__init__(spec)
         self._axis = axis
         self._whole = whole
 
