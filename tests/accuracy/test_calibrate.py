@@ -22,9 +22,10 @@ from holmes.accuracy.validate import validate
 from holmes.cost.calibration import DEFAULT, LAB, LinkCalibration
 from holmes.cost.model import CostModel
 from holmes.errors import DataError, WriteError
-from holmes.events.trace import append_trace
+from holmes.events.trace import append_trace, read_trace
 from holmes.hardware.topology import Topology
-from holmes.plan.codec import write_plan
+from holmes.plan.codec import read_plan, write_plan
+from holmes.schedule.instruction import Op
 from holmes.simulate.events import simulate
 from tests.accuracy.test_tables import HEADER, SITES
 from tests.simulate.plans import Case, make
@@ -68,6 +69,31 @@ def test_a_trace_scales_the_compute_of_its_kind(tmp_path: Path, schedule: str) -
     ]
     assert steps[1] > steps[0]
     assert folder.name in made.source
+
+
+def test_a_trace_tells_the_parts_of_a_backward_apart(tmp_path: Path) -> None:
+    """Weights' gradients took six times what was predicted, everything else three times."""
+    folder = run_folder(tmp_path, "zero-bubble")
+    spans = [
+        replace(span, stop=span.start + 2 * (span.stop - span.start))
+        if span.op == Op.WEIGHT_GRADIENT.value
+        else span
+        for span in read_trace(folder / "trace.jsonl").spans
+    ]
+    (folder / "trace.jsonl").unlink()
+    append_trace(folder / "trace.jsonl", spans)
+    plan = read_plan(folder / "plan.json")
+    topology = Topology(plan.site)
+    before, after = (
+        CostModel(topology, plan.workload, calibration)
+        for calibration in (LAB, calibrate_trace(folder))
+    )
+    slot, one = topology.devices[0], (1, 2)
+    weight = before.weight_seconds(one, slot, 1)
+    assert after.weight_seconds(one, slot, 1) == pytest.approx(2 * SLOWER * weight, rel=1e-3)
+    whole = after.blocks_time(one, slot, 1).in_parts().backward
+    extra = whole - SLOWER * before.blocks_time(one, slot, 1).backward
+    assert extra == pytest.approx(SLOWER * weight, rel=1e-3)
 
 
 def test_a_trace_shows_how_slow_its_links_were(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holmes.cost.calibration import DEFAULT, LAB, Calibration
+from holmes.cost.calibration import DEFAULT, LAB, BlockTime, Calibration
 from holmes.cost.model import CostModel
 from holmes.hardware.site import Site
 from holmes.hardware.topology import Topology
@@ -108,11 +108,31 @@ def test_scores_agree_with_the_exact_draft(where: Site) -> None:
 def test_bubbles_are_those_of_the_generated_schedules(name: Any, stages: int) -> None:
     """Closed fill and drain against a walk through the real actions, equal devices and one
     fast network: the score is at most the doubt above the price, and near it below."""
+    assert_bubbles(stages, DEFAULT, schedule=name)
+
+
+def test_a_backward_that_was_measured_longer_in_two_parts_is_priced_so() -> None:
+    divided = BlockTime(0.01, 0.02, weight=0.013, dividing=0.008)
+    found = {}
+    for name, time in (("longer", divided), ("whole", replace(divided, dividing=0.0))):
+        times = {"a100-80g-sxm": dict.fromkeys(("embedding", "transformer", "head"), time)}
+        measured = DEFAULT.with_blocks(times, micro=1, source="profile")
+        found[name] = [
+            assert_bubbles(2, measured, schedule=schedule) for schedule in ("1f1b", "zero-bubble")
+        ]
+    assert found["longer"][0] == found["whole"][0]
+    assert found["longer"][1] > 1.15 * found["whole"][1]
+
+
+def assert_bubbles(stages: int, calibration: Calibration, **wishes: Any) -> float:
+    """Scores of a schedule against the recurrence; returns the seconds of one."""
     search = Search(
-        asked(gpus(2), gpt(), 192, schedule=name, pipeline=stages, tensor=2, sharding="optimizer"),
+        asked(gpus(2), gpt(), 192, calibration, pipeline=stages, tensor=2, sharding="optimizer",
+              **wishes),
         exhaustive=True,
-    )
+    )  # fmt: skip
     checked = 0
+    seconds = 0.0
     for row in rows(search, 40, seed=3):
         if row.bytes_ > ROOMY or checked > 8:
             continue  # where memory moves borders, whole blocks decide
@@ -125,7 +145,9 @@ def test_bubbles_are_those_of_the_generated_schedules(name: Any, stages: int) ->
         )
         assert 0.88 <= row.seconds / whole <= 1 + LOOPED_DOUBT, str(row)
         checked += 1
+        seconds = seconds or float(row.seconds)
     assert checked > 3
+    return seconds
 
 
 def test_doubts_are_small() -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from holmes.plan.program import program_of
 from holmes.schedule import gpipe, one_f_one_b
+from holmes.schedule.instruction import COMPUTE_OPS, Op
 from holmes.simulate import (
     PartTimes,
     PipelineTimes,
@@ -52,6 +54,25 @@ def test_equals_events_on_the_real_network_of_one_cut(p: int, m: int, overlap: b
         plan, cost = make(case)
         events = simulate(plan, cost).makespan * 1e-9
         assert step_seconds(plan, cost) == pytest.approx(events, rel=AGREE)
+
+
+def test_a_measured_backward_in_two_parts_takes_their_time() -> None:
+    """Equal to the events; both parts of an instruction pair are as measured."""
+    seconds = {}
+    for schedule in ("1f1b", "zero-bubble"):
+        plan, cost = make(Case((1.0,) * 2, (2.0,) * 2, 3, schedule=schedule), UncontendedCost)
+        times = tuple(replace(time, weight=1.5, dividing=1.0) for time in cost.times)
+        before, cost = step_seconds(plan, cost), replace(cost, times=times)
+        seconds[schedule] = step_seconds(plan, cost)
+        events = simulate(plan, cost)
+        assert seconds[schedule] == pytest.approx(events.makespan * 1e-9, rel=AGREE)
+        if schedule == "1f1b":
+            assert seconds[schedule] == before
+    whole = cost.block_time(0, cost.topology.devices[0], 1)
+    taken = {ins.op: cost.compute_seconds(plan, 0, ins) for ins in program_of(plan).ranks[0]
+             if ins.op in COMPUTE_OPS}  # fmt: skip
+    assert taken[Op.WEIGHT_GRADIENT] == pytest.approx(1.5)
+    assert taken[Op.INPUT_GRADIENT] == pytest.approx(whole.backward + 1.0 - 1.5)
 
 
 @given(cases())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,7 @@ from holmes.cost.calibration import (
 )
 from holmes.cost.fit import Coefficient
 from holmes.cost.model import CostModel
+from holmes.cost.split import weight_seconds
 from holmes.errors import DataError, WriteError
 from holmes.events.span import Span
 from holmes.events.trace import read_trace
@@ -38,6 +39,8 @@ OWN = (
 )
 """What a table of own runs may change, with bounds; the prior is the built-in value."""
 OWN_TOLERANCE = 0.5
+PARTS = (Op.INPUT_GRADIENT, Op.WEIGHT_GRADIENT)
+"""Of a divided backward."""
 
 
 def calibrate_table(table: Path, sites: Path, start: Calibration = DEFAULT) -> Calibration:
@@ -159,14 +162,28 @@ def _block_times(
     """Seconds of each kind of block without recomputation, at relative speed 1."""
     slot = next(slot for slot in cost.topology.devices if cost.device(slot).name == kind)
     forward = median(ratios.get((kind, Op.FORWARD)) or [1.0])
+    parts = {op: median(ratios.get((kind, op)) or [1.0]) for op in PARTS}
     backward = _backward_ratio(plan, cost, slot, ratios)
+    divided = all((kind, op) in ratios for op in PARTS)
     times = {}
     for index, block in enumerate(plan.workload.blocks):
         if block.kind not in times:
             plain = cost.block_time(index, slot, plan.batch.micro, plan.stages[0].layout.tp)
             plain = plain.scaled(slot.node.device.speed)
-            times[str(block.kind)] = BlockTime(plain.forward * forward, plain.backward * backward)
+            found = BlockTime(plain.forward * forward, plain.backward * backward)
+            if divided:
+                found = _with_parts(found, plain, weight_seconds(block, plain), parts)
+            times[str(block.kind)] = found
     return times
+
+
+def _with_parts(
+    found: BlockTime, plain: BlockTime, weight: float, ratios: Mapping[Op, float]
+) -> BlockTime:
+    """Block times with those of a backward in two parts, each as its ratio says."""
+    rest = (plain.in_parts().backward - weight) * ratios[Op.INPUT_GRADIENT]
+    weight *= ratios[Op.WEIGHT_GRADIENT]
+    return replace(found, weight=weight, dividing=rest + weight - found.backward)
 
 
 def _backward_ratio(
@@ -175,12 +192,12 @@ def _backward_ratio(
     """Measured over predicted backward; of one in two parts, that of both together."""
     kind = cost.device(slot).name
     whole = ratios.get((kind, Op.BACKWARD))
-    parts = [ratios.get((kind, op)) for op in (Op.INPUT_GRADIENT, Op.WEIGHT_GRADIENT)]
+    parts = [ratios.get((kind, op)) for op in PARTS]
     if whole or not all(parts):
         return median(whole or [1.0])
     blocks, tp = (0, len(plan.workload.blocks)), plan.stages[0].layout.tp
     weight = cost.weight_seconds(blocks, slot, plan.batch.micro, tp)
-    both = cost.blocks_time(blocks, slot, plan.batch.micro, tp).backward
+    both = cost.blocks_time(blocks, slot, plan.batch.micro, tp).in_parts().backward
     found = [median(part) for part in parts if part]
     return (found[0] * (both - weight) + found[1] * weight) / both
 

@@ -22,17 +22,37 @@ Software = Literal["holmes", "megatron"]
 
 @dataclass(frozen=True)
 class BlockTime:
-    """Seconds of one block for one micro-batch. Backward includes recomputation, if any."""
+    """Seconds of one block for one micro-batch. Backward includes recomputation, if any.
+
+    Attributes:
+        weight: measured, of the weights' gradients where the backward runs in two parts.
+        dividing: what both parts together take longer than a backward in one.
+    """
 
     forward: float
     backward: float
+    weight: float | None = None
+    dividing: float = 0.0
 
     def __add__(self, other: BlockTime) -> BlockTime:
-        return BlockTime(self.forward + other.forward, self.backward + other.backward)
+        known = [weight for weight in (self.weight, other.weight) if weight is not None]
+        return BlockTime(
+            self.forward + other.forward,
+            self.backward + other.backward,
+            sum(known) if known else None,
+            self.dividing + other.dividing,
+        )
 
     def scaled(self, factor: float) -> BlockTime:
-        """Both times multiplied by ``factor``."""
-        return BlockTime(self.forward * factor, self.backward * factor)
+        """All times multiplied by ``factor``."""
+        weight = None if self.weight is None else self.weight * factor
+        return BlockTime(
+            self.forward * factor, self.backward * factor, weight, self.dividing * factor
+        )
+
+    def in_parts(self) -> BlockTime:
+        """With a backward in two parts."""
+        return BlockTime(self.forward, self.backward + self.dividing, self.weight)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from holmes.hardware.catalogue import DeviceKind, resolve
 from holmes.hardware.topology import DeviceSlot, Topology
 from holmes.plan.layout import Recompute
 from holmes.plan.plan import Plan, Stage
+from holmes.schedule.generate import FORMS
 from holmes.schedule.instruction import Instruction, Op
 from holmes.workload.workload import Workload
 
@@ -171,6 +172,8 @@ class CostModel:
         time = shared.blocks_time(blocks, slot, micro, tp, plan.recompute)
         for index in range(*blocks) if plan.context > 1 else ():
             time += self._in_context(plan, stage, index, slot)
+        if FORMS[plan.schedule.name].splits_backward:
+            time = time.in_parts()
         known = self._extras.get(stage.stage)
         if known is None or known[0] is not plan:
             extras = stage_extras(plan, self.network(plan.rank_map), stage)

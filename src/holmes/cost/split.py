@@ -22,5 +22,8 @@ def weight_share(block: Block) -> float:
 
 
 def weight_seconds(block: Block, plain: BlockTime) -> float:
-    """Seconds of the weights' part, from the block's time without recomputation."""
+    """Seconds of the weights' part, from the block's time without recomputation: as measured,
+    else by its share of the work."""
+    if plain.weight is not None:
+        return plain.weight
     return plain.backward * min(1.0, weight_share(block))

@@ -378,14 +378,15 @@ class Estimates:
         micro, tp = self.shape.batch.micro, self.shape.layout.tp
         slots = self.ground.kinds[rank]
         cost = self.cost.at(rank) if isinstance(self.cost, SplitCost) else self.cost
-        slower = self._straggling
+        slower, divided = self._straggling, FORMS[self.choice.schedule].splits_backward
         known: dict[tuple[object, ...], list[BlockTime]] = {}
         times = []
         for index, block in enumerate(self.cost.workload.blocks):
             key = (block.kind, id(block.inner), block.parameters)
             if key not in known:
                 recompute = self.choice.recompute
-                known[key] = [cost.block_time(index, slot, micro, tp, recompute) for slot in slots]
+                each = [cost.block_time(index, slot, micro, tp, recompute) for slot in slots]
+                known[key] = [time.in_parts() for time in each] if divided else each
             times.append(known[key])
         return (
             tuple(slower * max(time.forward for time in each) for each in times),

@@ -124,7 +124,7 @@ class SplitCost(CostModel):
             reduce = exchange.seconds(size * self.workload.gradient_bytes, 1)
             forward = max(forward, times[0] * gather)
             backward = max(backward, (times[1] - 1) * gather + reduce)
-        return BlockTime(forward, backward)
+        return replace(time, forward=forward, backward=backward)
 
 
 def split_cost(

@@ -23,12 +23,15 @@ Clock = Callable[[], float]
 class Measured:
     """Mean busy seconds of one micro-batch; ``spread`` is (q3 - q1) / median of the sum.
 
+    ``input`` and ``weight`` are those of a backward in two parts, which together may cost more.
     Busy is processor time of the computing thread outside collectives, which what else runs
     on the machine hardly moves; on CUDA it is the time until the device is done.
     """
 
     forward: float
     backward: float
+    input: float
+    weight: float
     spread: float
 
 
@@ -43,30 +46,30 @@ def profile_blocks(
     """Forward and backward of each kind of block, gradients accumulating.
 
     Every turn runs the chain forward, then backward, one block a call, paced as in a run:
-    caches hold what they hold there, and a drift of the machine touches all kinds alike.
+    caches hold what they hold there, and a drift of the machine touches all kinds alike. Then
+    it does so again with a backward in two parts.
 
     Args:
         stage: a whole short model, its blocks numbered from 0.
         kinds: the kind of each block; a kind may occur several times.
-        repeats: turns, after some that warm up.
+        repeats: turns of each, after some that warm up.
         clock: seconds, of which the time of a block is taken; busy seconds by default.
     """
-    forward: dict[str, list[float]] = {kind: [] for kind in kinds}
-    backward: dict[str, list[float]] = {kind: [] for kind in kinds}
+    taken: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in kinds}
     for turn in range(WARM_UP + repeats):
         down, up = run_chain(stage, kinds, batch, pace, clock)
+        _, *parts = run_chain(stage, kinds, batch, pace, clock, divided=True)
         if turn >= WARM_UP:
-            for kind, first, second in zip(kinds, down, up, strict=True):
-                forward[kind].append(first)
-                backward[kind].append(second)
-    return {
-        kind: Measured(
-            statistics.fmean(forward[kind]),
-            statistics.fmean(backward[kind]),
-            _spread([f + b for f, b in zip(forward[kind], backward[kind], strict=True)]),
-        )
-        for kind in forward
-    }
+            for kind, *seconds in zip(kinds, down, up, *parts, strict=True):
+                taken[kind].append(tuple(seconds))
+    return {kind: _measured(found) for kind, found in taken.items()}
+
+
+def _measured(taken: list[tuple[float, ...]]) -> Measured:
+    """From the seconds of forward, backward and its two parts in every turn."""
+    forward, backward, first, second = (statistics.fmean(part) for part in zip(*taken, strict=True))
+    spread = _spread([down + up for down, up, *_ in taken])
+    return Measured(forward, backward, first, second, spread)
 
 
 def run_chain(
@@ -75,19 +78,28 @@ def run_chain(
     batch: MicroBatch,
     pace: Pace,
     clock: Clock | None = None,
-) -> tuple[list[float], list[float]]:
-    """One micro-batch forward, then backward; seconds of each block, in model order."""
+    *,
+    divided: bool = False,
+) -> list[list[float]]:
+    """One micro-batch forward, then backward; seconds of each block, in model order.
+
+    Args:
+        divided: the gradients of all inputs come first, those of weights after them.
+    """
     device = batch.tokens.device
-    down, up = [], []
-    for index in range(len(kinds)):
-        blocks = (index, index + 1)
-        forward = partial(stage.forward, 0, blocks, None, batch)
-        down.append(_seconds(forward, pace, device, clock))
-    for index in reversed(range(len(kinds))):
-        blocks = (index, index + 1)
-        up.append(_seconds(partial(stage.backward, 0, blocks, None), pace, device, clock))
+    ranges = [(index, index + 1) for index in range(len(kinds))]
+    down = [partial(stage.forward, 0, blocks, None, batch) for blocks in ranges]
+    up: list[list[Callable[[], object]]] = [[partial(stage.backward, 0, b, None) for b in ranges]]
+    if divided:
+        up = [
+            [partial(stage.input_gradient, 0, blocks, None) for blocks in ranges],
+            [partial(stage.weight_gradient, 0, blocks) for blocks in ranges],
+        ]
+    found = [[_seconds(work, pace, device, clock) for work in down]]
+    for works in up:
+        found.append([_seconds(work, pace, device, clock) for work in reversed(works)][::-1])
     stage.take_loss()
-    return down, up[::-1]
+    return found
 
 
 def profile_optimizer(

@@ -24,7 +24,7 @@ from holmes.train.board import check_board
 from holmes.workload.workload import Workload
 
 CPU_KIND = "cpu-core"
-BLOCK_PARTS = ("forward", "backward")
+BLOCK_PARTS = ("forward", "backward", "input", "weight")
 
 
 def on_cpu(resolved: ResolvedJob) -> bool:
@@ -271,9 +271,10 @@ def measured_calibration(
     def times(found: str, share: float) -> dict[str, BlockTime]:
         kinds = profiles[0].get(found, {})
         parts = {k: [[p[found][k][part] for p in profiles] for part in BLOCK_PARTS] for k in kinds}
+        busy = {kind: [median(taken) for taken in parts[kind]] for kind in kinds}
         return {
-            kind: BlockTime(*(median(taken) / share * fastest for taken in parts[kind]))
-            for kind in kinds
+            kind: BlockTime(forward, whole, weight, input_ + weight - whole).scaled(fastest / share)
+            for kind, (forward, whole, input_, weight) in busy.items()
         }
 
     drags = [p["drag"] for p in profiles if p["drag"] is not None]

@@ -285,6 +285,9 @@ class _Batch:
     def _seconds(self, work: Work) -> Floats:
         """The formula of the module."""
         stages, base = self.stages, self.base
+        if self.splits.any():
+            more = np.where(self.splits[:, None], stages.dividing(base, work.blocks), 0.0)
+            work = work.longer_backward(more)
         whole = work.forward + work.backward
         fill = self.share * (whole.sum(axis=1) - work.slowest)
         trips = whole

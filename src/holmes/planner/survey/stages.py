@@ -6,7 +6,8 @@ order, the last fastest; columns are pipeline stages.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -46,6 +47,14 @@ class Work:
     def put(self, rows: NDArray[np.bool_], other: Work) -> Work:
         """This work with some rows taken from another."""
         return Work(*(_put(a, rows, b) for a, b in zip(self._all, other._all, strict=True)))
+
+    def longer_backward(self, more: Floats) -> Work:
+        """This work with these seconds added to the backward of a stage."""
+        backward = self.backward + more
+        before, after = (
+            (self.forward + seconds).max(axis=1) for seconds in (self.backward, backward)
+        )
+        return replace(self, backward=backward, slowest=self.slowest + (after - before))
 
     @property
     def _all(self) -> tuple[Floats, ...]:
@@ -308,19 +317,39 @@ class Stages:
         found: Floats = ends[rows] + blocks * each[rows]
         return found
 
+    def dividing(self, rows: NDArray[np.int64], blocks: Floats) -> Floats:
+        """What a backward in two parts takes longer on a stage with so many blocks."""
+        each, ends = self._dividing
+        found: Floats = ends[rows] + blocks * each[rows]
+        return found
+
     @cached_property
     def _weights(self) -> tuple[Floats, Floats]:
         """Weights' gradients of a block, and of the ends of the chain, [row, stage]."""
+        return self._along(lambda times: (times.first_weight, times.weight, times.last_weight))
+
+    @cached_property
+    def _dividing(self) -> tuple[Floats, Floats]:
+        return self._along(
+            lambda times: (times.first_dividing, times.dividing, times.last_dividing)
+        )
+
+    def _along(self, parts: Callable[[BlockTimes], tuple[Floats, ...]]) -> tuple[Floats, Floats]:
+        """Some seconds of a block, and of the ends of the chain, [row, stage].
+
+        Args:
+            parts: of the first, of a middle, and of the last block.
+        """
         layout = self.ground.layout
         firsts, index = self._patterns
         each = [
             self.tables.block_times(self.ground.kinds[s], layout.tp, layout.cp, self.micros)
             for s in firsts
         ]
-        middle = np.stack([self._spread(times.weight[..., None]) for times in each], -1)
+        middle = np.stack([self._spread(parts(times)[1][..., None]) for times in each], -1)
         ends = np.zeros((len(self.micro), self.count))
-        ends[:, 0] += self._spread(each[index[0]].first_weight[..., None])
-        ends[:, -1] += self._spread(each[index[-1]].last_weight[..., None])
+        ends[:, 0] += self._spread(parts(each[index[0]])[0][..., None])
+        ends[:, -1] += self._spread(parts(each[index[-1]])[2][..., None])
         return middle[:, index], ends
 
     def _forward(self, times: BlockTimes, stage: int) -> Floats:

@@ -34,7 +34,8 @@ class BlockTimes:
     """Seconds by (micro, recompute, sequence): of a transformer block and of both ends.
 
     ``attention`` is one forward of what selective recomputation repeats; weights are the
-    part of a backward that no other stage waits for.
+    part of a backward that no other stage waits for, and dividing what it takes longer in
+    two parts.
     """
 
     forward: Floats
@@ -47,6 +48,9 @@ class BlockTimes:
     weight: Floats
     first_weight: Floats
     last_weight: Floats
+    dividing: Floats
+    first_dividing: Floats
+    last_dividing: Floats
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ class Tables:
         return found
 
     def _times(self, slot: DeviceSlot, tp: int, cp: int, micros: tuple[int, ...]) -> Floats:
-        shape = (10, len(micros), len(self.recomputes), len(self.sequences))
+        shape = (13, len(micros), len(self.recomputes), len(self.sequences))
         slower = straggling(len(self.cost.topology.devices), self.cost.calibration)
         found = np.zeros(shape)
         for s, sequence in enumerate(self.sequences):
@@ -194,6 +198,9 @@ class Tables:
                         sum(weights[1:-1]) / count,
                         weights[0],
                         weights[-1],
+                        sum(time.dividing for time in inner) / count,
+                        first.dividing,
+                        last.dividing,
                     )
         return found * slower
 
