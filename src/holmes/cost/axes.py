@@ -81,11 +81,14 @@ def _split_segment(part: Segment, cp: int) -> Segment:
     )
 
 
-def exposed_ring(ring: float, attention: float) -> float:
+def exposed_ring(ring: Any, attention: Any) -> Any:
     """Seconds of a context ring that the attention it feeds does not hide, one forward.
 
     Ring attention computes on one chunk while the next arrives (Liu et al. 2023).
+    Both are numbers, or arrays of many.
     """
+    if isinstance(attention, np.ndarray):
+        return np.maximum(0.0, ring - attention)
     return max(0.0, ring - attention)
 
 

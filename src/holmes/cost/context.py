@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from holmes.cost.axes import BACKWARD_ROUNDS, exposed_ring
 from holmes.cost.calibration import BlockTime, Calibration
 from holmes.plan.layout import ContextAlgorithm, Recompute
 from holmes.workload.workload import Block, Collective, Workload
 
-Seconds = Callable[[float], float]
-"""Of an exchange among the context ranks, by its payload in bytes at full size."""
+Seconds = Callable[[Any], Any]
+"""Of an exchange among the context ranks, by its payload in bytes at full size: a number,
+or an array of many."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,23 @@ class ContextCost:
         Args:
             attention: seconds of the core's forward on one rank.
         """
+        return BlockTime(*self.added_seconds(micro, seconds, attention, recompute))
+
+    def added_seconds(
+        self, micro: Any, seconds: Seconds, attention: Any, recompute: Recompute
+    ) -> tuple[Any, Any]:
+        """(forward, backward) of :meth:`added`, of numbers or of arrays of one shape."""
         if not self.parts:
-            return BlockTime(0.0, 0.0)
+            return 0.0 * attention, 0.0 * attention
         forward = [part for part in self.parts if part.direction == "forward"]
         if self.algorithm != "ulysses":
             moved = sum(self._payload(part) for part in forward) * micro
             exposed = exposed_ring(seconds(moved), attention)
             again = 0.0 if recompute == "none" else exposed
-            return BlockTime(exposed, BACKWARD_ROUNDS * exposed + again)
+            return exposed, BACKWARD_ROUNDS * exposed + again
         backward = [part for part in self.parts if part.direction == "backward"]
         repeated = [part for part in forward if part.runs(recompute) > 1]
-        return BlockTime(
+        return (
             sum(seconds(self._payload(part) * micro) for part in forward),
             sum(seconds(self._payload(part) * micro) for part in (*backward, *repeated)),
         )

@@ -205,7 +205,10 @@ class Estimates:
         With overlap, all buckets but the last reduce under the last backward, and
         all but the first are gathered under the first forward.
         """
-        key = (stage, start, stop)
+        key: tuple[object, ...] = (self._first_alike[stage], start, stop)
+        if self._equal_blocks:
+            ends = (start == 0, stop == len(self.cost.workload.blocks))
+            key = (self._first_alike[stage], ends, stop - start)
         if key not in self._exposed:
             self._exposed[key] = self._exposed_seconds(stage, start, stop)
         return self._exposed[key]
@@ -333,8 +336,24 @@ class Estimates:
         return tuple(sums)
 
     @cached_property
-    def _exposed(self) -> dict[tuple[int, int, int], float]:
+    def _exposed(self) -> dict[tuple[object, ...], float]:
         return {}
+
+    @cached_property
+    def _first_alike(self) -> tuple[int, ...]:
+        """Per stage, the first whose nodes have the same pattern: it costs the same."""
+        patterns = self.ground.patterns
+        first = {pattern: stage for stage, pattern in reversed(list(enumerate(patterns)))}
+        return tuple(first[pattern] for pattern in patterns)
+
+    @cached_property
+    def _equal_blocks(self) -> bool:
+        """Whether blocks between the first and the last cost and hold the same, on any stage."""
+        rows = {id(row): row for pair in self.rows for row in pair}
+        middle = self.cost.workload.blocks[1:-1]
+        return len({block.parameters for block in middle}) < 2 and all(
+            len(set(row[1:-1])) < 2 for row in rows.values()
+        )
 
     @cached_property
     def rows(self) -> tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]:

@@ -19,11 +19,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from holmes.errors import ConfigError
 from holmes.workload.workload import Block
 
 Borders = tuple[tuple[int, int], ...]
+EQUAL = 1 + 1e-12
+"""Sums of the same blocks in another order differ by less."""
 PROPORTIONAL_ALPHA = 1.05
 """Holmes (arXiv 2312.03549): stages but the last take alpha times their share."""
 
@@ -140,9 +143,11 @@ def exact(costs: StageCosts, limit: float = math.inf) -> Borders | None:
     stages, blocks = costs.stages, costs.blocks
     check_stage_count(blocks, stages)
     best = min(limit, objective(costs, _balanced(costs)))
-    least = _least_sum(costs)
+    rest = _least_from(costs)
+    least = rest[0]
     if not _coverable(costs, least, best):
         return None
+    fill, slack = costs.fill, best * (1 + 1e-9)
     fronts: dict[int, list[_Partial]] = {0: [_Partial()]}
     for stage in range(stages):
         following: dict[int, list[_Partial]] = {}
@@ -151,9 +156,7 @@ def exact(costs: StageCosts, limit: float = math.inf) -> Borders | None:
             stops = range(start + 1, last_stop + 1) if stage < stages - 1 else (blocks,)
             for stop in stops:
                 seconds = costs.seconds(stage, start, stop)
-                if (costs.microbatches - costs.fill) * seconds + costs.fill * least > best * (
-                    1 + 1e-9
-                ):
+                if (costs.microbatches - fill) * seconds + fill * least > slack:
                     break
                 if not costs.fits(stage, start, stop):
                     break
@@ -163,9 +166,10 @@ def exact(costs: StageCosts, limit: float = math.inf) -> Borders | None:
                     seconds,
                     costs.exposed(stage, start, stop),
                 )
+                most = slack - fill * rest[stop]
                 for partial in front:
-                    grown = partial.grown(added, costs.fill)
-                    if grown.bound(costs) <= best * (1 + 1e-9):
+                    grown = partial.grown(added, fill)
+                    if grown.bound(costs) <= most:
                         _insert(following.setdefault(stop, []), grown)
         fronts = following
     complete = fronts.get(blocks, [])
@@ -190,8 +194,7 @@ def check_stage_count(blocks: int, stages: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Added:
+class _Added(NamedTuple):
     """One more stage, up to block ``stop``: its costs in seconds."""
 
     stop: int
@@ -200,8 +203,7 @@ class _Added:
     exposed: float
 
 
-@dataclass(frozen=True)
-class _Partial:
+class _Partial(NamedTuple):
     """A cut of the first stages."""
 
     stops: tuple[int, ...] = ()
@@ -227,18 +229,20 @@ class _Partial:
         )
 
     def beats(self, other: _Partial) -> bool:
+        """Whether nothing of this cut is larger but by rounding."""
         return (
-            self.forward <= other.forward
-            and self.total <= other.total
-            and self.slowest <= other.slowest
-            and self.tail <= other.tail
+            self.slowest <= other.slowest * EQUAL
+            and self.total <= other.total * EQUAL
+            and self.forward <= other.forward * EQUAL
+            and self.tail <= other.tail * EQUAL
         )
 
 
 def _insert(front: list[_Partial], new: _Partial) -> None:
     """Keep the front free of beaten members."""
-    if any(member.beats(new) for member in front):
-        return
+    for member in front:
+        if member.beats(new):
+            return
     front[:] = [member for member in front if not new.beats(member)]
     front.append(new)
 
@@ -286,14 +290,15 @@ def _coverable(costs: StageCosts, least: float, best: float) -> bool:
     return start == costs.blocks
 
 
-def _least_sum(costs: StageCosts) -> float:
-    """A lower bound of the sum of stage times: each block on its fastest stage."""
+def _least_from(costs: StageCosts) -> list[float]:
+    """Lower bounds of the sum of stage times from each block on: each on its fastest stage."""
     pairs = zip(costs.forward, costs.backward, strict=True)
     different = {(id(forward), id(backward)): (forward, backward) for forward, backward in pairs}
-    return sum(
+    least = [
         min(forward[block] + backward[block] for forward, backward in different.values())
         for block in range(costs.blocks)
-    )
+    ]
+    return [0.0, *accumulate(reversed(least))][::-1]
 
 
 def _layers(blocks: Sequence[Block], stages: int) -> tuple[int, int]:

@@ -32,12 +32,12 @@ def least_bottleneck(
     share = (layers + (fixed / each).sum(axis=-1)) / (1.0 / each).sum(axis=-1)
     low = np.maximum(share, np.max(fixed + floor * each, axis=-1))
     high = low + each.max(axis=-1)
-    rounds = ROUNDS
-    if (blocks_within(high, each, fixed, floor, most).sum(axis=-1) < layers).any():
+    rounds, ones = ROUNDS, np.ones(each.shape[-1])
+    if (blocks_within(high, each, fixed, floor, most) @ ones < layers).any():
         high, rounds = np.maximum(high, np.max(fixed + each * layers, axis=-1)), WIDE_ROUNDS
     for _ in range(rounds):
         middle = (low + high) / 2
-        enough = blocks_within(middle, each, fixed, floor, most).sum(axis=-1) >= layers
+        enough = blocks_within(middle, each, fixed, floor, most) @ ones >= layers
         high = np.where(enough, middle, high)
         low = np.where(enough, low, middle)
     # What is left between the two are single steps of stages: take as many as are needed.
@@ -55,5 +55,5 @@ def blocks_within(
 ) -> Floats:
     """The most blocks of every stage that take no longer than ``seconds``."""
     wanted = np.floor((seconds[..., None] - fixed) / each + 1e-9)
-    found: Floats = np.clip(wanted, floor, np.maximum(most, floor))
+    found: Floats = np.maximum(np.minimum(wanted, most), floor)
     return found

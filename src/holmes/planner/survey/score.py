@@ -167,16 +167,23 @@ class Survey:
         if wanted is not None:
             counted &= wanted
         places = np.flatnonzero(counted.reshape(-1))
-        batch = _Batch.of(self, stages, schedules, places)
-        seconds, bytes_, fits = batch.scored()
         warm = [name in WITH_WARMUP for name, _ in schedules]
         extras = _extras(self, stages) if any(warm) and stages.count > 1 else np.zeros(0)
         rows = np.array(warm)[places // len(stages.micro)] if extras.any() else np.zeros(0, bool)
-        if rows.any():
-            other = _Batch.of(self, stages, schedules, places[rows], extras).scored()
-            better = other[2] & (~fits[rows] | (other[0] < seconds[rows]))
+        again = np.flatnonzero(rows)
+        tried = np.concatenate([places, places[again]])
+        added = None
+        if len(again):
+            added = extras[tried % len(stages.micro)]
+            added[: len(places)] = 0.0
+        batch = _Batch.of(self, stages, schedules, tried, added)
+        both = batch.scored()
+        seconds, bytes_, fits = (values[: len(places)] for values in both)
+        if len(again):
+            other = [values[len(places) :] for values in both]
+            better = other[2] & (~fits[again] | (other[0] < seconds[again]))
             for mine, theirs in zip((seconds, bytes_, fits), other, strict=True):
-                mine[rows] = np.where(better, theirs, mine[rows])
+                mine[again] = np.where(better, theirs, mine[again])
         return Scores(stages, schedules, places, seconds, bytes_, fits, all_ - len(places))
 
     def stages(self, ground: Ground, micros: tuple[int, ...]) -> Stages:
@@ -220,9 +227,10 @@ class _Batch:
         stages: Stages,
         schedules: tuple[Looped, ...],
         places: NDArray[np.int64],
-        extras: Floats | None = None,
+        added: Floats | None = None,
     ) -> _Batch:
-        """These choices (:attr:`Scores.places`), with extra warm-up where there is."""
+        """These choices (:attr:`Scores.places`), with extra warm-up [row, stage] where there
+        is."""
         which, base = np.divmod(places, len(stages.micro))
         forms = [FORMS[name] for name, _ in schedules]
         most = stages.microbatches[base, None]
@@ -230,14 +238,13 @@ class _Batch:
         turns = stages.fewest[base]
         splits = np.array([form.splits_backward for form in forms])[which]
         waiting = None
-        if extras is not None:
-            added = extras[base]
+        if added is not None:
             # Zero-bubble's input gradients run ahead by what the stages above hold more.
             held = np.where(splits[:, None], added[:, :1], added)
             flight, turns = np.minimum(flight + held, most), np.minimum(turns + added, most)
         if splits.any():
             ahead = 1.0 + np.arange(stages.count)
-            if extras is not None:
+            if added is not None:
                 ahead = ahead + added[:, :1] - added
             waiting = np.where(splits[:, None], np.minimum(ahead, most), 0.0)
             flight = np.maximum(flight - waiting, 0.0)

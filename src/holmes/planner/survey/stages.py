@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holmes.cost.axes import gathers
-from holmes.cost.context import context_cost, possible
 from holmes.planner.buckets import BUCKETS_PER_STAGE
 from holmes.planner.ground import Ground
 from holmes.planner.survey.partition import blocks_within, least_bottleneck
@@ -160,7 +159,10 @@ class Stages:
     @cached_property
     def lightest(self) -> tuple[Floats, Floats]:
         """The memory with the fewest micro-batches in flight."""
-        return self.memory(np.arange(len(self.micro)), self.fewest)
+        return self.tables.shared(
+            ("lightest", *self._alike),
+            lambda: self.memory(np.arange(len(self.micro)), self.fewest),
+        )
 
     @cached_property
     def cuts(self) -> Floats:
@@ -206,15 +208,22 @@ class Stages:
         """
         forward, backward, *_ = self._of(rows)
         each = np.maximum(forward + backward, LEAST_SECONDS)
-        found = self._balanced(rows, most, each)
         if self.count == 1 or not self.uneven:
-            return found
+            return self._balanced(rows, most, each)
         microbatches = self.microbatches if rows is None else self.microbatches[rows]
         workload = self.tables.cost.workload
         sent = workload.gradient_bytes + workload.parameter_bytes
         exchange = np.array([e.per_byte for e in self.ground.exchanges]) * sent
         both = each + exchange * self.tables.middle_parameters / microbatches[:, None]
-        other = self._balanced(rows, most, both)
+        every = np.arange(len(each)) if rows is None else rows
+        twice = np.broadcast_to(most, each.shape)
+        tried = self._balanced(
+            np.concatenate([every, every]),
+            np.concatenate([twice, twice]),
+            np.concatenate([each, both]),
+        )
+        found = tried.rows(np.arange(len(each)))
+        other = tried.rows(np.arange(len(each), 2 * len(each)))
         faster = _bound(other, microbatches) < _bound(found, microbatches)
         return found.put(faster, other.rows(np.flatnonzero(faster)))
 
@@ -259,6 +268,14 @@ class Stages:
 
     @cached_property
     def _held(self) -> tuple[Floats, ...]:
+        return self.tables.shared(("held rows", *self._alike), self._held_rows)
+
+    @property
+    def _alike(self) -> tuple[object, ...]:
+        """What memory depends on: equal for every rank map of a layout."""
+        return (self.ground.layout, self.micros)
+
+    def _held_rows(self) -> tuple[Floats, ...]:
         layout = self.ground.layout
         ends = [(s == 0, s == self.count - 1) for s in range(self.count)]
         held = {
@@ -300,8 +317,8 @@ class Stages:
             self.tables.block_times(self.ground.kinds[s], layout.tp, layout.cp, self.micros)
             for s in firsts
         ]
-        forward = np.stack([self._forward(t, s) for t, s in zip(each, firsts, strict=True)], -1)
-        backward = np.stack([self._backward(t, s) for t, s in zip(each, firsts, strict=True)], -1)
+        both = [self._with_exchanges(t, s) for t, s in zip(each, firsts, strict=True)]
+        forward, backward = (np.stack(way, -1) for way in zip(*both, strict=True))
         ends_forward = np.zeros((len(self.micro), self.count))
         ends_backward = ends_forward.copy()
         first, last = each[index[0]], each[index[-1]]
@@ -352,38 +369,43 @@ class Stages:
         ends[:, -1] += self._spread(parts(each[index[-1]])[2][..., None])
         return middle[:, index], ends
 
-    def _forward(self, times: BlockTimes, stage: int) -> Floats:
-        whole = times.forward + self._in_context(times, stage)[0]
-        return self._with_gathers(whole, stage, backward=False)
+    def _with_exchanges(self, times: BlockTimes, stage: int) -> tuple[Floats, Floats]:
+        """Forward and backward of a block with what context ranks and replicas exchange
+        for every micro-batch, [row] each."""
+        ground = self.ground
+        exchange = ground.exchanges[stage] if ground.replicas > 1 else None
+        layout = ground.layout
+        key = ("exchanges", id(times), ground.rings[stage], exchange, layout.tp, layout.cp)
+        return self.tables.shared(key, lambda: self._added(times, stage))
 
-    def _backward(self, times: BlockTimes, stage: int) -> Floats:
-        whole = times.backward + self._in_context(times, stage)[1]
-        return self._with_gathers(whole, stage, backward=True)
+    def _added(self, times: BlockTimes, stage: int) -> tuple[Floats, Floats]:
+        forward, backward = self._in_context(times, stage)
+        return (
+            self._with_gathers(times.forward + forward, stage, backward=False),
+            self._with_gathers(times.backward + backward, stage, backward=True),
+        )
 
     def _in_context(self, times: BlockTimes, stage: int) -> tuple[Floats, Floats]:
         """What context ranks add to forward and backward of a block by the algorithm that adds
         least, [m, r, s] each."""
         tables, layout = self.tables, self.ground.layout
         none = np.zeros_like(times.forward)
-        able = possible(tables.cost.workload, tables.algorithms, layout.tp, layout.cp)
-        if layout.cp == 1 or not able:
+        if layout.cp == 1:
             return none, none
-        ring, block = self.ground.rings[stage], tables.cost.workload.blocks[1]
-        found: list[tuple[Floats, Floats]] = []
-        for algorithm in able:
-            moved = context_cost(block, algorithm, layout.tp, layout.cp)
-            added = [none.copy(), none.copy()]
-            for m, r, s in np.ndindex(none.shape):
-                time = moved.added(
-                    int(self.micros[m]),
-                    lambda payload: ring.seconds(payload, 1),
-                    float(times.attention[m, r, s]),
-                    tables.recomputes[r],
+        ring = self.ground.rings[stage]
+        micro = np.array(self.micros, dtype=float)[:, None]
+        found = []
+        for moved in tables.contexts(layout.tp, layout.cp):
+            added = np.zeros((2, *none.shape))
+            for r, recompute in enumerate(tables.recomputes):
+                added[0][:, r], added[1][:, r] = moved.added_seconds(
+                    micro, lambda n: ring.seconds(n, 1), times.attention[:, r], recompute
                 )
-                added[0][m, r, s], added[1][m, r, s] = time.forward, time.backward
-            found.append((added[0], added[1]))
-        best = np.argmin([forward + backward for forward, backward in found], axis=0)
-        forward, backward = (np.choose(best, [pair[way] for pair in found]) for way in (0, 1))
+            found.append(added)
+        if not found:
+            return none, none
+        best = np.argmin([added.sum(axis=0) for added in found], axis=0)
+        forward, backward = (np.choose(best, [added[way] for added in found]) for way in (0, 1))
         return forward, backward
 
     def _with_gathers(self, times: Floats, stage: int, *, backward: bool) -> Floats:

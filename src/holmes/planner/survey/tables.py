@@ -7,16 +7,16 @@ blocks, from five values; a test compares it with the cost model itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from holmes.cost.axes import Split, split_workload
-from holmes.cost.context import shared_calibration
+from holmes.cost.context import ContextCost, context_cost, possible, shared_calibration
 from holmes.cost.memory import pipeline_parts, split_by_tokens, stage_memory
 from holmes.cost.model import CostModel
 from holmes.cost.software import straggling
@@ -27,6 +27,7 @@ from holmes.schedule import zero_bubble
 from holmes.workload.workload import Block, Workload
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,24 @@ class Tables:
         found: DeviceSlot = self._known[key]
         return found
 
+    def shared(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once for each key."""
+        if key not in self._known:
+            self._known[key] = make()
+        found: T = self._known[key]
+        return found
+
+    def contexts(self, tp: int, cp: int) -> tuple[ContextCost, ...]:
+        """What a block exchanges over context ranks, by each algorithm that can."""
+        workload = self.cost.workload
+        return self.shared(
+            ("contexts", tp, cp),
+            lambda: tuple(
+                context_cost(workload.blocks[1], algorithm, tp, cp)
+                for algorithm in possible(workload, self.algorithms, tp, cp)
+            ),
+        )
+
     def held(self, tp: int, cp: int, replicas: int, ends: tuple[bool, bool]) -> Held:
         """Memory coefficients of a stage that starts and/or ends the chain."""
         key = ("held", tp, cp, replicas, ends)
@@ -171,6 +190,9 @@ class Tables:
         slower = straggling(len(self.cost.topology.devices), self.cost.calibration)
         found = np.zeros(shape)
         for s, sequence in enumerate(self.sequences):
+            if s and tp == 1:  # nothing to divide a sequence over
+                found[..., s] = found[..., 0]
+                continue
             model = self._model(Split(cp))
             read = partial(model.block_time, sequence_parallel=sequence and tp > 1)
             middle = range(1, len(model.workload.blocks) - 1)
@@ -247,6 +269,9 @@ class Tables:
         if key not in self._known:
             found = np.zeros((5, len(self.recomputes), len(self.sequences)))
             for s, sequence in enumerate(self.sequences):
+                if s and tp == 1:
+                    found[..., s] = found[..., 0]
+                    continue
                 for r, recompute in enumerate(self.recomputes):
                     split = Split(cp, sequence)
                     one, two = (
