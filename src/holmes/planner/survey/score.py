@@ -177,14 +177,14 @@ class Survey:
             added = extras[tried % len(stages.micro)]
             added[: len(places)] = 0.0
         batch = _Batch.of(self, stages, schedules, tried, added)
-        both = batch.scored()
-        seconds, bytes_, fits = (values[: len(places)] for values in both)
+        seconds, bytes_, fits = batch.scored()
+        best = np.arange(len(places))
         if len(again):
-            other = [values[len(places) :] for values in both]
-            better = other[2] & (~fits[again] | (other[0] < seconds[again]))
-            for mine, theirs in zip((seconds, bytes_, fits), other, strict=True):
-                mine[again] = np.where(better, theirs, mine[again])
-        return Scores(stages, schedules, places, seconds, bytes_, fits, all_ - len(places))
+            other = len(places) + np.arange(len(again))
+            better = fits[other] & (~fits[again] | (seconds[other] < seconds[again]))
+            best[again] = np.where(better, other, again)
+        chosen = seconds[best], bytes_[best], fits[best]
+        return Scores(stages, schedules, places, *chosen, all_ - len(places))
 
     def stages(self, ground: Ground, micros: tuple[int, ...]) -> Stages:
         """The arrays of a layout on a rank map."""
