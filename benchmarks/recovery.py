@@ -2,8 +2,10 @@
 
 Four ranks of this machine, real devices. After each trial parameters, optimiser and random
 state are compared bit by bit with the unfaulted run, the ledger is read, and the parts of the
-recovery are noted. The baseline is plain torchrun with restarts (the same job, without the
-supervisor of Holmes). Runs in parts: `--phases forward,write --victims 0,3`.
+recovery are noted. Cold: the process that has torch imported is killed, and all ranks with it.
+The baseline is plain torchrun with restarts (the same job, without the supervisor of Holmes).
+Runs in parts, and the record keeps what is not run again: `--phases forward,write`,
+`--victims 0,3`, `--phases none --torchrun 0`.
 """
 
 from __future__ import annotations
@@ -14,18 +16,23 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import record
+import shares
 from holmes.errors import HolmesError
 from holmes.job.resolve import ResolvedJob, resolve_job
 from holmes.lab.faults import OUTER_PHASES, PHASES
 from holmes.runtime.checkpoint.folders import latest_committed
 from holmes.runtime.checkpoint.read import read_checkpoint
+from holmes.runtime.monitor.board import read_board
 from holmes.train.ledger import balance
 from holmes.train.planning import default_calibration
 from holmes.train.rehearsal import Rehearsal
@@ -34,8 +41,11 @@ from holmes.train.show import Progress
 STEPS = 10
 KILL_STEP = 5
 VICTIMS = (0, 2, 3)
-FIRST_ONLY = frozenset({"marker", "latest"})
-"""Acts of rank 0: other ranks never come there."""
+NONE = "none"
+COLD = "cold"
+ALL_PHASES = ("first", *PHASES, *OUTER_PHASES)
+LIMITS = {"warm": 15.0, "cold": 60.0}
+TORCHRUN_SECONDS = 150.0
 SITE = (
     "{name: flat, clusters: [{name: a, nodes: 4, device: {kind: cpu-core, count: 1}, "
     "nics: [{kind: ethernet, gbit_s: 1.0}]}], rehearsal: {scale: 1}}"
@@ -65,12 +75,14 @@ def fault_of(phase: str, victim: int) -> str:
 
 
 def trial(rehearsal: Rehearsal, clean: Path, folder: Path, fault: str) -> dict[str, Any]:
-    """One run with one kill."""
+    """One run with one kill; ``fault`` may be :data:`COLD`."""
     resolved = job()
     message = ""
+    inject = [f"slow:rank=1,share=0.02@step={KILL_STEP - 2}"] if fault == COLD else [fault]
     try:
         plan = rehearsal.plan(resolved)
-        rehearsal.run(resolved, plan, folder, steps=STEPS, inject=[fault])
+        with starter_killed(rehearsal, folder) if fault == COLD else untouched():
+            rehearsal.run(resolved, plan, folder, steps=STEPS, inject=inject)
     except HolmesError as error:
         message = error.what
     happened = json.loads((folder / "injected.json").read_text())["faults"][0]["at_ns"] is not None
@@ -85,10 +97,46 @@ def trial(rehearsal: Rehearsal, clean: Path, folder: Path, fault: str) -> dict[s
         "named": [one["verdict"]["rank"] for one in recoveries],
         "samples_lost": None if counted is None else counted.lost,
         "samples_repeated": None if counted is None else counted.repeated,
+        "cold": bool(recoveries and recoveries[0]["cold"]),
         "seconds": recoveries[0]["seconds"] if recoveries else {},
         "total_seconds": recoveries[0]["total_seconds"] if recoveries else None,
         "message": message,
     }
+
+
+@contextmanager
+def starter_killed(rehearsal: Rehearsal, run: Path) -> Iterator[None]:
+    """Kill the process that starts ranks once a first checkpoint is there."""
+    over = threading.Event()
+    (starter,) = (pid for pid in _children(os.getpid()) if "holmes.launch.zygote" in _command(pid))
+
+    def kill() -> None:
+        while not (run / "checkpoints" / "step-3" / "COMMITTED").exists():
+            if over.wait(0.01):
+                return
+        os.kill(starter, 9)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def untouched() -> Iterator[None]:
+    yield
+
+
+def _children(pid: int) -> list[int]:
+    paths = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for path in paths for word in path.read_text().split()]
+
+
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 def equal(clean: Path, folder: Path) -> bool:
@@ -100,20 +148,19 @@ def equal(clean: Path, folder: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def run(phases: list[str], victims: list[int]) -> list[dict[str, Any]]:
+def run(phases: Sequence[str], victims: Sequence[int], cold: int) -> list[dict[str, Any]]:
     """All trials in one session."""
     silent = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
+    faults = [fault_of(phase, victim) for phase in phases for victim in victims]
     found = []
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
         with Rehearsal(job(), base / "logs", silent, rehearse=False) as rehearsal:
             rehearsal.calibration = default_calibration(job())
             rehearsal.run(job(), rehearsal.plan(job()), base / "clean", steps=STEPS)
-            for phase in phases:
-                for victim in victims if phase not in FIRST_ONLY else victims[:1]:
-                    folder = base / f"{phase}-{victim}"
-                    found.append(trial(rehearsal, base / "clean", folder, fault_of(phase, victim)))
-                    print(found[-1], flush=True)
+            for number, fault in enumerate([*faults, *[COLD] * cold]):
+                found.append(trial(rehearsal, base / "clean", base / f"run-{number}", fault))
+                print(found[-1], flush=True)
     return found
 
 
@@ -123,51 +170,64 @@ def torchrun(trials: int) -> list[dict[str, Any]]:
     found = []
     for number in range(trials):
         with tempfile.TemporaryDirectory() as temporary:
-            words = [*WORDS, f"output={temporary}", "name=t"]
+            words = [*WORDS, "train.steps=1000", f"output={temporary}", "name=t"]
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
             command += ["--nproc-per-node=4", "--max-restarts=2", "-m", "holmes", "train", *words]
-            run = Path(temporary) / "t"
             with (Path(temporary) / "log").open("w") as log:
                 environment = {**os.environ, "OMP_NUM_THREADS": "1"}
                 process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
                 try:
-                    found.append(_kill_one(process, run, number))
+                    seconds = _kill_one(process, Path(temporary) / "t")
                 finally:
                     process.terminate()
                     process.wait()
+            found.append({"trial": number, "seconds": seconds})
             print(found[-1], flush=True)
     return found
 
 
-def _kill_one(process: subprocess.Popen[bytes], run: Path, number: int) -> dict[str, Any]:
-    limit = time.monotonic() + 150
-    killed = None
+def _kill_one(process: subprocess.Popen[bytes], run: Path) -> float | None:
+    """Kill rank 2 after some steps; seconds until a step of its successors is complete."""
+    limit, killed, victim = time.monotonic() + TORCHRUN_SECONDS, 0.0, 0
     while time.monotonic() < limit and process.poll() is None:
-        board = run / "monitor" / "rank-2.board"
-        if killed is None and _lines(run) > 4 and board.exists():
-            from holmes.runtime.monitor.board import read_board
-
-            os.kill(read_board(board).pid, 9)
-            killed, before = time.monotonic(), _lines(run)
-        if killed is not None and _lines(run) < before:
-            before = _lines(run)  # the run went back to its checkpoint
-        if killed is not None and time.monotonic() - killed > 1 and _lines(run) > before:
-            return {"trial": number, "seconds": time.monotonic() - killed}
+        board = run / "monitor" / "rank-0.board"
+        now = read_board(board) if board.exists() else None
+        if not killed and now is not None and now.step >= KILL_STEP:
+            victim = read_board(run / "monitor" / "rank-2.board").pid
+            before, killed = now.pid, time.monotonic()
+            os.kill(victim, 9)
+        elif killed and now is not None and now.pid != before and now.operation:
+            return time.monotonic() - killed
         time.sleep(0.01)
-    return {"trial": number, "seconds": None}
+    return None
 
 
-def _lines(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0
+def whole(one: Mapping[str, Any]) -> bool:
+    """Whether a run went on as if nothing had been."""
+    kept = one["samples_lost"] == 0 and one["samples_repeated"] == 0
+    return bool(one["resumed"] and one["bit_equal"] and kept)
+
+
+def temperature(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Seconds of warm, or of cold restarts: in all and in parts."""
+    totals = [t["total_seconds"] for t in trials if t["total_seconds"] is not None]
+    parts = dict.fromkeys(part for t in trials for part in t["seconds"])
+    return {
+        "total": {**record.spread(totals), "worst": max(totals), "trials": len(totals)},
+        "parts": {
+            part: record.spread([t["seconds"][part] for t in trials if part in t["seconds"]])
+            for part in parts
+        },
+    }
 
 
 def summary(trials: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
     """The record's body."""
-    whole = [t for t in trials if t["resumed"] and t["bit_equal"] and t["samples_lost"] == 0]
-    totals = [t["total_seconds"] for t in trials if t["total_seconds"] is not None]
+    killed = [t for t in trials if t["fault"] != COLD]
+    by_heat = {heat: [t for t in trials if t["cold"] == (heat == "cold")] for heat in LIMITS}
     others = [t["seconds"] for t in baseline if t["seconds"] is not None]
-    parts = sorted({part for t in trials for part in t["seconds"]})
+    victims = [int(t["fault"].partition("rank=")[2].partition("@")[0]) for t in killed]
+    totals = [t["total_seconds"] for t in killed if t["total_seconds"] is not None]
     return {
         "headline": record.headline(
             "seconds from the last sign of a killed rank to the first new step",
@@ -175,13 +235,15 @@ def summary(trials: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dic
             {**record.spread(totals), "pairs": len(totals)},
         ),
         "sizes": SIZES,
-        "resumed_bit_equal_no_sample_lost": len(whole),
-        "trials": len(trials),
-        "parts": {
-            part: record.spread([t["seconds"][part] for t in trials if part in t["seconds"]])
-            for part in parts
-        },
-        "torchrun": record.spread(others) if others else None,
+        "whole": shares.share(whole(t) for t in trials),
+        "victim_named": shares.share(
+            t["named"] == [victim] for t, victim in zip(killed, victims, strict=True)
+        ),
+        "limits": LIMITS,
+        **{heat: temperature(found) for heat, found in by_heat.items() if found},
+        "torchrun": {**record.spread(others), "worst": max(others), "trials": len(others)}
+        if others
+        else None,
         "each": trials,
         "each_torchrun": baseline,
     }
@@ -190,19 +252,21 @@ def summary(trials: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dic
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    phases = ",".join(("first", *PHASES, *OUTER_PHASES))
-    parser.add_argument("--phases", default=phases)
+    parser.add_argument("--phases", default=",".join(ALL_PHASES), help=f"or {NONE}")
     parser.add_argument("--victims", default=",".join(map(str, VICTIMS)))
+    parser.add_argument("--cold", type=int, default=3, help="trials of a cold start")
     parser.add_argument("--torchrun", type=int, default=3, help="trials of the baseline")
     given = parser.parse_args()
-    trials = run(given.phases.split(","), [int(v) for v in given.victims.split(",")])
-    body = summary(trials, torchrun(given.torchrun))
-    for part, values in body["parts"].items():
-        print(f"{part:12} {values['median']:.3f} s")
-    print(
-        f"resumed, bit-equal, no sample lost: {body['resumed_bit_equal_no_sample_lost']} "
-        f"of {body['trials']}"
-    )
+    phases = [] if given.phases == NONE else given.phases.split(",")
+    trials = run(phases, [int(v) for v in given.victims.split(",")], given.cold)
+    before = record.read("recovery") or {"each": [], "each_torchrun": []}
+    again = {t["fault"] for t in trials}
+    kept = [t for t in before["each"] if t["fault"] not in again]
+    body = summary([*kept, *trials], torchrun(given.torchrun) or before["each_torchrun"])
+    for heat in LIMITS:
+        for part, values in body.get(heat, {"parts": {}})["parts"].items():
+            print(f"{heat} {part:12} {values['median']:.3f} s")
+    print(f"resumed, bit-equal, no sample lost or repeated: {shares.text(body['whole'])}")
     record.write("recovery", body)
 
 

@@ -81,7 +81,11 @@ def test_three_in_a_row_go_back_to_the_checkpoint(session: tuple[Rehearsal, Path
 @pytest.mark.parallel
 @pytest.mark.faults
 def test_a_flipped_exponent_is_a_spike(session: tuple[Rehearsal, Path]) -> None:
-    folder = run(session, "flip", ["flip:rank=3,bit=30@step=9"], "train.spike_factor=20")
+    """Against the norms of before a restart, too: since it there are too few to judge by."""
+    faults = ["kill:rank=1@step=7", "flip:rank=3,bit=30@step=9"]
+    folder = run(session, "flip", faults, "train.spike_factor=20")
+    (restart,) = json.loads((folder / "recovery.json").read_text())["recoveries"]
+    assert restart["resumed_from"] >= 3
     (line,) = told(folder)
     assert (line["step"], line["kind"], line["rank"]) == (9, "skipped", 3)
     losses = [step.loss for step in read_metrics(folder / "metrics.jsonl")]

@@ -70,6 +70,15 @@ def test_a_killed_rank_changes_nothing(runs: Runs) -> None:
     assert not (run / "evidence.json").exists()
 
 
+def test_a_rank_can_die_while_another_commits(runs: Runs) -> None:
+    """The marker is written by rank 0 alone; who else dies at that moment tears nothing."""
+    run = runs.run("marker", "kill:rank=3@step=5,phase=marker")
+    runs.same_end(run)
+    (found,) = recoveries(run)
+    assert (found["verdict"]["class"], found["verdict"]["rank"]) == ("dead", 3)
+    assert found["resumed_from"] in (3, 6)
+
+
 def test_two_failures_in_a_row(runs: Runs) -> None:
     """The second one comes before the first new checkpoint."""
     run = runs.run("twice", "kill:rank=0@step=5", "kill:rank=3,times=2@step=6,phase=step")

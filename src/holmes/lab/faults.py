@@ -25,8 +25,10 @@ Phase = Literal[InnerPhase, OuterPhase]
 PHASES: tuple[Phase, ...] = get_args(InnerPhase)
 """Of a step's instructions."""
 OUTER_PHASES: tuple[Phase, ...] = get_args(OuterPhase)
-"""Before the rendezvous, after it, before the state is loaded, as a batch is read, in a save
-(``marker`` and ``latest`` are rank 0's), after the last step. For kill and freeze."""
+"""Before the rendezvous, after it, before the state is loaded, as a batch is read, in a save,
+after the last step. For kill and freeze."""
+FIRST_ONLY: frozenset[Phase] = frozenset({"marker", "latest"})
+"""Acts of rank 0; a fault of another rank happens while rank 0 is there."""
 MOST_TIMES = 1001
 MOST_MS = 10_000.0
 EXAMPLE = "kill:rank=2@step=5,phase=backward"

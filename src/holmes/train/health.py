@@ -45,6 +45,15 @@ class Health:
         self._norms: deque[float] = deque(maxlen=BASELINE_STEPS)
         self._skipped = 0
 
+    @property
+    def norms(self) -> tuple[float, ...]:
+        """The last norms that were applied; a checkpoint carries them."""
+        return tuple(self._norms)
+
+    def recall(self, norms: Sequence[float]) -> None:
+        """Go on with the norms of before a restart, so that a spike is one here as it was there."""
+        self._norms = deque(norms, maxlen=BASELINE_STEPS)
+
     def before(self) -> None:
         """Tell the optimiser what norm it may apply in the next step."""
         limit = math.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from holmes.data.batches import BatchPlan
 from holmes.errors import DataError
 from holmes.plan.plan import Plan
 from holmes.runtime.checkpoint.agreement import Members
+from holmes.runtime.checkpoint.check import read_manifest
 from holmes.runtime.checkpoint.folders import Keep
 from holmes.runtime.checkpoint.random_state import random_shard, restore_random
 from holmes.runtime.checkpoint.read import Reader
@@ -52,14 +53,23 @@ def state_of(optimizer: ShardedAdamW, rank: int) -> dict[str, Shard]:
     return {**optimizer.named_shards(), **random_shard(rank)}
 
 
-def metadata(plan: Plan, batches: BatchPlan, step: int) -> dict[str, Any]:
-    """What a checkpoint says beside its tensors: layout and position in the data."""
+def metadata(
+    plan: Plan, batches: BatchPlan, step: int, norms: Sequence[float] = ()
+) -> dict[str, Any]:
+    """What a checkpoint says beside its tensors: layout, position in the data, last norms."""
     layout = {**plan.degrees, "sharding": plan.sharding}
     return {
         "plan_digest": plan.schedule.digest,
         "layout": layout,
         "data": batches.position(step),
+        "norms": list(norms),
     }
+
+
+def norms_in(folder: Path) -> list[float]:
+    """The last gradient norms before a checkpoint; none where whoever wrote it kept none."""
+    found = read_manifest(folder).meta.get("norms", [])
+    return [float(norm) for norm in found]
 
 
 def load(

@@ -28,7 +28,7 @@ from holmes.train.ledger import Ledger
 from holmes.train.measure import MeasuredStep, Stopwatch
 from holmes.train.parts import Parts
 from holmes.train.recorder import RunRecorder
-from holmes.train.saving import load, make_saver, metadata, state_of
+from holmes.train.saving import load, make_saver, metadata, norms_in, state_of
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -227,7 +227,8 @@ class Trainer:
             return
         self.interpreter.gather_parameters()
         shards = state_of(self.optimizer, self.groups.rank)
-        self.saver.begin(step, shards, metadata(self.plan, self.batches, step))
+        norms = self.health.norms if self.health is not None else ()
+        self.saver.begin(step, shards, metadata(self.plan, self.batches, step, norms))
 
     def committed(self, saved: Committed) -> None:
         """Tell of a checkpoint that counts."""
@@ -243,6 +244,8 @@ class Trainer:
             return
         self.monitor.outside(step_of(folder), Phase.SAVING)  # a large one takes its time
         self.first_step, self.batches = load(folder, self.optimizer, self.batches, self.groups)
+        if self.health is not None:
+            self.health.recall(norms_in(folder))
         self.monitor.outside(self.first_step, Phase.OUTSIDE)
         self.recorder.rewind(self.first_step)
         self.recorder.log(f"resumed from {folder.name}")
