@@ -2,7 +2,8 @@
 
 Four hosts on one shaped Ethernet, four replicas, virtual devices; victims, steps and phases
 are drawn with a seed. The truth is what the injector wrote; the diagnosis cannot see it.
-Runs in parts: `--only kill,cut`; `--add` keeps the trials that the record has.
+Runs in parts: `--only kill,cut` replaces the trials of these kinds in the record, `--add` adds
+to them, `--up-to 12` adds what is missing to so many.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import arms
 import record
+import shares
 from holmes.diagnose.diagnose import diagnose
 from holmes.errors import HolmesError
 from holmes.events.span import Span
@@ -56,6 +58,7 @@ WANTED = {
 HOW_MUCH = {"rate": ",share=0.5", "loss": ",percent=1", "latency": ",ms=10", "jitter": ",ms=10"}
 CONNECTIONS = 12
 FAILING = ("kill", "freeze", "cut")
+WELL = ("none", "neighbour")
 
 
 def job() -> ResolvedJob:
@@ -72,7 +75,7 @@ def job() -> ResolvedJob:
 
 def fault_of(kind: str, draw: random.Random) -> tuple[str | None, int | None]:
     """The fault to inject and its victim (a rank, which is also the number of its host)."""
-    if kind in ("none", "neighbour"):
+    if kind in WELL:
         return None, None
     victim = draw.randrange(HOSTS)
     step = draw.randrange(4, 10) if kind in FAILING else STEPS // 2
@@ -180,21 +183,23 @@ def looking() -> float:
         return (time.process_time() - before) / rounds
 
 
-def run(kinds: list[str], trials: int, first: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """All trials in one session, and what watching costs."""
+def run(wanted: dict[str, range]) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """All trials in one session, the kinds in turn, and what watching costs.
+
+    ``wanted``: the seeds of each kind.
+    """
     silent = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
     found = []
+    turns = [(at, kind, seed) for kind, seeds in wanted.items() for at, seed in enumerate(seeds)]
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
         with Rehearsal(job(), base / "logs", silent) as rehearsal:
             rehearsal.calibrate(2)
-            for seed in range(first, first + trials):
-                for kind in kinds:
-                    folder = base / f"{kind}-{seed}"
-                    found.append(trial(rehearsal, kind, seed, folder))
-                    print(found[-1], flush=True)
-        kept = next(base.glob(f"*-{first}/monitor")).parent
-        return found, overhead(read_flight(kept / "monitor", 0)[-1], base)
+            for _, kind, seed in sorted(turns, key=lambda turn: turn[0]):
+                found.append(trial(rehearsal, kind, seed, base / f"{kind}-{seed}"))
+                print(found[-1], flush=True)
+        kept = next(base.glob("*/monitor"))
+        return found, overhead(read_flight(kept, 0)[-1], base)
 
 
 def confusion(trials: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -206,14 +211,32 @@ def confusion(trials: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     }
 
 
+def right_of(trial: dict[str, Any]) -> bool:
+    """Whether the class is right, and the victim where there is one."""
+    return bool(trial["class_right"] and trial["victim_right"] is not False)
+
+
+def by_kind(trials: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Per kind of fault: class and victim right of so many, and seconds until it was noticed."""
+    found = {}
+    for kind in confusion(trials):
+        mine = [t for t in trials if t["kind"] == kind]
+        seconds = [t["seconds"] for t in mine if t["seconds"] is not None and kind in FAILING]
+        found[kind] = {
+            "right": shares.share(
+                t["class_right"] and t["victim_right"] is not False for t in mine
+            ),
+            "class": shares.share(t["class_right"] for t in mine),
+            "victim": shares.share(t["victim_right"] is not False for t in mine),
+            "seconds": {**record.spread(seconds), "worst": max(seconds)} if seconds else None,
+        }
+    return found
+
+
 def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
     """The record's body."""
-    right = [float(t["class_right"] and t["victim_right"] is not False) for t in trials]
-    measured = {
-        kind: [t["seconds"] for t in trials if t["kind"] == kind and t["seconds"] is not None]
-        for kind in FAILING
-    }
-    seconds = {kind: record.spread(values) for kind, values in measured.items() if values}
+    right = [float(right_of(t)) for t in trials]
+    healthy = [t for t in trials if t["kind"] in WELL]
     return {
         "headline": record.headline(
             "share of trials with the right class and victim",
@@ -223,22 +246,40 @@ def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
         "sizes": SIZES,
         "right": int(sum(right)),
         "trials": len(right),
+        "false_alarms": shares.share(t["class"] != "none" for t in healthy),
+        "kinds": by_kind(trials),
         "confusion": confusion(trials),
-        "seconds_from_fault_to_notice": seconds,
         "each": trials,
     }
+
+
+def seeds(before: list[dict[str, Any]], kinds: list[str], given: argparse.Namespace) -> Any:
+    """The seeds of the trials to run, by kind: never one that the record has."""
+    found = {}
+    for kind in kinds:
+        known = [t["seed"] for t in before if t["kind"] == kind]
+        first = 1 + max(known, default=-1)
+        count = given.trials if given.up_to is None else max(0, given.up_to - len(known))
+        found[kind] = range(first, first + count)
+    return found
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=3, help="of each kind")
+    parser.add_argument("--trials", type=int, default=12, help="of each kind")
     parser.add_argument("--only", default=",".join(WANTED), help="kinds, separated by commas")
     parser.add_argument("--add", action="store_true", help="to the trials of the record")
+    parser.add_argument("--up-to", type=int, help="add what is missing to so many of each kind")
     given = parser.parse_args()
-    before = (record.read("reliability") or {}).get("each", []) if given.add else []
-    first = 1 + max((t["seed"] for t in before), default=-1)
-    trials, cost = run(given.only.split(","), given.trials, first)
+    kinds = given.only.split(",")
+    adding = given.add or given.up_to is not None
+    before = [
+        trial
+        for trial in (record.read("reliability") or {}).get("each", [])
+        if adding or trial["kind"] not in kinds
+    ]
+    trials, cost = run(seeds(before, kinds, given))
     body = summary([*before, *trials])
     for kind, said in body["confusion"].items():
         print(f"{kind:10} {said}")
