@@ -58,8 +58,12 @@ benchmarks: setup
 	PYTHONPATH=. $(BIN)/python benchmarks/weights.py
 	$(BIN)/python benchmarks/reliability.py
 	$(BIN)/python benchmarks/recovery.py
+	$(BIN)/python benchmarks/baselines.py
+	$(BIN)/python benchmarks/watching.py
+	$(BIN)/python benchmarks/soak.py
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/accuracy_tables.py
+	$(BIN)/python benchmarks/fault_tables.py
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache

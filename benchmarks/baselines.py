@@ -33,7 +33,7 @@ from holmes.lab.lab import Host, Lab
 from holmes.lab.relay import Impairment
 
 HOSTS = 4
-SCRIPT = Path(plain_ranks.__file__)
+SCRIPT = Path(__file__).with_name("plain_ranks.py")
 RATE_GBIT_S = 0.4
 SITE: dict[str, Any] = {
     "name": "flat",
