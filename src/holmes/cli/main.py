@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -36,6 +37,7 @@ from holmes.cli.options import described, emit
 from holmes.errors import HolmesError, UsageError
 
 INTERRUPTED = 130
+TERMINATED = 143
 app = typer.Typer(
     name="holmes",
     epilog="Anywhere on the line, --debug shows the traceback of an error.",
@@ -107,7 +109,18 @@ def main() -> None:
     debug = "--debug" in sys.argv or os.environ.get("HOLMES_DEBUG") == "1"
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_run(arguments, debug=debug))
+    code = _run(arguments, debug=debug)
+    if code in (INTERRUPTED, TERMINATED):
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: all is unwound, but threads at work and a loaded torch would take seconds."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
@@ -125,7 +138,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _end(_EndedError("interrupted", INTERRUPTED), as_json)
     except Terminated:
-        return _end(_EndedError("terminated", 143), as_json)
+        return _end(_EndedError("terminated", TERMINATED), as_json)
     except BrokenPipeError:
         sys.stderr.close()
         return 0

@@ -17,7 +17,8 @@ from holmes.errors import HolmesError, UnavailableError
 from holmes.lab.wiring import Wiring
 
 ANSWER_SECONDS = 60.0
-END_SECONDS = 5.0
+END_SECONDS = 1.0
+"""Of a switch that was asked to end; then it is killed, and its hosts die with it."""
 
 
 class RefusedError(Exception):
@@ -96,16 +97,23 @@ class SwitchClient:
             )
         return answer["ok"]
 
-    def close(self) -> None:
-        """End the switch, and with it every host. May be called twice."""
-        process = self._process
-        assert process.stdin is not None and process.stdout is not None and process.stderr
-        if process.stdin.closed:
+    def part(self) -> None:
+        """Ask the switch to end, without waiting for it. May be called twice."""
+        assert self._process.stdin is not None
+        if self._process.stdin.closed:
             return
         # Said aloud: forked children may still hold the pipe open, so its end may not show.
         with contextlib.suppress(UnavailableError), self._lock:
             self._send(b'{"order": "down"}\n')
-        process.stdin.close()
+        self._process.stdin.close()
+
+    def close(self) -> None:
+        """End the switch, and with it every host. May be called twice."""
+        process = self._process
+        assert process.stdout is not None and process.stderr is not None
+        if process.stdout.closed:
+            return
+        self.part()
         try:
             process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:

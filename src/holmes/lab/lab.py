@@ -229,6 +229,11 @@ class Lab:
         """Plug it in again."""
         self._plug(node_index, fabric, up=True)
 
+    def part(self) -> None:
+        """Begin to take the hosts down, while the caller ends what runs on them."""
+        if os.getpid() == self._owner and self._switch is not None:
+            self._switch.part()
+
     def down(self) -> None:
         """Take everything down. May be called twice; does nothing in a forked child."""
         if os.getpid() != self._owner:

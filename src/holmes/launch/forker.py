@@ -22,6 +22,8 @@ from holmes.launch.wire import Channel, Message
 PACKET_BYTES = 1 << 20
 START_SECONDS = 120.0
 SEAT_SECONDS = 30.0
+END_SECONDS = 1.0
+"""Of a zygote that was asked to end; then the kernel ends it, and its ranks with it."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -174,7 +176,7 @@ class Forker:
             if not self._ready:
                 self._zygote.kill()  # still importing, and without ranks
             try:
-                self._zygote.wait(5.0)
+                self._zygote.wait(END_SECONDS)
             except subprocess.TimeoutExpired:
                 self._zygote.kill()  # its ranks are killed by the kernel with it
                 self._zygote.wait()

@@ -61,6 +61,7 @@ class Session:
             forker.launch()
             self.lab = self._stack.enter_context(Lab.up(self.topology.site, isolation=isolation))
             self.pool = self._stack.enter_context(self._make_pool(forker))
+            self._stack.callback(self.lab.part)  # hosts and ranks end side by side
         except BaseException:
             self._stack.close()
             raise

@@ -178,6 +178,9 @@ def main(arguments: list[str]) -> None:
         control.send(json.dumps({"event": "failed", "reason": str(error)}).encode())
         return
     Zygote(control).serve()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # no child is left; taking torch down in order costs the caller its patience
 
 
 if __name__ == "__main__":
