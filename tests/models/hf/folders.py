@@ -33,6 +33,12 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 50.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 22,
+}
 CONFIGS: dict[str, Any] = {
     "gpt2": GPT2Config(n_embd=36, n_layer=3, n_head=6, n_positions=24, vocab_size=101, n_inner=52),
     "gpt2-untied": GPT2Config(
@@ -52,11 +58,22 @@ CONFIGS: dict[str, Any] = {
         **ODD, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}
     ),
     "llama-head-dim": LlamaConfig(**ODD, head_dim=16, rms_norm_eps=1e-3),
+    "llama-yarn": LlamaConfig(**ODD, rope_parameters=YARN),
     "mistral": MistralConfig(**ODD, sliding_window=5),
     "mistral-full": MistralConfig(**ODD, sliding_window=None),
     "qwen2": Qwen2Config(**ODD),
     "qwen2-window": Qwen2Config(
         **ODD, use_sliding_window=True, sliding_window=7, max_window_layers=0
+    ),
+    "qwen2-mixed": Qwen2Config(
+        **ODD,
+        use_sliding_window=True,
+        sliding_window=7,
+        max_window_layers=1,
+        rope_parameters={**YARN, "attention_factor": 1.5, "beta_fast": 3.0, "beta_slow": 0.25},
+    ),
+    "qwen3-mixed": Qwen3Config(
+        **ODD, head_dim=20, use_sliding_window=True, sliding_window=3, max_window_layers=2
     ),
     "qwen3": Qwen3Config(**ODD, head_dim=20),
     "qwen3-tied": Qwen3Config(**ODD, head_dim=8, tie_word_embeddings=True),

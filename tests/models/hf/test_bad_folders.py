@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from holmes.errors import ConfigError, DataError, HolmesError
 from holmes.models.registry import describe, family_of
-from tests.models.hf.folders import write_folder
+from tests.models.hf.folders import YARN, write_folder
 from tests.models.hf.test_logits import read_model
 
 WEIGHTS = "model.safetensors"
@@ -150,14 +150,19 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[HolmesError], str]] = {
         "attention_bias",
     ),
     "another rotary scaling": (
-        lambda f: edit_config(f, rope_parameters={"rope_type": "yarn", "factor": 4.0}),
+        lambda f: edit_config(f, rope_parameters={"rope_type": "longrope", "factor": 4.0}),
         ConfigError,
-        "supported: default, linear, llama3",
+        "supported: default, linear, llama3, yarn",
     ),
     "an impossible rotary scaling": (
         lambda f: edit_config(f, rope_parameters={"rope_type": "llama3", "factor": 4.0}),
         ConfigError,
         "rotary_original",
+    ),
+    "yarn of another architecture": (
+        lambda f: edit_config(f, rope_parameters={**YARN, "mscale": 1.0}),
+        ConfigError,
+        "attention_factor",
     ),
     "a window in some layers": (
         lambda f: edit_config(
@@ -168,7 +173,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[HolmesError], str]] = {
             layer_types=["full_attention", "sliding_attention", "full_attention"],
         ),
         ConfigError,
-        "only some layers",
+        "in the last layers",
     ),
 }
 

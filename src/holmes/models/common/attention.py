@@ -137,5 +137,6 @@ class Rotary(nn.Module):
         self.cos = torch.empty_like(self.cos, device=device)
         self.sin = torch.empty_like(self.sin, device=device)
         angles = rotary_angles(length, head_size, self.base, self.scaling).repeat(1, 2)
-        self.cos.copy_(angles.cos())
-        self.sin.copy_(angles.sin())
+        amplitude = 1.0 if self.scaling is None else self.scaling.amplitude
+        self.cos.copy_(angles.cos() * amplitude)
+        self.sin.copy_(angles.sin() * amplitude)

@@ -40,18 +40,21 @@ class ChainConfig(Protocol):
 class Parts:
     """What makes each kind of block of a family from its configuration, values left open.
 
-    The first block's table is ``token.weight``, the last one's weight ``projection.weight``.
+    The first block's table is ``token.weight``, the last one's weight ``projection.weight``;
+    a transformer block is told which layer it is, from 0.
     """
 
     embedding: Callable[[Any], nn.Module]
-    transformer: Callable[[Any], nn.Module]
+    transformer: Callable[[Any, int], nn.Module]
     head: Callable[[Any], nn.Module]
 
     def empty(self, config: ChainConfig, index: int) -> nn.Module:
         """Block ``index`` of the chain."""
         if index == 0:
             return self.embedding(config)
-        return self.head(config) if index == config.blocks - 1 else self.transformer(config)
+        if index == config.blocks - 1:
+            return self.head(config)
+        return self.transformer(config, index - 1)
 
     def build(
         self,

@@ -75,7 +75,7 @@ def _embedding(config: GptConfig) -> Embedding:
     return Embedding(config.vocabulary, config.hidden, positions)
 
 
-def _transformer(config: GptConfig) -> TransformerBlock:
+def _transformer(config: GptConfig, _layer: int) -> TransformerBlock:
     return TransformerBlock(make_norm(config), Attention(config), make_norm(config), Mlp(config))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from holmes.errors import ConfigError
-from holmes.models.common.rotary import RotaryScaling, ScalingKind
+from holmes.models.common.rotary import RotaryScaling, ScalingKind, yarn_amplitude
 from holmes.models.common.shape import Attention
 from holmes.models.common.sizes import (
     check_choices,
@@ -20,6 +20,9 @@ from holmes.models.common.sizes import (
     wrong,
 )
 from holmes.models.llama.folder import sizes_in
+
+TURNS = {"llama3": 4.0, "yarn": 32.0}
+"""``rotary_high`` where it is not given: as published with each scaling."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,11 @@ class LlamaConfig:
         attention: ``fused`` or ``unfused`` (scores pass through memory).
         head_dim: features per head; None means hidden / heads.
         window: the most tokens that one reads, itself included; None: all before it.
+        window_from: the layers before this one read all, whatever the ``window``.
         qkv_bias: biases on queries, keys and values.
         qk_norm: RMSNorm on the queries and keys of every head.
         norm_epsilon: added to the mean square.
-        rotary_scaling: ``linear`` or ``llama3``, slower angles for longer texts, by
+        rotary_scaling: ``linear``, ``llama3`` or ``yarn``, slower angles for longer texts, by
             ``rotary_factor``; see :class:`RotaryScaling` for the other ``rotary_`` keys.
 
     Raises:
@@ -71,8 +75,10 @@ class LlamaConfig:
     rotary_scaling: ScalingKind | None = None
     rotary_factor: float | None = None
     rotary_low: float = 1.0
-    rotary_high: float = 4.0
+    rotary_high: float | None = None
     rotary_original: int | None = None
+    rotary_amplitude: float | None = None
+    window_from: int = 0
 
     def __post_init__(self) -> None:
         check_sizes(self)
@@ -86,6 +92,7 @@ class LlamaConfig:
         check_number(self, "rotary_base", above=1)
         check_number(self, "norm_epsilon", above=0)
         self._check_scaling()
+        self._check_window()
         if self.heads % self.groups:
             raise ConfigError(
                 f"{self.groups} heads of keys do not divide {self.heads} heads",
@@ -100,14 +107,33 @@ class LlamaConfig:
                 raise wrong("rotary_factor", self.rotary_factor, "needs model.rotary_scaling")
             return
         check_number(self, "rotary_factor", above=0)
-        if self.rotary_scaling != "llama3":
-            return
-        for key in ("rotary_low", "rotary_high"):
+        given = [k for k in ("rotary_high", "rotary_amplitude") if getattr(self, k) is not None]
+        for key in ("rotary_low", *given):
             check_number(self, key, above=0)
-        if self.rotary_high <= self.rotary_low:
-            raise wrong("rotary_high", self.rotary_high, "must be above model.rotary_low")
+        if self.rotary_amplitude is not None and self.rotary_scaling != "yarn":
+            raise wrong("rotary_amplitude", self.rotary_amplitude, "only yarn scaling has one")
+        if self.rotary_scaling == "linear":
+            return
+        if self._high <= self.rotary_low:
+            raise wrong("rotary_high", self._high, "must be above model.rotary_low")
         if self.rotary_original is None:
-            raise wrong("rotary_original", None, "llama3 scaling needs the length before it")
+            why = f"{self.rotary_scaling} scaling needs the length before it"
+            raise wrong("rotary_original", None, why)
+
+    def _check_window(self) -> None:
+        first = self.window_from
+        if isinstance(first, bool) or not isinstance(first, int):
+            raise wrong("window_from", first, "must be a whole number")
+        if not 0 <= first < self.layers:
+            raise wrong("window_from", first, f"must lie between 0 and {self.layers - 1}")
+        if first and self.window is None:
+            raise wrong("window_from", first, "needs model.window")
+
+    @property
+    def _high(self) -> float:
+        if self.rotary_high is not None:
+            return self.rotary_high
+        return TURNS.get(self.rotary_scaling or "", 1.0)
 
     @property
     def scaling(self) -> RotaryScaling | None:
@@ -118,9 +144,20 @@ class LlamaConfig:
             self.rotary_scaling,
             self.rotary_factor,
             self.rotary_low,
-            self.rotary_high,
+            self._high,
             self.rotary_original or self.sequence,
+            self._amplitude,
         )
+
+    @property
+    def _amplitude(self) -> float:
+        if self.rotary_scaling != "yarn":
+            return 1.0
+        return self.rotary_amplitude or yarn_amplitude(self.rotary_factor or 1.0)
+
+    def window_of(self, layer: int) -> int | None:
+        """The window of a layer, counted from 0; None where it reads all."""
+        return self.window if layer >= self.window_from else None
 
     @property
     def head_size(self) -> int:

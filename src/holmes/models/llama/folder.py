@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +18,24 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+FULL, SLIDING = "full_attention", "sliding_attention"
 SCALINGS: dict[str, dict[str, str]] = {
-    "linear": {"rotary_factor": "factor"},
+    "linear": {"factor": "factor"},
     "llama3": {
-        "rotary_factor": "factor",
-        "rotary_low": "low_freq_factor",
-        "rotary_high": "high_freq_factor",
-        "rotary_original": "original_max_position_embeddings",
+        "factor": "factor",
+        "low": "low_freq_factor",
+        "high": "high_freq_factor",
+        "original": "original_max_position_embeddings",
+    },
+    "yarn": {
+        "factor": "factor",
+        "low": "beta_slow",
+        "high": "beta_fast",
+        "original": "original_max_position_embeddings",
+        "amplitude": "attention_factor",
     },
 }
-"""Our key to theirs, for every kind of rotary scaling that is supported."""
+"""A field of RotaryScaling to their key, for every kind of rotary scaling that is supported."""
 
 
 def sizes_in(folder: Path) -> dict[str, Any]:
@@ -52,7 +61,7 @@ def sizes_in(folder: Path) -> dict[str, Any]:
         "ffn": config.whole("intermediate_size"),
         "tied": config.flag("tie_word_embeddings", False),
         "norm_epsilon": config.number("rms_norm_eps", 1e-6),
-        "window": _window(config, kind),
+        **_window(config, kind),
         "qkv_bias": kind == "qwen2",
         "qk_norm": kind == "qwen3",
         **_rotary(config),
@@ -62,28 +71,29 @@ def sizes_in(folder: Path) -> dict[str, Any]:
     return sizes
 
 
-def _window(config: FolderConfig, kind: str) -> int | None:
-    """The sliding window of all layers, or None.
+def _window(config: FolderConfig, kind: str) -> dict[str, int]:
+    """The sliding window, and the first layer that has it; nothing where none has.
 
     Raises:
-        ConfigError: only some of the layers have one.
+        ConfigError: layers with and without one alternate.
     """
-    kinds = set(config.words("layer_types"))
     if kind not in ("mistral", "qwen2", "qwen3") or "sliding_window" not in config:
-        return None
+        return {}
     if kind != "mistral" and not config.flag("use_sliding_window", False):
-        return None
-    if kinds == {"full_attention"}:
-        return None
-    from_layer = config.whole("max_window_layers", 28, least=0) if kind != "mistral" else 0
-    mixed = len(kinds) > 1 or (not kinds and from_layer > 0)
-    if mixed and not kinds and from_layer >= config.whole("num_hidden_layers"):
-        return None
-    if mixed:
-        raise config.refusal(
-            "layer_types", "only some layers have a sliding window; supported: all or none"
-        )
-    return config.whole("sliding_window")
+        return {}
+    layers = config.whole("num_hidden_layers")
+    kinds = config.words("layer_types")
+    first = 0 if kind == "mistral" else config.whole("max_window_layers", 28, least=0)
+    if kinds:
+        slides = [word == SLIDING for word in kinds]
+        first = slides.index(True) if any(slides) else layers
+        if not set(kinds) <= {FULL, SLIDING} or len(kinds) != layers or not all(slides[first:]):
+            raise config.refusal(
+                "layer_types", "supported: a sliding window in the last layers, in all or in none"
+            )
+    if first >= layers:
+        return {}
+    return {"window": config.whole("sliding_window"), "window_from": first}
 
 
 def _rotary(config: FolderConfig) -> dict[str, Any]:
@@ -101,8 +111,21 @@ def _rotary(config: FolderConfig) -> dict[str, Any]:
         supported = ", ".join(("default", *SCALINGS))
         raise config.refusal(key, f"rotary scaling {kind!r}; supported: {supported}")
     found["rotary_scaling"] = kind
-    found |= {ours: given[theirs] for ours, theirs in SCALINGS[kind].items() if theirs in given}
+    for ours, theirs in SCALINGS[kind].items():
+        if given.get(theirs) is not None:
+            found[f"rotary_{ours}"] = given[theirs]
+    if kind == "yarn":
+        _check_yarn(config, key, given)
     return found
+
+
+def _check_yarn(config: FolderConfig, key: str, given: Mapping[str, Any]) -> None:
+    """Refuse the variants of other architectures."""
+    for other in ("mscale", "mscale_all_dim"):
+        if given.get(other) and given.get("attention_factor") is None:
+            raise config.refusal(key, f"yarn with {other}; supported: attention_factor")
+    if given.get("truncate", True) is not True:
+        raise config.refusal(key, "yarn with truncate: false; supported: true")
 
 
 def folder_config(config: LlamaConfig) -> dict[str, Any]:
@@ -113,10 +136,10 @@ def folder_config(config: LlamaConfig) -> dict[str, Any]:
     """
     kind = _kind(config)
     rotary: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rotary_base}
-    if config.rotary_scaling is not None:
-        names = SCALINGS[config.rotary_scaling]
-        rotary["rope_type"] = config.rotary_scaling
-        rotary |= {theirs: getattr(config, ours) for ours, theirs in names.items()}
+    if (scaling := config.scaling) is not None:
+        rotary["rope_type"] = scaling.kind
+        names = SCALINGS[scaling.kind]
+        rotary |= {theirs: getattr(scaling, ours) for ours, theirs in names.items()}
     found: dict[str, Any] = {
         "architectures": [ARCHITECTURES[kind]],
         "model_type": kind,
@@ -139,12 +162,12 @@ def folder_config(config: LlamaConfig) -> dict[str, Any]:
     if kind == "mistral":
         found["sliding_window"] = config.window
     elif kind in ("qwen2", "qwen3"):
-        layer = "full_attention" if config.window is None else "sliding_attention"
+        windows = [config.window_of(layer) for layer in range(config.layers)]
         found |= {
             "use_sliding_window": config.window is not None,
             "sliding_window": config.window,
-            "max_window_layers": 0 if config.window is not None else config.layers,
-            "layer_types": [layer] * config.layers,
+            "max_window_layers": windows.count(None),
+            "layer_types": [FULL if window is None else SLIDING for window in windows],
         }
     return found
 
@@ -160,4 +183,10 @@ def _kind(config: LlamaConfig) -> str:
         return "qwen3"
     if config.qkv_bias:
         return "qwen2"
+    if config.window_from:
+        raise ConfigError(
+            "no Hugging Face architecture has this combination",
+            where="model.window_from",
+            why="Mistral has its window in all layers; Qwen2 and Qwen3 have biases or norms",
+        )
     return "llama" if config.window is None else "mistral"

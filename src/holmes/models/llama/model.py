@@ -21,7 +21,7 @@ __all__ = ["Llama", "autocast", "build_blocks", "loss", "named_parameters"]
 class Attention(nn.Module):
     """Grouped-query self-attention with rotary positions and a swappable ``core``."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
         size = self.head_size = config.head_size
         d, queries, keys = config.hidden, config.heads * size, config.groups * size
@@ -33,7 +33,7 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(size, eps=epsilon) if config.qk_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(size, eps=epsilon) if config.qk_norm else nn.Identity()
         self.rotary = Rotary(config.sequence, size, config.rotary_base, config.scaling)
-        self.core = attention_core(config.attention, config.window)
+        self.core = attention_core(config.attention, config.window_of(layer))
 
     def forward(self, x_BSD: Tensor, documents_BS: Tensor | None = None) -> Tensor:
         q_BHSK = self.rotary(self.query_norm(self._split(self.query(x_BSD))).transpose(1, 2))
@@ -71,8 +71,9 @@ def _embedding(config: LlamaConfig) -> Embedding:
     return Embedding(config.vocabulary, config.hidden)
 
 
-def _transformer(config: LlamaConfig) -> TransformerBlock:
-    return TransformerBlock(make_norm(config), Attention(config), make_norm(config), Mlp(config))
+def _transformer(config: LlamaConfig, layer: int) -> TransformerBlock:
+    attention = Attention(config, layer)
+    return TransformerBlock(make_norm(config), attention, make_norm(config), Mlp(config))
 
 
 def _head(config: LlamaConfig) -> Head:
