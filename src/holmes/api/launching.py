@@ -21,7 +21,7 @@ def launch(plan_file: Path, job: Path, *, starter: Literal["torchrun", "slurm"])
 
     made, resolved, command = _checked(plan_file, job)
     if starter == "slurm":
-        return {"starter": starter, "text": slurm_script(made, command)}
+        return {"starter": starter, "text": slurm_script(made, command, resolved.job.launch)}
     port = resolved.job.launch.port
     nodes = {
         node.name: torchrun_command(made, node.name, command, port) for node, _ in used_nodes(made)
@@ -43,9 +43,9 @@ def submit(plan_file: Path, job: Path, *, submitit: bool = False) -> dict[str, A
     made, resolved, command = _checked(plan_file, job)
     if submitit:
         folder = Path(resolved.job.output).expanduser() / resolved.job.name / "submitit"
-        number = submit_with_submitit(made, command, folder)
+        number = submit_with_submitit(made, command, folder, resolved.job.launch)
     else:
-        number = submit_script(slurm_script(made, command))
+        number = submit_script(slurm_script(made, command, resolved.job.launch))
     return {"starter": "slurm", "job_id": number, "text": f"submitted as Slurm job {number}"}
 
 

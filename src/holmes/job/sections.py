@@ -251,6 +251,9 @@ def _port_range(value: Any) -> Any:
 Port = Annotated[int, Number, Field(ge=1024, le=65_535)]
 
 
+SlurmName = Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,@+-]*$")]
+
+
 class Launch(Section):
     """How the ranks of a launcher find each other, and how long that may take."""
 
@@ -261,6 +264,12 @@ class Launch(Section):
     The default stays below the ports that kernels hand out."""
     start_seconds: Annotated[float, Number, Field(gt=0, le=86_400, allow_inf_nan=False)] = 30.0
     """How long ranks wait for each other, and for each group, at the start."""
+    account: SlurmName | None = None
+    """Under Slurm: whom the job is charged to. None: the user's default, as for the next two."""
+    partition: SlurmName | None = None
+    """Under Slurm: where it may run."""
+    minutes: Annotated[int, Number, Field(ge=1, le=1_000_000)] | None = None
+    """Under Slurm: the job's time limit."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Launch:

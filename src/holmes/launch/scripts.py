@@ -77,7 +77,7 @@ def torchrun_command(
     return "\n".join([*lines, " \\\n  ".join(torchrun)]) + "\n"
 
 
-def slurm_script(plan: Plan, command: Sequence[str]) -> str:
+def slurm_script(plan: Plan, command: Sequence[str], asked: Launch | None = None) -> str:
     """A batch script for ``sbatch``: one task per rank, each node with its own variables.
 
     The i-th host of the allocation is taken for the i-th node of the plan.
@@ -90,6 +90,7 @@ def slurm_script(plan: Plan, command: Sequence[str]) -> str:
         f"#SBATCH --job-name={name}",
         f"#SBATCH --nodes={len(nodes)}",
         f"#SBATCH --ntasks={sum(counts)}",
+        *(f"#SBATCH --{key}={value}" for key, value in slurm_wishes(asked).items()),
     ]
     uniform = len(set(counts)) == 1
     if uniform:
@@ -106,6 +107,14 @@ def slurm_script(plan: Plan, command: Sequence[str]) -> str:
     lines.append(SECRET)
     lines += [f"srun {spread} bash -c {shlex.quote(node_script(plan, nodes, command))}"]
     return "\n".join(lines) + "\n"
+
+
+def slurm_wishes(asked: Launch | None) -> dict[str, str | int]:
+    """What a job asks of Slurm beyond nodes and tasks, by Slurm's names; minutes for ``time``."""
+    if asked is None:
+        return {}
+    found = {"account": asked.account, "partition": asked.partition, "time": asked.minutes}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def node_script(plan: Plan, nodes: Sequence[tuple[Node, int]], command: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holmes.errors import ConfigError, UnavailableError
-from holmes.launch.scripts import node_script, used_nodes
+from holmes.job.sections import Launch
+from holmes.launch.scripts import SECRET, node_script, slurm_wishes, used_nodes
 from holmes.plan.plan import Plan
 
 SUBMIT_SECONDS = 60.0
@@ -48,12 +49,13 @@ def submit_script(script: str) -> str:
     return done.stdout.strip().partition(";")[0]
 
 
-def submit_with_submitit(plan: Plan, command: Sequence[str], folder: Path) -> str:
+def submit_with_submitit(plan: Plan, command: Sequence[str], folder: Path, asked: Launch) -> str:
     """Submit through submitit, one task per rank; the job's id. Logs go to ``folder``.
 
     Raises:
-        UnavailableError: submitit is not installed.
-        ConfigError: the nodes run unequal numbers of ranks, which submitit cannot ask for.
+        UnavailableError: submitit is not installed, or Slurm is not here or refused.
+        ConfigError: the nodes run unequal numbers of ranks, which submitit cannot ask for, or
+            no time limit is set.
     """
     try:
         import submitit
@@ -70,9 +72,26 @@ def submit_with_submitit(plan: Plan, command: Sequence[str], folder: Path) -> st
             why="submitit asks for the same number of tasks on every node",
             next_step="leave --submitit out: the batch script can do it",
         )
-    executor = submitit.SlurmExecutor(folder=str(folder))
-    executor.update_parameters(
-        job_name=plan.name, nodes=len(nodes), ntasks_per_node=counts.pop(), stderr_to_stdout=True
-    )
+    if asked.minutes is None:
+        raise ConfigError(
+            "the job has no time limit",
+            where="launch.minutes",
+            why="submitit would set one of five minutes",
+            next_step="set launch.minutes in the job, e.g. launch: {minutes: 600}",
+        )
     run = submitit.helpers.CommandFunction(["bash", "-c", node_script(plan, nodes, command)])
-    return str(executor.submit(run).job_id)
+    try:
+        executor = submitit.SlurmExecutor(folder=str(folder))
+        executor.update_parameters(
+            job_name=plan.name,
+            nodes=len(nodes),
+            ntasks_per_node=counts.pop(),
+            stderr_to_stdout=True,
+            setup=[SECRET],
+            **slurm_wishes(asked),
+        )
+        return str(executor.submit(run).job_id)
+    except (RuntimeError, OSError) as error:  # no srun here; what sbatch said
+        raise UnavailableError(
+            "submitit cannot submit the job", why=str(error).strip()[:300] or None
+        ) from None
