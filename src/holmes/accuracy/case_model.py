@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from holmes.accuracy.implementations import implementation_of, shape_as_run, without_head
 from holmes.accuracy.table import Case
 from holmes.accuracy.words import SINGLE, key
 from holmes.models.common.describe import decoder_workload
@@ -35,14 +36,19 @@ def workload_of(case: Case) -> Workload:
     """What the case's model costs.
 
     GPTs are counted as Megatron-LM ran them: unfused attention with dropout (fused where the
-    row says so), a tied and padded token table. An fp8 run computes its products in fp8 and
-    keeps bf16 activations.
+    row says so), a tied and padded token table; or as their own code does, where it is known.
+    An fp8 run computes its products in fp8 and keeps bf16 activations.
     """
     gated = is_gated(case)
     shape = _gated(case) if gated else _gpt(case)
+    made = implementation_of(case.software)
     if key(case.precision) in SINGLE:
         shape = replace(shape, precision="fp32")
+    if not gated:
+        shape = shape_as_run(shape, made)
     found = decoder_workload(shape, "llama" if gated else "gpt", case.model)
+    if any(name in case.model.lower() for name in made.headless):
+        found = without_head(found, shape)
     if case.precision.startswith("fp8"):
         found = replace(found, compute_bytes=FP8_BYTES)
     return found

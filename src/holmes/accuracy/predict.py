@@ -9,7 +9,13 @@ from pathlib import Path
 from holmes.accuracy.case_plan import CasePlan, plan_of, reason_of
 from holmes.accuracy.table import Case, UnusableRowError
 from holmes.cost.calibration import Calibration
-from holmes.cost.memory import MemoryParts, memory_parts, pipeline_parts, split_by_tokens
+from holmes.cost.memory import (
+    MemoryParts,
+    memory_parts,
+    pipeline_parts,
+    runtime_bytes,
+    split_by_tokens,
+)
 from holmes.errors import HolmesError
 from holmes.plan.program import schedule_of
 from holmes.simulate.closed_form import step_seconds
@@ -97,4 +103,7 @@ def peak_memory(made: CasePlan) -> MemoryParts:
             plan.batch.micro,
             plan.recompute,
         )
-    return max(parts, key=lambda one: one.total)
+    # Runs in fp32 hold communicators, too, where devices could do half precision.
+    kinds = {made.cost.device(slot).peak_precision for slot in made.cost.topology.devices}
+    runtime = runtime_bytes(plan.stages[0].layout, accelerator="fp32" not in kinds)
+    return replace(max(parts, key=lambda one: one.total), runtime=runtime)

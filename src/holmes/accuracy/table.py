@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from holmes.accuracy.implementations import Implementation, implementation_of
 from holmes.accuracy.words import RECOMPUTE, SCHEDULE, SHARDING, key
 from holmes.errors import DataError
 from holmes.plan.layout import Recompute, ScheduleName, Sharding
@@ -42,8 +43,8 @@ class Case:
     ``row`` is the line's number in the file, the header being 1. ``devices`` is
     the number of accelerators, ``recompute`` None where the row does not know.
     ``stage_layers`` counts layers per stage, embedding and head included.
-    ``flash_attention``: the row says somewhere that its attention is fused. ``assumed`` says
-    what stands in for empty cells.
+    ``software``: what the row says of it, its source included. ``flash_attention``: the row says
+    somewhere that its attention is fused. ``assumed`` says what stands in for empty cells.
     """
 
     row: int
@@ -71,6 +72,7 @@ class Case:
     async_tp: bool = False
     schedule: ScheduleName | None = None
     framework: str = ""
+    software: str = ""
     flash_attention: bool = False
     stage_layers: tuple[int, ...] = ()
     assumed: tuple[str, ...] = ()
@@ -206,6 +208,8 @@ def _case(cells: _Cells) -> Case:
         raise UnusableRowError(f"recompute {recompute!r} is not known")
     if key(sharding) not in SHARDING:
         raise UnusableRowError(f"sharding {sharding!r} is not known")
+    software = f"{cells.text('framework')} {cells.text('source')}"
+    made = implementation_of(software)
     case = Case(
         row=cells.row,
         model=cells.text("model"),
@@ -223,17 +227,27 @@ def _case(cells: _Cells) -> Case:
         recompute=RECOMPUTE[key(recompute)],
         sequence_parallel=cells.flag("seq_parallel"),
         sharding=SHARDING[key(sharding)],
-        precision=cells.text("precision") or "mixed",
+        precision=cells.text("precision") or made.precision or "mixed",
         compiled=cells.flag("compile"),
         async_tp=cells.flag("async_tp"),
         schedule=SCHEDULE.get(key(cells.text("schedule"))),
         framework=cells.text("framework"),
+        software=software,
         flash_attention=any("flash" in text.lower() for text in cells.line.values()),
         stage_layers=cells.counts("layers_per_stage"),
-        assumed=("micro_batch not stated, taken as 1",) * (not cells.text("micro_batch")),
+        assumed=_assumed(cells, made),
     )
     _check(case)
     return case
+
+
+def _assumed(cells: _Cells, made: Implementation) -> tuple[str, ...]:
+    found = []
+    if not cells.text("micro_batch"):
+        found.append("micro_batch not stated, taken as 1")
+    if made.precision and not cells.text("precision"):
+        found.append(f"precision not stated, taken as {made.precision}, its code's default")
+    return tuple(found)
 
 
 def _degrees(cells: _Cells) -> dict[str, int]:

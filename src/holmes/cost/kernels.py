@@ -31,6 +31,8 @@ PARTIAL_SUM_BYTES = 8
 """A part of a split k is written and read in fp32."""
 FP8_OVER_HALF = 1402.6 / 794.5
 """Best measured fp8 over best measured bf16 product on H100; for kinds without an fp8 figure."""
+SINGLE_OVER_HALF = 0.5
+"""TF32 over half precision on tensor cores that have it, for kinds without a figure."""
 ALIGNED = 8
 BIG_TILE = TILES[0]
 HALF_BYTES = 2
@@ -83,7 +85,7 @@ def _precision_ratio(device: DeviceKind, width: int) -> float:
         return FP8_OVER_HALF if device.peaks.get("fp8") or not device.peaks else 1.0
     if width == 4 and device.peak_tflops is not None and device.peak_precision != "fp32":
         single = device.peaks.get("tf32", device.peaks.get("fp32"))
-        return 1.0 if single is None else single / device.peak_tflops
+        return SINGLE_OVER_HALF if single is None else single / device.peak_tflops
     return 1.0
 
 

@@ -262,7 +262,12 @@ def _waiting(blocks: Sequence[Block], tp: int) -> float:
 
 def _runtime(workload: Workload, layout: Layout) -> float:
     """The process, and on an accelerator the buffers of its communicators."""
-    if workload.compute_bytes > HALF:
+    return runtime_bytes(layout, accelerator=workload.compute_bytes <= HALF)
+
+
+def runtime_bytes(layout: Layout, *, accelerator: bool) -> float:
+    """A process without a model: on an accelerator, communicators hold buffers on the device."""
+    if not accelerator:
         return RUNTIME_BYTES
     axes = sum(degree > 1 for degree in (layout.tp, layout.pp, layout.dp, layout.cp))
     return RUNTIME_BYTES + COMMUNICATOR_BYTES * (axes + (axes > 0))

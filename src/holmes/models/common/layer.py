@@ -110,7 +110,8 @@ def _core(shape: DecoderShape) -> Segment:
 
     Forward: written by the product, read and written by mask and softmax, with dropout
     read and written again with a mask, read by the product with the values. Backward: the
-    gradient of the scores likewise, beside what was kept.
+    gradient of the scores likewise, beside what was kept. A mask apart from the softmax reads
+    and writes once more.
     """
     s, c, heads = shape.sequence, shape.widths.compute, shape.heads
     core = AttentionCore(
@@ -122,6 +123,7 @@ def _core(shape: DecoderShape) -> Segment:
     if core.fused:
         return Segment("attention", flops, ends, attention=core, backward_bytes=2 * ends)
     mask = 2 * c + 1 if shape.dropout else 0
+    mask += 2 * c if shape.masks_apart else 0
     scores = float(heads * s * s)
     return Segment(
         "attention",
@@ -130,7 +132,7 @@ def _core(shape: DecoderShape) -> Segment:
         products=products,
         attention=core,
         backward_bytes=2 * ends + (7 * c + mask) * scores,
-        kernels=4 if shape.dropout else 3,
+        kernels=3 + shape.dropout + shape.masks_apart,
     )
 
 

@@ -55,6 +55,7 @@ class DecoderShape:
         head_features: of one head; None: hidden / heads.
         qkv_bias: biases on queries, keys and values alone.
         qk_norm: RMSNorm on the queries and keys of each head.
+        masks_apart: an unfused core masks its scores in a kernel before the softmax, in place.
         compiled: a compiler keeps only what the backward reads.
         head_again: full recomputation repeats the head, too (with ``statistics``).
     """
@@ -76,6 +77,7 @@ class DecoderShape:
     dropout: bool = False
     statistics: bool = True
     joined: bool = False
+    masks_apart: bool = False
     compiled: bool = False
     head_again: bool = True
     experts: int = 0

@@ -1,0 +1,81 @@
+"""How published training code runs a model, where its tables do not say: read in the code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from holmes.models.common.shape import DecoderShape
+from holmes.workload.workload import Segment, Workload
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """What the code of some runs does that others do not.
+
+    Attributes:
+        precision: of everything, where a row states none; None: half-precision mixed training.
+        masks_apart: attention masks its scores in a kernel of its own, before the softmax.
+        dropout: on scores and branches.
+        headless: parts of model names whose loss is taken of the last norm's output, without a
+            product with the token table.
+    """
+
+    precision: str | None = None
+    masks_apart: bool = False
+    dropout: bool = True
+    headless: tuple[str, ...] = ()
+
+
+PLAIN = Implementation()
+"""Megatron-LM's: its fused softmax masks, too."""
+IMPLEMENTATIONS = {
+    # third_party/Megatron-DeepSpeed/megatron/model/gpt_neo_model.py of eth-easl/sailor: the core
+    # applies no dropout, the last specs of the pipeline are norm and loss. Precision is an option
+    # whose default is fp32, in which Megatron's fused softmax does not run (fused_softmax.py:
+    # is_kernel_available); the peak memory of the runs is that of fp32, and half of it in half
+    # precision. Its container (nvcr.io/nvidia/pytorch) lets products run in TF32.
+    "sailor": Implementation("fp32", masks_apart=True, dropout=False, headless=("neo",)),
+}
+
+
+def implementation_of(source: str) -> Implementation:
+    """By the words with which a row names its software or where it comes from."""
+    named = (made for word, made in IMPLEMENTATIONS.items() if word in source.lower())
+    return next(named, PLAIN)
+
+
+def shape_as_run(shape: DecoderShape, made: Implementation) -> DecoderShape:
+    """A GPT's shape as the code runs it; its precision is the row's."""
+    unfused = shape.attention == "unfused"
+    return replace(
+        shape, masks_apart=made.masks_apart and unfused, dropout=shape.dropout and made.dropout
+    )
+
+
+def without_head(workload: Workload, shape: DecoderShape) -> Workload:
+    """The model with a loss over the last norm's features instead of a token's logits."""
+    *before, head = workload.blocks
+    features = shape.hidden / shape.vocabulary
+    segments = {part.name: part for part in head.inner if isinstance(part, Segment)}
+    loss = segments["loss"]
+    loss = replace(
+        loss,
+        bytes_=loss.bytes_ * features,
+        backward_bytes=None if loss.backward_bytes is None else loss.backward_bytes * features,
+        split=(),
+    )
+    logits = float(shape.sequence * shape.vocabulary * shape.widths.loss)
+    whole = {
+        mode: bytes_ + logits * features for mode, bytes_ in head.whole_activation_bytes.items()
+    }
+    short = replace(
+        head,
+        parameters=head.whole_parameters,
+        tensors=shape.norm_tensors,
+        inner=(segments["norm"], loss),
+        activation_bytes=whole,
+        whole_activation_bytes=whole,
+        output_bytes=head.output_bytes * features,
+        working_bytes=head.working_bytes * features,
+    )
+    return replace(workload, blocks=(*before, short), tied=None, tied_parameters=0)

@@ -1,0 +1,74 @@
+"""What is known of the code behind a table's runs, and what it changes in a case."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from holmes.accuracy.case_model import workload_of
+from holmes.accuracy.case_plan import plan_of
+from holmes.accuracy.predict import peak_memory, predict
+from holmes.accuracy.table import Case, read_table
+from holmes.cost.calibration import DEFAULT
+from holmes.cost.memory import runtime_bytes
+from holmes.workload import Segment
+from tests.accuracy.test_tables import HEADER, SITES, table
+
+NEO = "GPT-Neo,4,2560,32,2048,50257,alps-gh200,16,4,4,1,1,8,none,0.5,,,,,"
+
+
+def case_of(folder: Path, source: str, precision: str = "") -> Case:
+    header = f"{HEADER},source,precision"
+    (row,) = read_table(table(folder, f"{NEO},{source},{precision}", header=header))
+    assert row.case is not None
+    return row.case
+
+
+def test_a_source_tells_what_its_rows_leave_out(tmp_path: Path) -> None:
+    known, other = (case_of(tmp_path, source) for source in ("Sailor (SOSP 2025)", "somebody"))
+    assert (known.precision, other.precision) == ("fp32", "mixed")
+    assert any("fp32" in text for text in known.assumed) and not other.assumed
+    stated = case_of(tmp_path, "Sailor (SOSP 2025)", "bf16")
+    assert stated.precision == "bf16" and not stated.assumed
+
+
+def test_code_without_a_head_has_neither_its_work_nor_its_states(tmp_path: Path) -> None:
+    case = case_of(tmp_path, "sailor", "fp16")
+    *layers, short = workload_of(case).blocks
+    *others, whole = workload_of(replace(case, software="")).blocks
+    assert [block.parameters for block in layers] == [block.parameters for block in others]
+    assert short.parameters == 2 * case.hidden
+    assert whole.flops_forward > 0.0 == short.flops_forward
+    loss, logits = (
+        next(part for part in block.inner if isinstance(part, Segment) and part.name == "loss")
+        for block in (short, whole)
+    )
+    # A loss of 2560 features, whole on each tensor rank, in as many passes.
+    vocabulary = workload_of(replace(case, software="")).vocabulary
+    assert loss.bytes_ / case.hidden < logits.bytes_ / vocabulary
+    assert loss.share(case.tp, 1, False) == 1.0
+    named = replace(case, model="another GPT")
+    assert workload_of(named).blocks[-1].flops_forward == whole.flops_forward
+
+
+def test_a_mask_of_its_own_passes_the_scores_once_more_each_way(tmp_path: Path) -> None:
+    case = case_of(tmp_path, "sailor", "fp16")
+    cores = []
+    for software in ("sailor", ""):
+        inner = workload_of(replace(case, software=software)).blocks[1].inner
+        cores.append(next(p for p in inner if isinstance(p, Segment) and p.attention))
+    scores = case.heads * case.sequence**2
+    # Dropout writes a copy and a mask byte that it reads back; both together one pass more.
+    assert cores[0].bytes_ - cores[1].bytes_ == pytest.approx((4 - 4 - 1) * scores)
+    assert cores[0].kernels == cores[1].kernels
+
+
+def test_single_precision_takes_longer_and_holds_communicators(tmp_path: Path) -> None:
+    half, single = (case_of(tmp_path, "somebody", word) for word in ("fp16", "fp32"))
+    assert predict(single, SITES, DEFAULT).seconds > 1.2 * predict(half, SITES, DEFAULT).seconds
+    layout = plan_of(single, SITES, DEFAULT).plan.stages[0].layout
+    peak = peak_memory(plan_of(single, SITES, DEFAULT))
+    assert peak.runtime == runtime_bytes(layout, accelerator=True)
+    assert peak.runtime > runtime_bytes(layout, accelerator=False)
