@@ -9,12 +9,13 @@ import pytest
 
 from holmes.accuracy.case_model import workload_of
 from holmes.accuracy.case_plan import plan_of
+from holmes.accuracy.implementations import PLAIN, implementation_of
 from holmes.accuracy.predict import peak_memory, predict
 from holmes.accuracy.table import Case, read_table
 from holmes.cost.calibration import DEFAULT
 from holmes.cost.memory import runtime_bytes
 from holmes.workload import Segment
-from tests.accuracy.test_tables import HEADER, SITES, table
+from tests.accuracy.test_tables import HEADER, SITES, TABLES, table
 
 NEO = "GPT-Neo,4,2560,32,2048,50257,alps-gh200,16,4,4,1,1,8,none,0.5,,,,,"
 
@@ -72,3 +73,25 @@ def test_single_precision_takes_longer_and_holds_communicators(tmp_path: Path) -
     peak = peak_memory(plan_of(single, SITES, DEFAULT))
     assert peak.runtime == runtime_bytes(layout, accelerator=True)
     assert peak.runtime > runtime_bytes(layout, accelerator=False)
+
+
+def test_what_came_later_holds_from_its_month_on() -> None:
+    before, after, undated = (
+        implementation_of(f"torchtitan benchmarks/{name}.md")
+        for name in ("llama3_h100_202412", "llama3_h200_202506", "llama3")
+    )
+    assert before == undated == PLAIN
+    assert after.compiles_loss and implementation_of("TORCHTITAN 2025-06").compiles_loss
+
+
+def test_a_compiled_loss_keeps_no_wide_logits(tmp_path: Path) -> None:
+    rows = read_table(TABLES / "h100_llama3_8b.csv")
+    case = next(row.case for row in rows if row.case and row.case.site == "h200-nodes")
+    heads = [
+        workload_of(one).blocks[-1]
+        for one in (case, replace(case, software=""), replace(case, compiled=False))
+    ]
+    kept = [head.activation_bytes["none"] + head.working_bytes for head in heads]
+    logits = case.sequence * case.vocabulary
+    assert kept[1] - kept[0] == pytest.approx((4 + 8 - 2 - 2) * logits)
+    assert kept[2] == pytest.approx(kept[1])

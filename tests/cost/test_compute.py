@@ -200,3 +200,26 @@ def test_the_cost_model_adds_blocks_and_applies_the_sites_speed() -> None:
     fast, slow = (cost.blocks_time((0, 2), slot, 1) for slot in topology.devices)
     assert slow.forward == pytest.approx(2 * fast.forward)
     assert fast.forward == pytest.approx(2 * cost.block_time(2, topology.devices[0], 1).forward)
+
+
+def test_one_scale_serves_both_products_that_read_an_operand() -> None:
+    """Rows scaled by themselves are others when transposed, and are gathered unscaled."""
+    layer = workload(GptConfig(2, 4096, 32, 2048, 51200), "mixed").blocks[1]
+    h100 = resolve(Device(kind="h100-80g-sxm"))
+
+    def time(rows: bool, tp: int) -> BlockTime:
+        how = Execution(sequence_parallel=tp > 1, width=1, row_scales=rows)
+        return block_seconds(layer, h100, DEFAULT, 8, tp, "none", how)
+
+    assert time(False, 1).forward == time(True, 1).forward
+    assert time(False, 1).backward < time(True, 1).backward
+    assert time(False, 4).forward < time(True, 4).forward
+
+
+def test_an_fp8_recipe_leaves_the_head_in_half_precision() -> None:
+    head = workload(GptConfig(2, 4096, 32, 2048, 51200), "mixed").blocks[-1]
+    h100 = resolve(Device(kind="h100-80g-sxm"))
+    half, eight = (
+        block_seconds(head, h100, DEFAULT, 1, 1, "none", Execution(width=width)) for width in (2, 1)
+    )
+    assert half == eight

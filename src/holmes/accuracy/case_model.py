@@ -44,8 +44,7 @@ def workload_of(case: Case) -> Workload:
     made = implementation_of(case.software)
     if key(case.precision) in SINGLE:
         shape = replace(shape, precision="fp32")
-    if not gated:
-        shape = shape_as_run(shape, made)
+    shape = shape_as_run(shape, made)
     found = decoder_workload(shape, "llama" if gated else "gpt", case.model)
     if any(name in case.model.lower() for name in made.headless):
         found = without_head(found, shape)

@@ -155,6 +155,7 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
         context=case.cp,
         compiled=case.compiled,
         async_tensor=case.async_tp,
+        row_scales="rowwise" in case.precision,
     )
     cost = CostModel(topology, workload, calibration, execution=execution)
     ranks = _ranks(topology, layout, settings)

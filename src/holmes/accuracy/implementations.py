@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from holmes.models.common.shape import DecoderShape
@@ -18,37 +19,52 @@ class Implementation:
         dropout: on scores and branches.
         headless: parts of model names whose loss is taken of the last norm's output, without a
             product with the token table.
+        compiles_loss: where the model is compiled, the loss is, too.
     """
 
     precision: str | None = None
     masks_apart: bool = False
     dropout: bool = True
     headless: tuple[str, ...] = ()
+    compiles_loss: bool = False
 
 
 PLAIN = Implementation()
 """Megatron-LM's: its fused softmax masks, too."""
-IMPLEMENTATIONS = {
+IMPLEMENTATIONS = (
     # third_party/Megatron-DeepSpeed/megatron/model/gpt_neo_model.py of eth-easl/sailor: the core
     # applies no dropout, the last specs of the pipeline are norm and loss. Precision is an option
     # whose default is fp32, in which Megatron's fused softmax does not run (fused_softmax.py:
     # is_kernel_available); the peak memory of the runs is that of fp32, and half of it in half
     # precision. Its container (nvcr.io/nvidia/pytorch) lets products run in TF32.
-    "sailor": Implementation("fp32", masks_apart=True, dropout=False, headless=("neo",)),
-}
+    ("sailor", 0, Implementation("fp32", masks_apart=True, dropout=False, headless=("neo",))),
+    # pytorch/torchtitan#1033 (April 2025) compiles the loss with the model; #755 (December 2024)
+    # had turned that off.
+    ("torchtitan", 202504, Implementation(compiles_loss=True)),
+)
+"""(word, year and month since when, what the code does)"""
+MONTH = re.compile(r"(20\d\d)-?(0[1-9]|1[0-2])")
 
 
 def implementation_of(source: str) -> Implementation:
-    """By the words with which a row names its software or where it comes from."""
-    named = (made for word, made in IMPLEMENTATIONS.items() if word in source.lower())
+    """By the words with which a row names its software or where it comes from; what came later
+    holds where a month is among them."""
+    found = MONTH.search(source)
+    month = int(found[1] + found[2]) if found else 0
+    named = (
+        made for word, since, made in IMPLEMENTATIONS if word in source.lower() and month >= since
+    )
     return next(named, PLAIN)
 
 
 def shape_as_run(shape: DecoderShape, made: Implementation) -> DecoderShape:
-    """A GPT's shape as the code runs it; its precision is the row's."""
+    """A shape as the code runs it; its precision is the row's."""
     unfused = shape.attention == "unfused"
     return replace(
-        shape, masks_apart=made.masks_apart and unfused, dropout=shape.dropout and made.dropout
+        shape,
+        masks_apart=made.masks_apart and unfused,
+        dropout=shape.dropout and made.dropout,
+        loss_compiled=shape.compiled and made.compiles_loss,
     )
 
 

@@ -134,16 +134,21 @@ class _Segments:
             return attention_seconds(core, flops, self.device, c) * factor
         if not segment.products:
             return None if segment.flops else 0.0
-        shapes = segment.products
+        # A scale of a whole operand serves both products that read it: what a backward scales
+        # anew is the gradient, the first operand of its first product. Rows of a transposed
+        # operand are others, so that each product scales both of its own.
+        scaled = [(product, 2) for product in segment.products]
         if backward:
-            shapes = tuple(one for product in shapes for one in product.backward())
+            both = 2 if self.how.row_scales else 0
+            pairs = (product.backward() for product in segment.products)
+            scaled = [pair for a, b in pairs for pair in ((a, both or 1), (b, both))]
         total = 0.0
-        for shape in shapes:
+        for shape, operands in scaled:
             mine = shape.on_rank(self.micro, self.tp, self.how.context)
             seconds = product_seconds(mine, self.rates, c.ramp, c.tile_half, self.how.width)
             total += seconds if aligned(mine) else seconds / c.unaligned
             if self.how.width < HALF_BYTES:
-                total += cast_seconds(mine, self.rates)
+                total += cast_seconds(mine, self.rates, operands)
         return total
 
     def _memory(self, segment: Segment, bytes_: float) -> float:
@@ -201,6 +206,8 @@ def block_modes(
     Raises:
         ConfigError: a figure that is needed is missing from the catalogue.
     """
+    if block.kind == "head":
+        how = replace(how, width=max(how.width, HALF_BYTES))  # fp8 recipes leave it out
     inner = collectives_seconds(block, device, calibration, micro, tp, how)
     measured = calibration.measured(device.name, block.kind, tp)
     segments = _Segments(device, calibration.compute, micro, tp, how)

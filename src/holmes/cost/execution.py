@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from holmes.cost.calibration import BlockTime, Calibration, CollectiveStyle, LinkCalibration
 from holmes.cost.collectives import SMALL_BYTES, SMALL_STEP, SWITCH_SHARE
-from holmes.cost.kernels import missing
+from holmes.cost.kernels import HALF_BYTES, missing
 from holmes.hardware.catalogue import DeviceKind
 from holmes.workload.workload import Block, Collective
 
@@ -52,6 +52,7 @@ class Execution:
         sequence_parallel: tensor ranks hold norms and dropouts split by tokens.
         context: ranks that divide a sequence.
         width: bytes of an element in matrix products.
+        row_scales: products in fp8 scale each row of an operand by itself.
         compiled: element-wise kernels are fused by a compiler.
         async_tensor: tensor collectives are cut up and run under the products.
         tensor_link: None means the link inside a node.
@@ -60,9 +61,16 @@ class Execution:
     sequence_parallel: bool = False
     context: int = 1
     width: int = 2
+    row_scales: bool = False
     compiled: bool = False
     async_tensor: bool = False
     tensor_link: TensorLink | None = None
+
+    @property
+    def gathers_scaled(self) -> bool:
+        """Whether tensor ranks gather what is scaled to fp8 already: one scale for all of it
+        (torchao float8_tensor_parallel.py casts before it gathers, and gradients likewise)."""
+        return self.width < HALF_BYTES and not self.row_scales
 
 
 PLAIN = Execution()
@@ -110,6 +118,8 @@ def collectives_seconds(
             rounds = 2 if part.op == "all_reduce" else 1
             sent = part.sent_bytes(tp, tp, how.context) * micro
             payload = sent * tp / (rounds * (tp - 1))
+            if part.op == "all_gather" and how.gathers_scaled:
+                payload *= how.width / HALF_BYTES
             total[part.direction] += link.seconds(part.op, payload, tp) + rounds / 2 * arrival
     exposed = calibration.compute.async_exposed if how.async_tensor else 1.0
     return BlockTime(total["forward"] * exposed, total["backward"] * exposed)

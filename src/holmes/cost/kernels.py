@@ -145,10 +145,10 @@ def attention_seconds(
     return flops * needed / (matmul_rate(device, coefficients, HALF_BYTES) * fraction)
 
 
-def cast_seconds(product: MatrixProduct, rates: Rates) -> float:
-    """Scaling both half-precision operands of an fp8 product: read twice, written once."""
-    operands = product.count * (product.m * product.k + product.k * product.n)
-    return CAST_BYTES * operands / rates.memory
+def cast_seconds(product: MatrixProduct, rates: Rates, operands: int = 2) -> float:
+    """Scaling the first half-precision operands of an fp8 product: read twice, written once."""
+    sizes = product.m * product.k, product.k * product.n
+    return CAST_BYTES * product.count * sum(sizes[:operands]) / rates.memory
 
 
 def missing(device: DeviceKind, figure: str) -> ConfigError:

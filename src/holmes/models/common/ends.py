@@ -42,6 +42,7 @@ def head_block(shape: DecoderShape) -> Block:
     The loss keeps the log-softmax in its own width. Plain torch makes two gradients as
     wide in its backward, that of the log-softmax and that of the logits. Megatron-LM's (where
     products are joined) needs less: logits and one copy less their maximum, then in place.
+    A compiled loss widens in registers.
     A head split over the tensor axis joins maximum, sum and the target's logit of every token.
     """
     s, h, v = shape.sequence, shape.hidden, shape.vocabulary
@@ -60,6 +61,10 @@ def head_block(shape: DecoderShape) -> Block:
         # divide; the backward scales twice and narrows.
         loss_bytes = (9 * widths.loss + widths.compute, 5 * widths.loss + copy)
         kernels = 8
+    if shape.loss_compiled:
+        # Read for the maximum and the sum; the backward reads again and writes the gradient.
+        kept, passing = whole + logits * widths.compute, widths.compute
+        loss_bytes, kernels = (2 * widths.compute, 2 * widths.compute), 2
     # Framework accounts leave the head out of full recomputation; the plain runtime does not.
     full = stream + ids if shape.statistics and shape.head_again else kept
     return Block(

@@ -57,6 +57,8 @@ class DecoderShape:
         qk_norm: RMSNorm on the queries and keys of each head.
         masks_apart: an unfused core masks its scores in a kernel before the softmax, in place.
         compiled: a compiler keeps only what the backward reads.
+        loss_compiled: a compiler fuses the loss: of the logits, those as wide as products and
+            their gradient exist.
         head_again: full recomputation repeats the head, too (with ``statistics``).
     """
 
@@ -79,6 +81,7 @@ class DecoderShape:
     joined: bool = False
     masks_apart: bool = False
     compiled: bool = False
+    loss_compiled: bool = False
     head_again: bool = True
     experts: int = 0
     top_k: int = 0
