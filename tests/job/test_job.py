@@ -55,6 +55,7 @@ def test_every_key_of_parallel_becomes_a_wish() -> None:
         "rank_map": "0,2,3,1",
         "bucket_mb": 4,
         "scatter_gather": False,
+        "tensor_chunks": 2,
         "shard_groups": "2,4",
         "quantize": "int8",
     }
@@ -91,6 +92,12 @@ def test_every_key_of_parallel_becomes_a_wish() -> None:
         {"parallel": {"rank_map": [-1, 0]}},
         {"parallel": {"rank_map": []}},
         {"parallel": {"scatter_gather": False}},
+        {"parallel": {"tensor_chunks": 2}},
+        {"parallel": {"tensor": 2, "tensor_chunks": 0}},
+        {
+            "parallel": {"tensor": 2, "tensor_chunks": 2},
+            "rehearsal": {"devices": "virtual", "forward_ms": 1, "backward_ms": 2},
+        },
         {"parallel": {"context_algorithm": "ring"}},
         {"parallel": "automatic"},
         {"rehearsal": {"devices": "virtual"}},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def build(spec: Spec, groups: Groups) -> Engine[ShardedAdamW]:
         sharding.tied_parameters(spec.config),
         partial(module.autocast, spec.precision),
         tensor=sharding.TENSOR_SPLIT,
+        apart=spec.apart,
         context=sharding.CONTEXT_SPLIT,
     )
     settings = AdamWSettings(
@@ -444,6 +445,21 @@ def train_tensor(context: RankContext, spec: dict[str, Any], folder: str) -> dic
     engine.interpreter.close()
     groups.close()
     return {**found, "evaluated": evaluated, "places": places, "again": again["losses"]}
+
+
+def inner_spans(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:
+    """The spans of a step, and those of parts of its instructions."""
+    wanted = spec_of(spec)
+    groups = join(context, wanted)
+    engine = build(wanted, groups)
+    replica = replica_of(wanted, context.rank)
+    result = engine.interpreter.step(0, lambda m: batch_of(wanted, 0, replica, m))
+    engine.interpreter.close()
+    groups.close()
+    return {
+        "spans": [asdict(span) for span in result.spans],
+        "inner": [asdict(span) for span in result.inner],
+    }
 
 
 def count_tensor_bytes(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:

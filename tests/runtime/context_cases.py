@@ -33,6 +33,7 @@ class Sample:
     dtype: str = "float64"
     padded: bool = False
     window: int | None = None
+    apart: bool = False
 
     @property
     def name(self) -> str:
@@ -49,6 +50,7 @@ class Whole:
     v: Tensor
     d_out: Tensor
     mask: Tensor | None
+    documents: Tensor | None = None
 
 
 def whole(sample: Sample) -> Whole:
@@ -67,13 +69,24 @@ def whole(sample: Sample) -> Whole:
         mask[1, : sample.length // 3] = False
         mask[1, -1:] = False
     q, k, v = draw(sample.heads), draw(sample.key_heads), draw(sample.key_heads)
-    return Whole(q, k, v, draw(sample.heads), mask)
+    documents = None
+    if sample.apart:  # the second sample has three of them, the first one
+        documents = torch.zeros((2, sample.length), dtype=torch.int64)
+        documents[1, sample.length // 4 :] = 1
+        documents[1, sample.length // 2 + 1 :] = 2
+    return Whole(q, k, v, draw(sample.heads), mask, documents)
 
 
 def expected(given: Whole, sample: Sample) -> list[Tensor]:
     """Output and gradients of plain attention in fp64."""
     leaves = [t.double().requires_grad_() for t in (given.q, given.k, given.v)]
-    out = full_attention(*leaves, causal=sample.causal, key_mask=given.mask, window=sample.window)
+    out = full_attention(
+        *leaves,
+        causal=sample.causal,
+        key_mask=given.mask,
+        window=sample.window,
+        documents=given.documents,
+    )
     return [out.detach(), *torch.autograd.grad(out, leaves, given.d_out.double())]
 
 
@@ -88,7 +101,7 @@ def attend(sample: Sample, axis: ContextAxis) -> dict[str, Any]:
     chunks = deal(sample.length, axis.size, sample.algorithm, padded=sample.padded)  # type: ignore[arg-type]
     rank = axis.index
     leaves = [share(t, chunks, rank).requires_grad_() for t in (given.q, given.k, given.v)]
-    rule = Rule(sample.causal, given.mask, sample.window)
+    rule = Rule(sample.causal, given.mask, sample.window, given.documents)
     axis.take_tally()
     out = context_attention(*leaves, axis, chunks, sample.algorithm, rule=rule)  # type: ignore[arg-type]
     forward = axis.take_tally().total_bytes

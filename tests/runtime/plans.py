@@ -49,11 +49,15 @@ class Spec:
     cp: int = 1
     algorithm: str = "ring"
     sequence: int = 8
+    hidden: int = 16
     positions: str = "learned"
     window: int | None = None
+    apart: bool = False
+    """Two documents in every sample, kept apart."""
     meshes: tuple[tuple[int, int], ...] = ()
     """(tp, dp) of each pipeline rank; the micro-batch is divided over the replicas of each."""
     scatter_gather: bool = True
+    chunks: int = 1
     shard: tuple[int, ...] = ()
     quantize: str = "none"
     loss_scale: float | None = None
@@ -62,7 +66,7 @@ class Spec:
     def config(self) -> GptConfig | LlamaConfig:
         sizes: dict[str, Any] = {
             "layers": self.layers,
-            "hidden": 16,
+            "hidden": self.hidden,
             "heads": self.heads,
             "sequence": self.sequence,
             "vocabulary": self.vocabulary,
@@ -137,6 +141,7 @@ def plan_of(spec: Spec) -> Plan:
         overlap=spec.overlap,
         predicted=Predicted(1.0, 1.0, 1.0, 1.0, 1.0, {}),
         scatter_gather=spec.scatter_gather,
+        tensor_chunks=spec.chunks,
         context_algorithm=spec.algorithm,  # type: ignore[arg-type]
     )
     plan = replace(bare, groups=tuple(_groups(bare)))

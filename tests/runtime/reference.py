@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
+from torch import Tensor, nn
+
+from holmes.models.common.chain import IGNORED
 from holmes.models.gpt.sharding import decays
 from holmes.models.registry import model_module
 from holmes.plan.program import schedule_of
@@ -36,14 +40,32 @@ def batch_of(spec: Spec, step: int, replica: Replica, microbatch: int) -> MicroB
     """Text that can be learnt: each token follows from the one before it."""
     if isinstance(replica, tuple):
         whole = batch_of(spec, step, 0, microbatch)
-        return MicroBatch(whole.tokens[slice(*replica)], whole.targets[slice(*replica)])
+        return replace(
+            whole, tokens=whole.tokens[slice(*replica)], targets=whole.targets[slice(*replica)]
+        )
     seed = ((step * 64) + replica) * 64 + microbatch
     generator = torch.Generator().manual_seed(seed)
     config = spec.config
     first = torch.randint(config.vocabulary, (spec.micro, 1), generator=generator)
     ramp = torch.arange(config.sequence + 1)
     text = (first + 7 * ramp) % config.vocabulary
-    return MicroBatch(text[:, :-1].contiguous(), text[:, 1:].contiguous())
+    batch = MicroBatch(text[:, :-1].contiguous(), text[:, 1:].contiguous())
+    if not spec.apart:
+        return batch
+    border = config.sequence // 3
+    documents = torch.zeros_like(batch.tokens)
+    documents[:, border:] = 1
+    batch.targets[:, border - 1] = IGNORED
+    weight = config.sequence / (config.sequence - 1)
+    return replace(batch, documents=documents, weight=weight)
+
+
+def through(blocks: Sequence[nn.Module], batch: MicroBatch) -> Tensor:
+    """Logits of a micro-batch."""
+    x = batch.tokens
+    for block in blocks:
+        x = block(x, batch.documents)
+    return x
 
 
 def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[float]]:
@@ -82,10 +104,8 @@ def train_with_moments(
             optimizer.zero_grad()
             for microbatch in order:
                 batch = batch_of(spec, step, replica, microbatch)
-                x = batch.tokens
-                for block in blocks:
-                    x = block(x)
-                loss = module.loss(x, batch.targets) / (spec.dp * spec.microbatches)
+                loss = module.loss(through(blocks, batch), batch.targets) * batch.weight
+                loss = loss / (spec.dp * spec.microbatches)
                 loss.backward()
                 total += loss.item()
             replicas.append([p.grad for p in named.values() if p.grad is not None])
@@ -111,8 +131,6 @@ def plain_gradients(spec: Spec) -> dict[str, Tensor]:
     for replica in range(spec.dp):
         for microbatch in range(spec.microbatches):
             batch = batch_of(spec, 0, replica, microbatch)
-            x = batch.tokens
-            for block in blocks:
-                x = block(x)
-            (module.loss(x, batch.targets) / (spec.dp * spec.microbatches)).backward()
+            loss = module.loss(through(blocks, batch), batch.targets) * batch.weight
+            (loss / (spec.dp * spec.microbatches)).backward()
     return {name: p.grad for name, p in named.items() if p.grad is not None}

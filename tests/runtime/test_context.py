@@ -43,6 +43,8 @@ def samples(ranks: int) -> list[Sample]:
         found.append(Sample(algorithm, ranks, True, False, heads, heads))
         found.append(Sample(algorithm, 24, True, False, heads, heads, window=5))
         found.append(Sample(algorithm, 24, True, False, heads, heads, dtype="float32"))
+        found.append(Sample(algorithm, 13, True, True, heads, ranks, padded=True, apart=True))
+        found.append(Sample(algorithm, 24, True, False, heads, 1, window=5, apart=True))
     return found
 
 

@@ -29,6 +29,7 @@ from holmes.cost.kernels import (
     product_seconds,
     rates_of,
 )
+from holmes.cost.overlap import hidden_seconds
 from holmes.hardware.catalogue import DeviceKind
 from holmes.plan.layout import Recompute
 from holmes.workload.workload import Block, Collective, Segment
@@ -211,6 +212,19 @@ def block_modes(
     inner = collectives_seconds(block, device, calibration, micro, tp, how)
     measured = calibration.measured(device.name, block.kind, tp)
     segments = _Segments(device, calibration.compute, micro, tp, how)
+
+    def exposed(scale: float = 1.0) -> BlockTime:
+        """Collectives less what runs under products, whose seconds are ``scale`` times as many."""
+        hidden = hidden_seconds(
+            block,
+            device,
+            calibration,
+            (micro, tp),
+            how,
+            lambda part: scale * segments.forward(part).seconds,
+        )
+        return inner + hidden.scaled(-1.0)
+
     parts = [part for part in block.program(how.sequence_parallel) if isinstance(part, Segment)]
     each = [segments.forward(part) for part in parts]
     selected = [c.part(p.selective) for c, p in zip(each, parts, strict=True)]
@@ -219,7 +233,9 @@ def block_modes(
     if measured is None and (whole := calibration.measured(device.name, block.kind, 1)):
         alone = replace(segments, tp=1)
         mine, all_ = (sum(one.forward(p).seconds for p in parts) for one in (segments, alone))
-        measured = whole.scaled(mine / all_ if all_ else 1.0 / tp) + inner
+        share = whole.scaled(mine / all_ if all_ else 1.0 / tp)
+        of_micro = share.forward * micro / calibration.micro
+        measured = share + exposed(of_micro / mine if mine else 1.0)
     if measured is not None:
         base = measured.scaled(micro / calibration.micro).scaled(1.0 / device.speed)
         return {
@@ -227,6 +243,7 @@ def block_modes(
             "selective": base + BlockTime(0.0, selective.seconds),
             "full": base + BlockTime(0.0, base.forward if repeats else 0.0),
         }
+    inner = exposed()
     forward = sum(each, _Cost())
     backward = sum((segments.backward(p, block.backward_over_forward) for p in parts), _Cost())
     backward += segments.accumulation(block)

@@ -56,6 +56,7 @@ class Execution:
         compiled: element-wise kernels are fused by a compiler.
         async_tensor: tensor collectives are cut up and run under the products.
         tensor_link: None means the link inside a node.
+        chunks: parts in which tensor collectives run beside products.
     """
 
     sequence_parallel: bool = False
@@ -65,6 +66,7 @@ class Execution:
     compiled: bool = False
     async_tensor: bool = False
     tensor_link: TensorLink | None = None
+    chunks: int = 1
 
     @property
     def gathers_scaled(self) -> bool:
@@ -97,6 +99,17 @@ def inner_link(
     return TensorLink(rate, link.latency_seconds, link.step_seconds, local, adds, direct)
 
 
+def tensor_link(device: DeviceKind, calibration: Calibration, how: Execution) -> TensorLink:
+    """What the tensor collectives of a block run over.
+
+    Raises:
+        ConfigError: the catalogue has no figure for it.
+    """
+    return how.tensor_link or inner_link(
+        device, calibration.link("intra-node"), calibration.collectives
+    )
+
+
 def collectives_seconds(
     block: Block,
     device: DeviceKind,
@@ -108,9 +121,7 @@ def collectives_seconds(
     """Tensor-parallel collectives of the block."""
     if tp == 1:
         return BlockTime(0.0, 0.0)
-    link = how.tensor_link or inner_link(
-        device, calibration.link("intra-node"), calibration.collectives
-    )
+    link = tensor_link(device, calibration, how)
     total = {"forward": 0.0, "backward": 0.0}
     arrival = calibration.compute.arrival_seconds * (tp - 1)
     for part in block.program(how.sequence_parallel):

@@ -181,17 +181,19 @@ class CostModel:
         return known[1].added(time, blocks, stage.blocks, listed=listed)
 
     def _shared(self, plan: Plan) -> CostModel:
-        """Prices of the workload as one of the plan's context ranks computes it."""
-        ranks = plan.context
-        if ranks == 1:
+        """Prices of the workload as one of the plan's context ranks computes it, with its
+        tensor collectives in as many chunks as the plan says."""
+        ranks, chunks = plan.context, plan.tensor_chunks
+        if ranks == 1 and chunks == self.execution.chunks:
             return self
-        if ranks not in self._by_context:
-            self._by_context[ranks] = replace(
+        if (ranks, chunks) not in self._by_context:
+            self._by_context[ranks, chunks] = replace(
                 self,
                 workload=split_workload(self.workload, Split(ranks)),
                 calibration=shared_calibration(self.calibration, ranks),
+                execution=replace(self.execution, chunks=chunks),
             )
-        return self._by_context[ranks]
+        return self._by_context[ranks, chunks]
 
     def _in_context(self, plan: Plan, stage: Stage, index: int, slot: DeviceSlot) -> BlockTime:
         """What a block's rings or exchanges add, those of all groups of the stage at once."""
@@ -213,7 +215,8 @@ class CostModel:
         return moved.added(micro, seconds, attention, plan.recompute)
 
     @cached_property
-    def _by_context(self) -> dict[int, CostModel]:
+    def _by_context(self) -> dict[tuple[int, int], CostModel]:
+        """By context ranks and chunks of tensor collectives."""
         return {}
 
     @cached_property

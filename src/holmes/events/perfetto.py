@@ -46,7 +46,8 @@ def write_perfetto(path: Path, timelines: Sequence[Timeline], nodes: Mapping[int
 def _events(timeline: Timeline, position: int, nodes: Mapping[int, str]) -> list[dict[str, Any]]:
     origin = min((span.start for span in timeline.spans), default=0)
     lanes: dict[int, dict[str, int]] = {}
-    for span in sorted(timeline.spans, key=lambda s: (s.rank, s.lane != "compute", s.lane)):
+    every = (*timeline.spans, *timeline.inner)
+    for span in sorted(every, key=lambda s: (s.rank, s.lane != "compute", s.lane)):
         of_rank = lanes.setdefault(span.rank, {})
         of_rank.setdefault(span.lane, len(of_rank))
     events: list[dict[str, Any]] = []
@@ -59,7 +60,7 @@ def _events(timeline: Timeline, position: int, nodes: Mapping[int, str]) -> list
         for lane, tid in of_rank.items():
             events.append(_label("thread_name", pid, tid, name=lane))
             events.append(_label("thread_sort_index", pid, tid, sort_index=tid))
-    for span in timeline.spans:
+    for span in every:
         of_microbatch = "" if span.microbatch is None else f" m{span.microbatch}"
         events.append(
             {

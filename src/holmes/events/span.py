@@ -7,7 +7,7 @@ the instruction id, so the two can be laid over each other.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -16,7 +16,8 @@ class Span:
     """One instruction on one rank in one step. Times are integer nanoseconds.
 
     ``start`` of a communication is when its lane was free and its waits were
-    met on this rank, so it includes waiting for the partners.
+    met on this rank, so it includes waiting for the partners. ``inner`` numbers the parts of
+    an instruction that are told apart, from 1; 0 is the instruction itself.
     """
 
     id: int
@@ -30,19 +31,27 @@ class Span:
     stop: int
     bytes: int = 0
     buffer: str = ""
+    inner: int = 0
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Spans of one or more steps; ``source`` says which of the two kinds it is."""
+    """Spans of one or more steps; ``source`` says which of the two kinds it is.
+
+    ``spans`` are whole instructions; ``inner`` are parts of them, with the same ids: what ran
+    beside what inside a block.
+    """
 
     source: Literal["predicted", "measured"]
     spans: tuple[Span, ...] = field(default_factory=tuple)
+    inner: tuple[Span, ...] = field(default_factory=tuple)
 
     def step(self, number: int) -> Timeline:
         """The spans of one step, shifted so that the step starts at 0."""
         spans = [span for span in self.spans if span.step == number]
-        return Timeline(self.source, tuple(_shifted(spans)))
+        inner = [span for span in self.inner if span.step == number]
+        origin = min((span.start for span in spans), default=0)
+        return Timeline(self.source, tuple(_shifted(spans, origin)), tuple(_shifted(inner, origin)))
 
     @property
     def makespan(self) -> int:
@@ -52,19 +61,6 @@ class Timeline:
         return max(s.stop for s in self.spans) - min(s.start for s in self.spans)
 
 
-def _shifted(spans: list[Span]) -> Iterable[Span]:
-    origin = min((span.start for span in spans), default=0)
+def _shifted(spans: Iterable[Span], origin: int) -> Iterable[Span]:
     for span in spans:
-        yield Span(
-            span.id,
-            span.rank,
-            span.step,
-            span.lane,
-            span.op,
-            span.stage,
-            span.microbatch,
-            span.start - origin,
-            span.stop - origin,
-            span.bytes,
-            span.buffer,
-        )
+        yield replace(span, start=span.start - origin, stop=span.stop - origin)

@@ -12,7 +12,7 @@ from holmes.events.jsonl import append_objects, read_objects
 from holmes.events.span import Span, Timeline
 
 _TEXT = frozenset({"lane", "op", "buffer"})
-_REQUIRED = tuple(f.name for f in fields(Span) if f.name not in ("bytes", "buffer"))
+_REQUIRED = tuple(f.name for f in fields(Span) if f.name not in ("bytes", "buffer", "inner"))
 _KNOWN = frozenset(f.name for f in fields(Span))
 
 
@@ -22,17 +22,28 @@ def append_trace(path: Path, spans: Iterable[Span]) -> None:
     Raises:
         WriteError: when the file cannot be written.
     """
-    append_objects(path, (asdict(span) for span in spans))
+    append_objects(path, (_fields(span) for span in spans))
 
 
 def read_trace(path: Path, source: Literal["predicted", "measured"] = "measured") -> Timeline:
-    """Read spans back, in file order.
+    """Read spans back, in file order; parts of instructions apart from the instructions.
 
     Raises:
         DataError: naming file and line, when the file is missing or a line is no span.
     """
-    spans = tuple(_span(item, where) for where, item in read_objects(path))
-    return Timeline(source, spans)
+    found = [_span(item, where) for where, item in read_objects(path)]
+    return Timeline(
+        source,
+        tuple(span for span in found if not span.inner),
+        tuple(span for span in found if span.inner),
+    )
+
+
+def _fields(span: Span) -> dict[str, Any]:
+    found = asdict(span)
+    if not span.inner:
+        del found["inner"]
+    return found
 
 
 def _span(item: dict[str, Any], where: str) -> Span:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from holmes.hardware.site import Name
 from holmes.hardware.yaml_reader import shown
@@ -71,6 +71,14 @@ class Job(Section):
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"`{shown(key)}` should be finite")
         return model
+
+    @model_validator(mode="after")
+    def _computing(self) -> Job:
+        if self.rehearsal.devices == "virtual" and (self.parallel.tensor_chunks or 1) > 1:
+            raise ValueError(
+                "`parallel.tensor_chunks` has no effect on virtual devices, whose blocks sleep"
+            )
+        return self
 
     def wishes(self) -> Wishes:
         """What the user fixed: the placement's bundle, with keys of `parallel` over it."""

@@ -194,6 +194,9 @@ class Parallel(Section):
     extra_warmup: Annotated[int, Number, Field(ge=0, le=100_000)] | None = None
     context_algorithm: Literal["rsa", "ring", "ulysses"] | None = None
     scatter_gather: bool | None = None
+    tensor_chunks: Annotated[int, Number, Field(ge=1, le=1000)] | None = None
+    """Parts of a tensor rank's tokens, of which one is computed while the next is gathered or
+    summed; 1, the default: collectives and products take turns."""
     recompute: Recompute | None = None
     order: Order | None = None
     transport: TransportRule | None = None
@@ -236,6 +239,9 @@ class Parallel(Section):
                 "scatter_gather: false is for tensor ranks of equal stages; "
                 "otherwise every rank passes its own part on"
             )
+        tensors = self.tensor if isinstance(self.tensor, tuple) else (self.tensor or 1,)
+        if (self.tensor_chunks or 1) > 1 and max(tensors) == 1:
+            raise ValueError("`tensor_chunks` has no effect without tensor ranks; set `tensor` too")
         if self.rank_map is not None and len(set(self.rank_map)) != len(self.rank_map):
             raise ValueError("rank_map names a device twice; each rank needs its own")
         return self

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from holmes.plan.layout import ContextAlgorithm, Recompute, ScheduleName, Sharding
 from holmes.plan.plan import Axis, Plan
+from holmes.schedule.generate import FORMS
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def refusals(plan: Plan, capabilities: Capabilities) -> list[str]:
         found.append("sequence parallelism")
     if plan.sharding not in capabilities.shardings:
         found.append(f"sharding: {plan.sharding}")
+    if plan.tensor_chunks > 1 and FORMS[plan.schedule.name].splits_backward:
+        found.append(f"tensor_chunks: {plan.tensor_chunks} with {plan.schedule.name}")
     if plan.recompute not in capabilities.recompute:
         found.append(f"recompute: {plan.recompute}")
     if plan.workload.experts and not capabilities.experts:

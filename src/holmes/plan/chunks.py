@@ -66,17 +66,17 @@ def deal(
         padded: every rank holds :func:`chunk_width` tokens; else its own alone.
     """
     if algorithm == "ring":
-        pieces = _even(length, 2 * ranks)
+        pieces = even_ranges(length, 2 * ranks)
         pairs = [(pieces[r], pieces[2 * ranks - 1 - r]) for r in range(ranks)]
     else:
-        pairs = [(piece,) for piece in _even(length, ranks)]  # type: ignore[misc]
+        pairs = [(piece,) for piece in even_ranges(length, ranks)]  # type: ignore[misc]
     ranges = tuple(tuple(one for one in pair if one[0] < one[1]) for pair in pairs)
     width = chunk_width(length, ranks, multiple)
     own = tuple(sum(stop - start for start, stop in mine) for mine in ranges)
     return Chunks(length, ranges, (width,) * ranks if padded else own)
 
 
-def _even(length: int, parts: int) -> list[Range]:
+def even_ranges(length: int, parts: int) -> list[Range]:
     """Runs whose lengths differ by at most one, the longer ones first."""
     each, rest = divmod(length, parts)
     sizes = [each + (i < rest) for i in range(parts)]

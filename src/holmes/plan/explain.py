@@ -204,6 +204,13 @@ def _schedule(plan: Plan, notes: Notes) -> Iterable[str]:
     if plan.pp > 1 and any(stage.layout.tp > 1 for stage in plan.stages):
         passes = "its own tokens" if plan.scatter_gather else "all tokens, gathered in its node"
         yield f"  scatter/gather: each tensor rank passes {passes} on over its own card"
+    if plan.tensor_chunks > 1:
+        yield (
+            f"  overlap: tensor collectives in {plan.tensor_chunks} chunks of tokens, each beside "
+            "the product of another, the last sums beside the gradients of weights"
+        )
+    elif any(stage.layout.tp > 1 for stage in plan.stages):
+        yield "  no overlap inside blocks: tensor collectives and products take turns"
     if any(group.axis == "data" for group in plan.groups):
         if plan.overlap:
             yield (

@@ -122,6 +122,7 @@ class Wishes:
     rank_map: tuple[int, ...] | None = None
     bucket_mb: float | None = None
     scatter_gather: bool | None = None
+    tensor_chunks: int | None = None
     meshes: tuple[tuple[int, int], ...] = ()
     shard_groups: tuple[int, ...] | None = None
     quantize: Quantize | None = None

@@ -192,7 +192,8 @@ class Plan:
     """Rank map, groups with their transport, stages, schedule, and the reasons.
 
     ``layout`` is None where stages differ: each stage has its own. ``scatter_gather`` says
-    whether tensor ranks pass on their own tokens alone, or all tokens each.
+    whether tensor ranks pass on their own tokens alone, or all tokens each. ``tensor_chunks``
+    are the parts of a rank's tokens whose tensor collectives run beside products.
     """
 
     name: str
@@ -218,6 +219,7 @@ class Plan:
     calibration: dict[str, Any] = field(default_factory=dict)
     sequence_parallel: bool = False
     scatter_gather: bool = True
+    tensor_chunks: int = 1
     context_algorithm: ContextAlgorithm = "ring"
     quantize: Quantize = "none"
     schema_version: int = SCHEMA_VERSION

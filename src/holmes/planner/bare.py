@@ -59,6 +59,7 @@ def bare_plan(
         sequence_parallel=decided.sequence_parallel,
         context_algorithm=decided.context_algorithm,
         scatter_gather=settings.scatter_gather,
+        tensor_chunks=settings.tensor_chunks,
         quantize=settings.quantize,
     )
     found = memberships(bare)

@@ -107,7 +107,7 @@ def plan_meshes(request: PlanRequest) -> Plan:
             next_step=f"use parallel.sharding={SHARDED_WEIGHTS[0]}, or the same degrees everywhere",
         )
     started = time.process_time()
-    cost = CostModel(Topology(request.site), request.workload, request.calibration, request.rates)
+    cost = request.cost
     best = best_mesh(request, cost)
     if best is None:
         degrees = ", ".join(f"tensor {tp} x data {dp}" for tp, dp in request.wishes.meshes)

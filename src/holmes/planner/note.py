@@ -131,7 +131,9 @@ def _repriced(draft_: Draft, pricing: Pricing, site: Site) -> float | None:
     """The same layout and choice on another site, cut anew."""
     old = draft_.estimates
     base = pricing.cost
-    cost = CostModel(Topology(site), base.workload, base.calibration, base.rates)
+    cost = CostModel(
+        Topology(site), base.workload, base.calibration, base.rates, execution=base.execution
+    )
     ground = Ground(cost, old.ground.layout, old.rank_map, old.ground.transport)
     request = replace(draft_.request, site=site)
     estimates = Estimates(old.settings, old.shape, ground, old.choice)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from holmes.cost.calibration import Calibration
+from holmes.cost.execution import Execution
+from holmes.cost.model import CostModel
 from holmes.cost.network import Rates
 from holmes.hardware.site import Site
+from holmes.hardware.topology import Topology
 from holmes.plan.capabilities import Capabilities
 from holmes.plan.layout import Wishes
 from holmes.workload.workload import Workload
@@ -41,6 +44,17 @@ class PlanRequest:
     search_seconds: float | None = None
     note: bool = False
     largest_lists: int = 400_000
+
+    @property
+    def cost(self) -> CostModel:
+        """What prices its plans, with tensor collectives in the chunks that are wished for."""
+        return CostModel(
+            Topology(self.site),
+            self.workload,
+            self.calibration,
+            self.rates,
+            execution=Execution(chunks=self.wishes.tensor_chunks or 1),
+        )
 
     def unrestricted(self) -> PlanRequest:
         """The same request without the runtime's limits."""

@@ -80,7 +80,7 @@ def or_meshes(request: PlanRequest, rectangular: Callable[[], Plan]) -> Plan:
     """The plan of equal stages, or one of unequal ones where that is faster, or all there is."""
     if not unequal(request):
         return rectangular()
-    cost = CostModel(Topology(request.site), request.workload, request.calibration, request.rates)
+    cost = request.cost
     try:
         plan = rectangular()
     except ConfigError:
@@ -172,8 +172,7 @@ class Search:
             )
         self.settings: Settings = settings_of(request.wishes, request.capabilities)
         if self.basis is None:
-            topology = Topology(request.site)
-            cost = CostModel(topology, request.workload, request.calibration, request.rates)
+            cost = request.cost
             self.field = Field.of(cost, self.settings, request.global_batch)
             self.pricing = Pricing(cost, self.field.survey.norms)
         else:

@@ -22,6 +22,7 @@ from holmes.plan.layout import (
 from holmes.plan.plan import Axis
 from holmes.schedule.generate import (
     DEFAULT_VIRTUAL_STAGES,
+    FORMS,
     SCHEDULES,
     WITH_VIRTUAL_STAGES,
     WITH_WARMUP,
@@ -58,6 +59,7 @@ class Settings:
     algorithms: tuple[ContextAlgorithm, ...] = ALGORITHMS
     extra_warmup: int | None = None
     scatter_gather: bool = True
+    tensor_chunks: int = 1
     shard_groups: tuple[int, ...] | None = None
     quantize: Quantize = "none"
 
@@ -72,6 +74,7 @@ class Settings:
             "extra_warmup",
             "algorithms",
             "scatter_gather",
+            "tensor_chunks",
         )
         choices = ("shardings", "schedules", "recomputes", "sequences")
         return (
@@ -131,6 +134,7 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
         ),
         extra_warmup=wishes.extra_warmup,
         scatter_gather=wishes.scatter_gather is not False,
+        tensor_chunks=wishes.tensor_chunks or 1,
         shard_groups=wishes.shard_groups,
         quantize=wishes.quantize or "none",
     )
@@ -169,6 +173,16 @@ def _check_sharding(wishes: Wishes) -> None:
 def _schedules(wishes: Wishes, allowed: Capabilities) -> tuple[ScheduleName, ...]:
     """The schedules to try; a wish for several stages per rank means one that can have them."""
     found = _choices("schedule", wishes.schedule, SCHEDULES, allowed.schedules)
+    if (wishes.tensor_chunks or 1) > 1:
+        found = tuple(name for name in found if not FORMS[name].splits_backward)
+        if not found:
+            raise ConfigError(
+                f"parallel.tensor_chunks={wishes.tensor_chunks} with schedule {wishes.schedule}",
+                where="parallel.tensor_chunks",
+                why="this schedule puts the gradients of weights off, under which the last chunks "
+                "would travel",
+                next_step="leave tensor_chunks out, or choose another schedule",
+            )
     if wishes.schedule is not None or wishes.virtual_stages is None:
         most = allowed.virtual_stages
         return tuple(name for name in found if most > 1 or name not in WITH_VIRTUAL_STAGES)

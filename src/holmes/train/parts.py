@@ -39,7 +39,6 @@ from holmes.runtime.pipeline.virtual import BlockSeconds
 from holmes.runtime.sharding.optimizer import ShardedAdamW
 from holmes.train.assignment import Assignment
 from holmes.train.export import keep_tokenizer
-from holmes.train.planning import check_attention
 from holmes.train.settings import adamw_settings, dtype_of
 
 BITS = [1 << bit for bit in range(31)] + [-(1 << 31)]
@@ -94,7 +93,6 @@ def _real_parts(assignment: Assignment, groups: Groups) -> Parts:
     family = family_of(job.model)
     module, config = model_module(family), describe(family).config_from(job.model)
     sharding = sharding_module(family)
-    check_attention(job, config, max(stage.layout.cp for stage in plan.stages))
     weights = None if assignment.resume_from else folder_weights(job, config)
     model = StageModel(
         partial(

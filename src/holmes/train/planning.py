@@ -12,7 +12,6 @@ from holmes.cost.links import LinkTiming
 from holmes.errors import ConfigError
 from holmes.hardware.site import Site
 from holmes.hardware.topology import Topology
-from holmes.job.job import Job
 from holmes.job.resolve import ResolvedJob
 from holmes.models.registry import describe, family_of
 from holmes.plan.capabilities import Capabilities
@@ -121,6 +120,7 @@ def check_wishes(plan: Plan, resolved: ResolvedJob, *, where: str) -> None:
         "data": _of_stages(plan, "dp"),
         "context": _of_stages(plan, "cp"),
         "scatter_gather": plan.scatter_gather,
+        "tensor_chunks": plan.tensor_chunks,
         "context_algorithm": plan.context_algorithm,
         "sharding": plan.sharding,
         "schedule": choice.name,
@@ -174,28 +174,6 @@ def _places(site: Site) -> list[tuple[str, int]]:
     return [(slot.node.name, slot.local_index) for slot in Topology(site).devices]
 
 
-def reads_all(job: Job, config: Any) -> bool:
-    """Whether a token reads all before it: no sliding window, no documents kept apart."""
-    return getattr(config, "window", None) is None and job.data.packing == "windows"
-
-
-def check_attention(job: Job, config: Any, cp: int) -> None:
-    """Refuse attention that context ranks do not have.
-
-    Raises:
-        ConfigError: tokens are spread over ranks, and a token must not read all before it.
-    """
-    if cp == 1 or reads_all(job, config):
-        return
-    window = getattr(config, "window", None)
-    raise ConfigError(
-        f"attention over {cp} context ranks reads all tokens before one",
-        where="parallel.context",
-        why="the model has a sliding window" if window else "data.packing keeps documents apart",
-        next_step="use parallel.context=1",
-    )
-
-
 def request_of(
     resolved: ResolvedJob,
     *,
@@ -206,16 +184,11 @@ def request_of(
     """The question to the planner.
 
     Raises:
-        ConfigError: the model is not one, or lies beyond the capabilities, or its attention
-            cannot have the context ranks that the job asks for.
+        ConfigError: the model is not one, or lies beyond the capabilities.
     """
     job, workload = resolved.job, workload_of(resolved)
-    config = describe(family_of(job.model)).config_from(job.model)
-    check_attention(job, config, job.parallel.context or 1)
     if capabilities is not None:
         _check_blocks(workload, capabilities)
-        if not reads_all(job, config):
-            capabilities = replace(capabilities, axes=capabilities.axes - {"context"})
     return PlanRequest(
         name=job.name,
         site=resolved.site,

@@ -179,7 +179,8 @@ class Trainer:
             learning_rate=self.learning_rate(step),
             bytes=measured.bytes_,
         )
-        self.recorder.step(metrics, measured.result.spans, applied=measured.result.applied)
+        spans = (*measured.result.spans, *measured.result.inner)
+        self.recorder.step(metrics, spans, applied=measured.result.applied)
         if self.ledger is not None:
             self.ledger.step(step)
         self.report({"step": step + 1, "loss": self.loss, "seconds": measured.seconds})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -50,10 +51,14 @@ def _local(rule: Rule) -> Attend:
     """Attention over whole samples on one rank."""
     if rule.key_mask is not None:
         return partial(
-            full_attention, causal=rule.causal, key_mask=rule.key_mask, window=rule.window
+            full_attention,
+            causal=rule.causal,
+            key_mask=rule.key_mask,
+            window=rule.window,
+            documents=rule.documents,
         )
     if rule.causal:
-        return FusedAttention(rule.window)
+        return partial(FusedAttention(rule.window), documents_BS=rule.documents)
     return partial(functional.scaled_dot_product_attention, enable_gqa=True)
 
 
@@ -76,15 +81,13 @@ class ContextCore(nn.Module):
         self._rule = Rule(causal=True, window=window)
 
     def forward(
-        self, q_BHSK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, documents_BS: Tensor | None = None
+        self, q_BHSK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, documents_BL: Tensor | None = None
     ) -> Tensor:
-        """A token sees itself and what came before, on whatever rank.
+        """A token sees itself and what came before, on whatever rank, in its own document.
 
-        Raises:
-            ValueError: there are documents to keep apart.
+        Args:
+            documents_BL: of all tokens of the samples.
         """
-        if documents_BS is not None:
-            raise ValueError("documents are not kept apart over context ranks")
         return context_attention(
             q_BHSK,
             k_BGSK,
@@ -92,5 +95,5 @@ class ContextCore(nn.Module):
             self._axis,
             self._chunks,
             self._algorithm,
-            rule=self._rule,
+            rule=replace(self._rule, documents=documents_BL),
         )

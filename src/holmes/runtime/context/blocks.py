@@ -41,11 +41,14 @@ class Rule:
         causal: those up to its own position.
         key_mask: [B, L] over the whole sample, true where a token is not padding; None: all are.
         window: the most tokens that one reads, itself included, under a causal rule; None: all.
+        documents: [B, L], the document of every token of the sample, which alone it reads; None:
+            they are not kept apart.
     """
 
     causal: bool
     key_mask: Tensor | None = None
     window: int | None = None
+    documents: Tensor | None = None
 
     def reads(self, queries: Tile, keys: Tile) -> bool:
         """Whether any query of one tile may read a key of the other."""
@@ -62,7 +65,15 @@ class Rule:
         if self.key_mask is not None:
             padding = ~self.key_mask[:, None, None, None, keys.start : keys.stop]
             found = padding if found is None else found | padding
+        if self.documents is not None:
+            rows = self.documents[:, queries.start : queries.stop]
+            others = self.elsewhere(rows, self.documents[:, keys.start : keys.stop])
+            found = others if found is None else found | others
         return found
+
+    def elsewhere(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """By the documents of queries [B, S] and keys [B, T]: other ones, [B, 1, 1, S, T]."""
+        return (rows[:, :, None] != columns[:, None])[:, None, None]
 
     def out_of_reach(self, rows: Tensor, columns: Tensor) -> Tensor:
         """By position, [S, T]: what a causal query does not read."""

@@ -16,12 +16,14 @@ def full_attention(
     causal: bool,
     key_mask: Tensor | None = None,
     window: int | None = None,
+    documents: Tensor | None = None,
 ) -> Tensor:
     """softmax(q k^T / sqrt(K)) v; a query that may read no key gives zeros.
 
     Args:
         key_mask: [B, S], true where a token is not padding.
         window: the most tokens that a causal query reads, itself included; None: all before it.
+        documents: [B, S], the number of each token's, which alone it reads; None: not kept apart.
     """
     repeats = q_BHSK.shape[1] // k_BGSK.shape[1]
     k_BHSK = k_BGSK.repeat_interleave(repeats, dim=1)
@@ -34,6 +36,8 @@ def full_attention(
         hidden |= torch.ones_like(hidden[0, 0]).tril(-window)
     if key_mask is not None:
         hidden |= ~key_mask[:, None, None, :]
+    if documents is not None:
+        hidden |= documents[:, None, :, None] != documents[:, None, None, :]
     lost = hidden.all(-1, keepdim=True)
     weights = scores.masked_fill(hidden & ~lost, -math.inf).softmax(-1)
     return weights.masked_fill(lost, 0.0) @ v_BHSK

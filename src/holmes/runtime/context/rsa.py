@@ -96,6 +96,8 @@ def _hidden(chunks: Chunks, rank: int, rule: Rule, device: torch.device) -> Tens
     hidden = (hidden | lost[:, None])[None, None, None]
     if rule.key_mask is not None:
         hidden = hidden | ~rule.key_mask[:, columns][:, None, None, None]
+    if rule.documents is not None:
+        hidden = hidden | rule.elsewhere(rule.documents[:, rows], rule.documents[:, columns])
     return hidden
 
 

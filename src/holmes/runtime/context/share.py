@@ -45,6 +45,7 @@ class ContextShare(Share):
     ) -> None:
         name = next(g.name for g in plan.groups if g.axis == "context" and groups.rank in g.ranks)
         self._inner, self._split, self._plan = inner, split, plan
+        self.log = inner.log
         self._axis = ContextAxis(groups[name], pace)
         self._chunks = deal(
             plan.workload.sequence, plan.context, plan.context_algorithm, plan.tensor
@@ -86,7 +87,11 @@ class ContextShare(Share):
             modules[split.position].register_forward_pre_hook(self._places)
 
     def _places(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (self._positions[arguments[0]], *arguments[1:])
+        places = arguments[
+            0
+        ]  # by token of a chunk, [S], or in the documents of whole samples, [B, L]
+        own = self._positions[places] if places.dim() == 1 else places[:, self._positions]
+        return (own, *arguments[1:])
 
 
 class CheckedStep:
@@ -121,18 +126,14 @@ def with_context(
     groups: Groups,
     split: ContextSplit | None,
     pace: Pace | None = None,
-    *,
-    apart: bool = False,
 ) -> Share:
     """The share of this rank, over its context group where there is one.
 
     Args:
         pace: of this rank's computation.
-        apart: micro-batches keep documents apart.
 
     Raises:
-        ConfigError: context ranks are planned for a model that does not say what sees positions,
-            or with documents kept apart.
+        ConfigError: context ranks are planned for a model that does not say what sees positions.
     """
     if plan.context == 1:
         return inner
@@ -141,12 +142,5 @@ def with_context(
             f"models of the family {plan.workload.family} cannot run on part of the tokens",
             where="parallel.context",
             next_step="use parallel.context=1",
-        )
-    if apart:
-        raise ConfigError(
-            f"documents cannot be kept apart over {plan.context} context ranks",
-            where="data.packing, parallel.context",
-            why="attention over context ranks reads every token before its own",
-            next_step="use data.packing=windows, or parallel.context=1",
         )
     return ContextShare(inner, plan, groups, split, pace)

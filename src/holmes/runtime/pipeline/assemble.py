@@ -93,7 +93,7 @@ def real_engine(
     """
     mine = stages_of(plan, groups.rank)
     whole = share_of(plan, groups, model.tensor, model.pace)
-    share = with_context(whole, plan, groups, model.context, model.pace, apart=model.apart)
+    share = with_context(whole, plan, groups, model.context, model.pace)
     built = {stage.stage: share.build(model.build, stage) for stage in mine}
     slots = [
         slot
@@ -145,6 +145,7 @@ def real_engine(
     interpreter = Interpreter(
         program_of(plan), groups, stages, optimizer, _tensors(plan), model.pace
     )
+    interpreter.parts = share.log
     return Engine(interpreter, optimizer, tuple(slots))
 
 

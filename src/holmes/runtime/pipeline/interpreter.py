@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from holmes.runtime.pipeline.boundary import Boundaries, part_of, place, whole_n
 from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.program import Blocks, MicroBatch, StageProgram
 from holmes.runtime.sharding.optimizer import Outcome, StepOptimizer
+from holmes.runtime.tensor.lane import Part, PartLog
 from holmes.schedule.instruction import ACCUMULATING_OPS, COMPUTE_OPS, Instruction, Op
 from holmes.schedule.lower import Program
 
@@ -42,7 +43,8 @@ class StepResult:
 
     ``loss`` is the mean over the global batch, None where devices are virtual.
     ``applied`` is false when the norm was not finite: the step changed nothing.
-    ``rescaled`` says that a smaller loss scale is the answer to that.
+    ``rescaled`` says that a smaller loss scale is the answer to that. ``inner`` are spans of
+    parts of instructions.
     """
 
     step: int
@@ -51,6 +53,7 @@ class StepResult:
     applied: bool
     spans: tuple[Span, ...]
     rescaled: bool = False
+    inner: tuple[Span, ...] = ()
 
 
 class Interpreter:
@@ -62,6 +65,7 @@ class Interpreter:
         pace: what holds this rank's computation to the speed of its device.
 
     ``observer`` is told when an instruction begins and ends; nobody is, unless it is set.
+    ``parts`` is where what runs beside what inside an instruction is noted, if anywhere.
 
     Raises:
         ConfigError: when the boundary buffers of the stage are not what the plan sends.
@@ -103,6 +107,7 @@ class Interpreter:
         self._stale = False
         self._check_boundaries()
         self.observer: Observer = Unobserved()
+        self.parts: PartLog | None = None
         self._lanes = Lanes(self._comms, self._communicate, self._completion, groups.device)
 
     def step(self, number: int, load_batch: LoadBatch | None = None) -> StepResult:
@@ -117,6 +122,9 @@ class Interpreter:
         """
         self._step, self._load = number, load_batch
         self._spans = []
+        self._inner: list[Span] = []
+        if self.parts is not None:
+            self.parts.take()  # an evaluation is no step
         self._squares = self._empty_squares()
         self._completion.reset()
         try:
@@ -133,6 +141,7 @@ class Interpreter:
             applied=self._outcome.applied,
             spans=tuple(sorted(self._spans, key=lambda span: (span.start, span.id))),
             rescaled=self._outcome.rescaled,
+            inner=tuple(self._inner),
         )
 
     def gather_parameters(self) -> None:
@@ -215,7 +224,9 @@ class Interpreter:
                 with self._pace:
                     self._compute(ins)
                 self.observer.end(ins)
-                self._record(ins, start)
+                span = self._record(ins, start)
+                for number, part in enumerate(self.parts.take() if self.parts else (), 1):
+                    self._inner.append(_inner_span(span, number, part))
                 self._completion.finish(ins.id)
             else:
                 self._lanes.submit(ins)
@@ -328,22 +339,22 @@ class Interpreter:
             self._tensors + LOSS_SLOTS, dtype=torch.float64, device=self._groups.device
         )
 
-    def _record(self, ins: Instruction, start: int) -> None:
-        self._spans.append(
-            Span(
-                id=ins.id,
-                rank=self._rank,
-                step=self._step,
-                lane=ins.lane,
-                op=ins.op.value,
-                stage=ins.stage,
-                microbatch=ins.microbatch,
-                start=start,
-                stop=self._clock(),
-                bytes=ins.bytes,
-                buffer=ins.buffer,
-            )
+    def _record(self, ins: Instruction, start: int) -> Span:
+        span = Span(
+            id=ins.id,
+            rank=self._rank,
+            step=self._step,
+            lane=ins.lane,
+            op=ins.op.value,
+            stage=ins.stage,
+            microbatch=ins.microbatch,
+            start=start,
+            stop=self._clock(),
+            bytes=ins.bytes,
+            buffer=ins.buffer,
         )
+        self._spans.append(span)
+        return span
 
     def _check_boundaries(self) -> None:
         planned: Counter[tuple[str, int]] = Counter()
@@ -363,6 +374,19 @@ class Interpreter:
                     why="the plan was made for another precision or sequence length",
                     next_step="plan again with `holmes plan`",
                 )
+
+
+def _inner_span(whole: Span, number: int, part: Part) -> Span:
+    return replace(
+        whole,
+        lane=part.lane,
+        op=part.op,
+        start=part.start,
+        stop=part.stop,
+        bytes=part.bytes_,
+        buffer="",
+        inner=number,
+    )
 
 
 def _microbatch(ins: Instruction) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -14,8 +14,8 @@ Blocks = tuple[int, int]
 class MicroBatch:
     """Inputs of the first block and targets of the loss, [micro, ...] each.
 
-    ``documents`` numbers the document of every token, where they are kept apart: then all
-    stages need it, and the loss is multiplied with ``weight``.
+    ``documents`` numbers the document of every token of the samples, where they are kept
+    apart: then all stages need it, and the loss is multiplied with ``weight``.
     """
 
     tokens: Tensor
@@ -37,10 +37,11 @@ class TokenShare:
     weight: float = 1.0
 
     def of(self, batch: MicroBatch | None) -> MicroBatch | None:
-        """Its tokens and targets of a micro-batch of whole samples."""
+        """Its tokens and targets of a micro-batch of whole samples, with the documents of all."""
         if batch is None or self.positions is None:
             return batch
-        return MicroBatch(batch.tokens[:, self.positions], batch.targets[:, self.positions])
+        mine = self.positions
+        return replace(batch, tokens=batch.tokens[:, mine], targets=batch.targets[:, mine])
 
 
 ALL_TOKENS = TokenShare()

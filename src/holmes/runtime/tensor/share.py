@@ -14,6 +14,7 @@ from holmes.runtime.groups import Groups
 from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.pipeline.stage import LossFunction, StageSpec, TorchStage
 from holmes.runtime.tensor.axis import TensorAxis
+from holmes.runtime.tensor.lane import PartLog
 from holmes.runtime.tensor.piece import Piece
 from holmes.runtime.tensor.shared import SharedGradients, StepSums
 from holmes.runtime.tensor.split import TensorSplitter, tie
@@ -30,10 +31,12 @@ class Share:
     Attributes:
         pieces: by global name, what is held of each parameter; None: all of all.
         shared: sums the gradients of what several tensor ranks hold.
+        log: what ran beside what inside blocks; None: nothing does.
     """
 
     pieces: dict[str, Piece] | None = None
     shared: StepSums | None = None
+    log: PartLog | None = None
 
     def build(self, build: Build, stage: Stage) -> Sequence[nn.Module]:
         """The blocks of a stage."""
@@ -62,7 +65,8 @@ class TensorShare(Share):
         self, plan: Plan, groups: Groups, split: TensorSplit, pace: Pace | None = None
     ) -> None:
         name = next(g.name for g in plan.groups if g.axis == "tensor" and groups.rank in g.ranks)
-        self._axis = TensorAxis(groups[name], pace)
+        self.log = PartLog(groups.clock)
+        self._axis = TensorAxis(groups[name], pace, chunks=plan.tensor_chunks, log=self.log)
         self._split = split
         self._plan = plan
         self.pieces = {}

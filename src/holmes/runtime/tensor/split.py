@@ -15,6 +15,7 @@ from torch.nn import functional
 from holmes.models.common.tensor import TensorSplit
 from holmes.runtime.tensor.axis import TensorAxis
 from holmes.runtime.tensor.functions import gather_tokens, scatter_sum
+from holmes.runtime.tensor.overlapped import ColumnGroup, ColumnLinear, sum_of_products
 from holmes.runtime.tensor.piece import Piece, even_piece, padded_piece, refuse, whole_piece
 from holmes.runtime.tensor.vocabulary import SplitEmbedding
 
@@ -32,7 +33,10 @@ class RowLinear(nn.Module):
 
     def forward(self, part_BSF: Tensor) -> Tensor:
         """[B, S, F/t] to [B, S/t, D]."""
-        mine = scatter_sum(functional.linear(part_BSF, self.weight), self._axis)
+        if self._axis.chunks > 1:
+            mine = sum_of_products(part_BSF, self.weight, self._axis)
+        else:
+            mine = scatter_sum(functional.linear(part_BSF, self.weight), self._axis)
         return mine if self.bias is None else mine + self.bias.to(mine.dtype)
 
 
@@ -106,11 +110,21 @@ class TensorSplitter:
             piece = pieces[f"{split.table}.weight"]
             block.set_submodule(split.table, SplitEmbedding(table.weight, piece, axis))
         for name in split.whole_tokens:
-            if name in modules:
+            if name in modules and axis.chunks > 1:
+                self._overlap(block, name)
+            elif name in modules:
                 modules[name].register_forward_pre_hook(self._gather)
         for name in split.by_token:
             if name in modules:
                 modules[name].register_forward_hook(self._own_rows)
+
+    def _overlap(self, block: nn.Module, name: str) -> None:
+        """Gather by chunks beside the products that read all tokens in a sub-module, or are it."""
+        group = ColumnGroup(self._axis)
+        for found, module in list(block.named_modules()):
+            reads = found in self._split.column and found.startswith(f"{name}.")
+            if isinstance(module, nn.Linear) and (reads or found == name):
+                block.set_submodule(found, ColumnLinear(module, group))
 
     def _gather(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (gather_tokens(arguments[0], self._axis), *arguments[1:])
