@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor.experimental._context_parallel import _attention as torch_ring
 
 from holmes.errors import HolmesError
 from holmes.launch.context import RankContext
@@ -183,6 +184,44 @@ def check_gradients(context: RankContext) -> dict[str, Any]:
     good = torch.autograd.gradcheck(function, leaves)
     groups.close()
     return {"good": good}
+
+
+def beside_torch(context: RankContext, ranks: int) -> dict[str, Any]:
+    """Ring attention and torch's own ring around its CPU kernel, which deals tokens alike.
+
+    Its public context manager has no rule for that kernel, so the ring is called by itself.
+    """
+    groups = join(context, Spec(dp=ranks))
+    axis, world = ContextAxis(groups["world"]), torch.distributed.group.WORLD
+    sample = Sample("ring", 8 * ranks, heads=4, key_heads=4)
+    given, chunks = whole(sample), deal(sample.length, ranks, "ring")
+    leaves = [share(t, chunks, axis.index).requires_grad_() for t in (given.q, given.k, given.v)]
+    d_out = share(given.d_out, chunks, axis.index)
+    ours = context_attention(*leaves, axis, chunks, "ring", rule=Rule(causal=True))  # type: ignore[misc]
+    gradients = torch.autograd.grad(ours, leaves, d_out)
+    kernels = torch.ops.aten
+    theirs, log_sum = torch_ring._templated_ring_attention(
+        world,
+        2,
+        kernels._scaled_dot_product_flash_attention_for_cpu,
+        *(leaf.detach() for leaf in leaves),
+        is_causal=True,
+    )
+    back = torch_ring._templated_ring_attention_backward(
+        world,
+        2,
+        kernels._scaled_dot_product_flash_attention_for_cpu_backward.default,
+        d_out,
+        "grad_out",
+        *(leaf.detach() for leaf in leaves),
+        theirs,
+        log_sum,
+        is_causal=True,
+        dropout_p=0.0,
+    )
+    groups.close()
+    pairs = zip((ours.detach(), *gradients), (theirs, *back), strict=True)
+    return {"worst": max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)}
 
 
 def late(context: RankContext, seconds: float) -> dict[str, Any]:

@@ -94,6 +94,19 @@ def test_numerical_gradients_of_ring_attention(ranks: Pool) -> None:
 
 
 @pytest.mark.parallel
+@pytest.mark.parametrize("size", [2, 3])
+def test_ring_attention_is_that_of_torch(ranks: Pool, size: int) -> None:
+    """A third opinion; torch keeps its sums in fp32."""
+    results = ranks.run(
+        "tests.runtime.context_cases:beside_torch",
+        {"ranks": size},
+        deadline_seconds=DEADLINE,
+        ranks=size,
+    )
+    assert all(result["worst"] <= BOUNDS["float32"] for result in results)
+
+
+@pytest.mark.parallel
 def test_a_late_rank_is_waited_for(ranks: Pool) -> None:
     results = ranks.run(
         "tests.runtime.context_cases:late", {"seconds": 2.0}, deadline_seconds=DEADLINE, ranks=2

@@ -132,15 +132,14 @@ def named_parameters(blocks: Sequence[nn.Module], start: int) -> Iterator[tuple[
 def loss(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:
     """Cross-entropy summed over the targets that count and divided by all, in fp32 at least.
 
-    A target of ``IGNORED`` does not count; at least one must.
+    A target of ``IGNORED`` does not count; of a context rank's tokens it may be none.
     """
     logits = logits_BSV.flatten(0, 1)
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     targets = targets_BS.flatten()
-    mean = functional.cross_entropy(logits, targets, ignore_index=IGNORED)
-    # Exactly 1 where all count: the plain mean then, to the last bit.
-    return mean * ((targets != IGNORED).sum() / targets.numel()).to(mean.dtype)
+    total = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    return total / targets.numel()
 
 
 def autocast(precision: str, device_type: str = "cpu") -> AbstractContextManager[object]:
