@@ -13,8 +13,10 @@ import itertools
 import multiprocessing
 import os
 import resource
+import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.queues import Queue
@@ -29,7 +31,7 @@ from holmes.plan.chunks import deal
 from holmes.runtime.communicator import Communicator
 from holmes.runtime.context.attention import context_attention
 from holmes.runtime.context.axis import ContextAxis
-from holmes.runtime.context.blocks import Rule
+from holmes.runtime.context.blocks import TILE, Rule
 from holmes.runtime.context.reference import full_attention
 
 LENGTH, FEATURES = 16384, 128
@@ -149,10 +151,17 @@ def figures(rounds: int) -> dict[str, Any]:
             "long_features": LONG_FEATURES,
         },
         "peaks": {str(ranks): record.spread(peaks) for ranks, peaks in free.items()},
+        "fixed_bytes": fixed_bytes(free[4], free[8]),
+        "tile_bytes": 4 * TILE**2,
         "limit_bytes": LIMIT,
         "limit": "memory control group" if _can_group() else "data segment of the process",
         "limited": limited,
     }
+
+
+def fixed_bytes(fewer: Sequence[float], twice: Sequence[float]) -> float:
+    """What does not fall with the tokens of a rank: c of c + a/N, from N and 2 N ranks."""
+    return 2 * statistics.median(twice) - statistics.median(fewer)
 
 
 def _can_group() -> bool:

@@ -340,15 +340,17 @@ def three_level(data: Data) -> Rendered:
 def context(data: Data) -> Rendered:
     """Peak of one rank by the number of ranks that share a sample, and who passes the limit."""
     peaks = {ranks: value["median"] for ranks, value in data["peaks"].items()}
+    fixed = data["fixed_bytes"]
     rows = [
         (f"ring, {ranks} rank{'s' * (ranks != '1')}", f"{peak / 2**20:.0f} MiB",
-         f"{peaks['1'] / peak:.2f}")
+         f"{peaks['1'] / peak:.2f}", f"{(peak - fixed) / 2**20:.0f} MiB",
+         f"{(peaks['1'] - fixed) / (peak - fixed):.2f}")
         for ranks, peak in peaks.items()
     ]  # fmt: skip
     sizes, ring = data["sizes"], data["limited"]["ring"]
     return Rendered(
         REAL,
-        ("attention", "peak of a rank", "1 rank over it"),
+        ("attention", "peak of a rank", "1 rank over it", "of it, by tokens", "1 rank over it"),
         tuple(rows),
         f"Under {data['limit_bytes'] / 2**20:.0f} MiB a process ({data['limit']}) a sample of "
         f"{sizes['long']} tokens ends attention with whole scores; the ring over "
@@ -358,6 +360,9 @@ def context(data: Data) -> Rendered:
             f"{sizes['features']}. A ring also holds what is under way: nothing "
             "with one rank, less with two than with more.",
             f"4 over 8 ranks, which hold half the tokens each: {_quartiles(data['headline'])}.",
+            f"{fixed / 2**20:.1f} MiB do not fall with the tokens (from 4 and 8 ranks): tiles of "
+            f"scores, weights and their gradients, {data['tile_bytes'] / 2**20:.0f} MiB each, "
+            "however long the sample.",
         ),
     )
 

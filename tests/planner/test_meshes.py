@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from holmes.cost.model import CostModel
 from holmes.errors import ConfigError
+from holmes.hardware.topology import Topology
 from holmes.job.resolve import resolve_job
 from holmes.plan.codec import plan_from_dict, plan_to_dict
 from holmes.plan.plan import Plan
@@ -16,6 +18,7 @@ from holmes.planner.request import PlanRequest
 from holmes.planner.search import Search, make_plan
 from holmes.runtime.capabilities import CAPABILITIES, check
 from holmes.schedule.validate import validate
+from holmes.simulate import step_seconds
 from holmes.train.planning import request_of
 
 MODEL = "model={preset: gpt-5m, sequence: 64, vocabulary: 2048, tied: false}"
@@ -109,6 +112,28 @@ def test_without_scatter_each_tensor_rank_passes_everything_on() -> None:
     assert crossing[1] == 2 * crossing[0]
     assert plans[0].scatter_gather and not plans[1].scatter_gather
     assert plans[0].predicted.step_seconds < plans[1].predicted.step_seconds
+
+
+def test_chunks_of_tensor_collectives_are_priced_and_told() -> None:
+    site = "site={name: s, clusters: [{name: a, nodes: 2, device: {kind: a100-80g-sxm, count: 8}, "
+    site += "nics: [{kind: ethernet, gbit_s: 25}]}]}"
+
+    def asked(chunks: int, schedule: str) -> PlanRequest:
+        parallel = (
+            f"{{tensor: 8, pipeline: 2, data: 1, tensor_chunks: {chunks}, schedule: {schedule}}}"
+        )
+        words = [site, "model=gpt-7.5b", "batch={global: 16}", f"parallel={parallel}"]
+        return request_of(resolve_job(None, words, {}), capabilities=CAPABILITIES)
+
+    whole, four = (make_plan(asked(chunks, "1f1b")) for chunks in (1, 4))
+    assert four.tensor_chunks == 4
+    assert four.predicted.step_seconds < 0.95 * whole.predicted.step_seconds
+    assert any("tensor collectives in 4 chunks" in line for line in four.explain)
+    assert any("take turns" in line for line in whole.explain)
+    cost = CostModel(Topology(four.site), four.workload, asked(4, "1f1b").calibration)
+    assert step_seconds(four, cost) == pytest.approx(four.predicted.step_seconds, rel=1e-6)
+    with pytest.raises(ConfigError, match="tensor_chunks=4 with schedule zero-bubble"):
+        make_plan(asked(4, "zero-bubble"))
 
 
 def test_unequal_stages_exchange_as_they_are_asked_to() -> None:
