@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-BENCHMARKS := demo placement_virtual losing partition overlap prediction rehearsals schedule_gains peers context meshes scatter_gather three_level paths
+BENCHMARKS := demo placement_virtual losing partition overlap prediction rehearsals schedule_gains peers context meshes scatter_gather tensor_chunks three_level paths
 
 export OMP_NUM_THREADS = 1
 export NO_MKDOCS_2_WARNING = 1

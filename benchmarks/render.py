@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 
 from rendered import PREDICTED, REAL, VIRTUAL, Data, Rendered
@@ -277,6 +278,32 @@ def meshes(data: Data) -> Rendered:
     )
 
 
+def tensor_chunks(data: Data) -> Rendered:
+    """Step by chunks of tensor collectives, and how much of these ran beside products."""
+    rows = [
+        (
+            name,
+            _seconds(data["arms"][name]),
+            _ms(data["arms"][name]["predicted"]),
+            f"{statistics.median(data['arms'][name]['beside']):.0%}",
+            _ratio(gain),
+        )
+        for name, gain in data["gains"].items()
+    ]
+    return Rendered(
+        REAL,
+        ("chunks", "step, measured", "step, predicted", "beside products", "1 chunk over it"),
+        tuple(rows),
+        f"Two chunks: {_quartiles(data['headline'])} times as fast as one, whose collectives and "
+        "products take turns.",
+        (
+            f"Sizes: {data['sizes']}.",
+            "Beside products: of the time of collectives in chunks, by the trace.",
+            f"One chunk against itself: {_itself(data)}.",
+        ),
+    )
+
+
 def scatter_gather(data: Data) -> Rendered:
     """Step and bytes between nodes with tensor ranks that pass on their own tokens, or all."""
     rows = [
@@ -418,6 +445,7 @@ RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "meshes": meshes,
     "scatter_gather": scatter_gather,
     "three_level": three_level,
+    "tensor_chunks": tensor_chunks,
     "overlap": overlap,
     "prediction": prediction,
     "rehearsals": prediction,

@@ -43,6 +43,9 @@ class BlockTime:
             self.dividing + other.dividing,
         )
 
+    def __sub__(self, other: BlockTime) -> BlockTime:
+        return BlockTime(self.forward - other.forward, self.backward - other.backward)
+
     def scaled(self, factor: float) -> BlockTime:
         """All times multiplied by ``factor``."""
         weight = None if self.weight is None else self.weight * factor
@@ -182,7 +185,7 @@ class Calibration:
             micro-batch of ``micro`` samples at relative speed 1; wins over the
             analytic model. Other micro-batch sizes scale in proportion.
         split_blocks: the same by tensor degree, of one rank's share of a block with its
-            collectives.
+            collectives, one after the other.
         optimizer_seconds_per_element: measured; None means from memory rate.
         drag_seconds_per_byte: seconds of computation that each byte costs which its rank
             exchanges (sends and receives) meanwhile; the event engine alone counts it.

@@ -213,18 +213,6 @@ def block_modes(
     measured = calibration.measured(device.name, block.kind, tp)
     segments = _Segments(device, calibration.compute, micro, tp, how)
 
-    def exposed(scale: float = 1.0) -> BlockTime:
-        """Collectives less what runs under products, whose seconds are ``scale`` times as many."""
-        hidden = hidden_seconds(
-            block,
-            device,
-            calibration,
-            (micro, tp),
-            how,
-            lambda part: scale * segments.forward(part).seconds,
-        )
-        return inner + hidden.scaled(-1.0)
-
     parts = [part for part in block.program(how.sequence_parallel) if isinstance(part, Segment)]
     each = [segments.forward(part) for part in parts]
     selected = [c.part(p.selective) for c, p in zip(each, parts, strict=True)]
@@ -233,18 +221,32 @@ def block_modes(
     if measured is None and (whole := calibration.measured(device.name, block.kind, 1)):
         alone = replace(segments, tp=1)
         mine, all_ = (sum(one.forward(p).seconds for p in parts) for one in (segments, alone))
-        share = whole.scaled(mine / all_ if all_ else 1.0 / tp)
-        of_micro = share.forward * micro / calibration.micro
-        measured = share + exposed(of_micro / mine if mine else 1.0)
+        measured = whole.scaled(mine / all_ if all_ else 1.0 / tp) + inner
+
+    def hidden(busy: float) -> BlockTime:
+        """Of the collectives, where the forward computes for ``busy`` seconds."""
+        counted = sum(cost.seconds for cost in each)
+        scale = max(0.0, busy) / counted if counted else 0.0
+        return hidden_seconds(
+            block,
+            device,
+            calibration,
+            (micro, tp),
+            how,
+            lambda part: scale * segments.forward(part).seconds,
+        )
+
     if measured is not None:
-        base = measured.scaled(micro / calibration.micro).scaled(1.0 / device.speed)
+        measured = measured.scaled(micro / calibration.micro)
+        base = measured - hidden(measured.forward - inner.forward)
+        base = base.scaled(1.0 / device.speed)
         return {
             "none": base,
             "selective": base + BlockTime(0.0, selective.seconds),
             "full": base + BlockTime(0.0, base.forward if repeats else 0.0),
         }
-    inner = exposed()
     forward = sum(each, _Cost())
+    inner -= hidden(forward.seconds)
     backward = sum((segments.backward(p, block.backward_over_forward) for p in parts), _Cost())
     backward += segments.accumulation(block)
     again: dict[Recompute, tuple[_Cost, float]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,9 +167,12 @@ def profile(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, An
 
 
 def _profile_split(given: Assignment, groups: Groups, pace: Pace) -> dict[str, Measured]:
-    """Seconds of blocks, collectives included, all tensor groups computing at once."""
+    """Seconds of blocks, collectives included, all tensor groups computing at once.
+
+    Collectives and products take turns; what chunks hide is predicted from this.
+    """
     split, tensor = sharding_module(family_of(given.job.model)).TENSOR_SPLIT, given.plan.tensor
-    share = share_of(given.plan, groups, split, pace)
+    share = share_of(replace(given.plan, tensor_chunks=1), groups, split, pace)
     groups.barrier()
     chain = short_model(given.job, given.plan.batch.micro, share, tensor)
     return profile_blocks(*chain, pace, clock=time.perf_counter)
