@@ -46,6 +46,19 @@ assert "torch" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("place", [".", "/"])
+def test_a_folder_is_no_place_for_a_plan(place: str) -> None:
+    code, _, err = inside.run("plan", DEMO, "-o", place)
+    assert code == 74
+    assert "it is a folder" in err
+
+
+def test_a_name_is_refused_in_words() -> None:
+    code, _, err = inside.run("plan", DEMO, "name=a/b")
+    assert code == 78
+    assert "letters (a-z), digits, dots" in err and "'a/b'" in err
+
+
 def test_plan_json_keeps_its_contract() -> None:
     done = run("plan", DEMO, "--json", "--placement", "megatron")
     assert done.returncode == 0, done.stderr

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from holmes.errors import ConfigError
+from holmes.errors import ConfigError, UnavailableError, WriteError
 from holmes.job.resolve import ResolvedJob, resolve_job
 from holmes.planner.search import make_plan
 from holmes.runtime.capabilities import CAPABILITIES
 from holmes.train import local
 from holmes.train.planning import check_wishes, request_of, runnable
-from holmes.train.run_folder import refuse_to_lose
+from holmes.train.run_folder import LOCK, held, refuse_to_lose
 from holmes.train.verification import verify
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -80,3 +80,21 @@ def test_virtual_devices_are_not_verified() -> None:
     job = resolve_job(EXAMPLES / "paper-shaped.yaml", [], {})
     with pytest.raises(ConfigError, match="virtual devices"):
         verify(job, 2, None)  # type: ignore[arg-type]
+
+
+def test_a_run_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    for _ in range(2):  # the lock ends with the run
+        with held(tmp_path), pytest.raises(UnavailableError, match="is going on"), held(tmp_path):
+            pass
+    with pytest.raises(WriteError), held(tmp_path / LOCK):
+        pass
+
+
+def test_a_second_train_of_one_name_touches_nothing(tmp_path: Path) -> None:
+    job = demo(f"output={tmp_path}", name="one")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "metrics.jsonl").write_text("{}\n")
+    given: dict[str, Any] = {"plan_file": None, "progress": None}
+    with held(tmp_path / "one"), pytest.raises(UnavailableError, match="is going on"):
+        local.train(job, resume=False, overwrite=True, **given)
+    assert (tmp_path / "one" / "metrics.jsonl").read_text() == "{}\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli import inside
 from tests.train.test_runs import words
 
 from holmes.launch.process import free_port
@@ -97,35 +98,35 @@ def test_a_refused_run_leaves_the_one_before_alone(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("{}\n")
     given = words(tmp_path, "name=demo")
     other = tmp_path / "other.json"
-    assert holmes("plan", *given, "model.layers=2", "-o", str(other)).returncode == 0
+    assert inside.run("plan", *given, "model.layers=2", "-o", str(other))[0] == 0
     for code, more in (
         (65, ["--plan", str(tmp_path / "absent.json")]),
         (78, ["--plan", str(other)]),
         (78, ["batch.global=7"]),
         (65, ["data.source=/no/where"]),
     ):
-        done = holmes("train", *given, "--overwrite", *more)
-        assert done.returncode == code, done.stderr
+        got, _, err = inside.run("train", *given, "--overwrite", *more)
+        assert got == code, err
         assert kept.exists() and (run / "metrics.jsonl").exists()
-    assert holmes("rehearse", *given, "batch.global=7").returncode == 78
+    assert inside.run("rehearse", *given, "batch.global=7")[0] == 78
     assert kept.exists()
 
 
 def test_a_plan_of_another_job_is_refused_before_anything_starts(tmp_path: Path) -> None:
     given = words(tmp_path, "name=demo")
     plan = str(tmp_path / "plan.json")
-    assert holmes("plan", *given, "-o", plan).returncode == 0
+    assert inside.run("plan", *given, "-o", plan)[0] == 0
     for change, said in (
         ("model.layers=2", "model gpt-3x32"),
         ("batch.global=16", "a global batch of 8, the job's is 16"),
         ("train.precision=bf16", "another precision"),
         ("clusters.ib.nodes=4", "the 4 devices of site demo, the job's are the 6"),
     ):
-        done = holmes("train", *given, change, "--plan", plan)
-        assert done.returncode == 78, done.stderr
-        assert "the plan is not one of this job" in done.stderr
-        assert said in done.stderr
-        assert "bringing up" not in done.stderr
+        code, _, err = inside.run("train", *given, change, "--plan", plan)
+        assert code == 78, err
+        assert "the plan is not one of this job" in err
+        assert said in err
+        assert "bringing up" not in err
 
 
 def torchrun(*given: str) -> dict[str, Any]:

@@ -203,12 +203,13 @@ def schedule(
     Raises:
         ConfigError: when the schedule cannot have these counts or times.
     """
-    from holmes.report.schedule_facts import ScheduleFacts
+    from holmes.report.schedule_facts import ScheduleFacts, check_drawable
     from holmes.schedule.generate import DEFAULT_VIRTUAL_STAGES, WITH_VIRTUAL_STAGES, generate
     from holmes.schedule.timeline import Durations
 
     if virtual_stages is None:
         virtual_stages = DEFAULT_VIRTUAL_STAGES if name in WITH_VIRTUAL_STAGES else 1
+    check_drawable(2 * stages * microbatches * virtual_stages)  # forwards and backwards at least
     made = generate(name, stages, microbatches, virtual_stages, extra_warmup)
     return ScheduleFacts(made, durations or Durations())
 

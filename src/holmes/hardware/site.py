@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from holmes.hardware.validation import NAME_PATTERN
+
 
 def no_boolean(value: Any) -> Any:
     """Refuse ``true`` where a number is meant; Python would read it as 1."""
@@ -23,7 +25,7 @@ Number = BeforeValidator(no_boolean)
 Positive = Annotated[float, Number, Field(ge=1e-9, le=1e9, allow_inf_nan=False)]
 Price = Annotated[float, Number, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Count = Annotated[int, Number, Field(gt=0, le=100_000)]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME_PATTERN)]
 
 
 class Fabric(StrEnum):

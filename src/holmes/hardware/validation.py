@@ -22,6 +22,12 @@ _PLAIN = {
     "string_type": "text",
     "finite_number": "a finite number",
 }
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+TEXT_PATTERN = r"^[^\x00]*$"
+_PATTERNS = {
+    NAME_PATTERN: "letters (a-z), digits, dots, _ and -, the first a letter or digit",
+    TEXT_PATTERN: "text without a zero byte",
+}
 _QUOTED = re.compile(r"'([^']*)'")
 
 
@@ -139,6 +145,9 @@ def _explain(
         return str(context.get("error", detail["msg"])), None
     if kind in _PLAIN:
         return f"it should be {_PLAIN[kind]}, not {_shown(given)}", None
+    if kind == "string_pattern_mismatch":
+        rule = _PATTERNS.get(context["pattern"], f"text like {context['pattern']}")
+        return f"it should be {rule}, not {_shown(given)}", None
     message = detail["msg"].replace("Input should be", "it should be", 1)
     if kind in ("literal_error", "enum"):
         choices = _QUOTED.findall(str(context.get("expected", "")))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from holmes.hardware.site import Number
+from holmes.hardware.validation import TEXT_PATTERN
 from holmes.plan.layout import (
     Order,
     PartitionRule,
@@ -22,7 +23,7 @@ Steps = Annotated[int, Number, Field(ge=0, le=1_000_000_000)]
 Seed = Annotated[int, Number, Field(ge=0, le=2**32 - 1)]
 Fraction = Annotated[float, Number, Field(ge=0, lt=1, allow_inf_nan=False)]
 Rate = Annotated[float, Number, Field(ge=0, le=1e3, allow_inf_nan=False)]
-Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
+Text = Annotated[str, Field(min_length=1, max_length=4096, pattern=TEXT_PATTERN)]
 
 
 class Section(BaseModel):

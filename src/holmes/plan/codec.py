@@ -29,6 +29,12 @@ def write_plan(plan: Plan, path: Path) -> None:
     Raises:
         WriteError: when the file cannot be written.
     """
+    if path.is_dir():  # `/` and `.` have no name to write beside
+        raise WriteError(
+            "cannot write the plan: it is a folder",
+            where=str(path),
+            next_step="give the name of a file, such as plan.json",
+        )
     beside = path.with_name(path.name + ".new")
     try:
         beside.write_text(json.dumps(plan_to_dict(plan), indent=1) + "\n")

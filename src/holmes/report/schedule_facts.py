@@ -23,6 +23,20 @@ MOST_SLOTS = 100_000
 """Beyond this a picture shows nothing and takes minutes."""
 
 
+def check_drawable(actions: int) -> None:
+    """Refuse a schedule of more actions than a page shows.
+
+    Raises:
+        ConfigError: naming the most.
+    """
+    if actions > MOST_SLOTS:
+        raise ConfigError(
+            f"{actions} actions are too many to draw",
+            where="--stages, --microbatches, --virtual",
+            next_step=f"ask for at most {MOST_SLOTS}",
+        )
+
+
 @dataclass(frozen=True)
 class ScheduleFacts:
     """A schedule with the times of its actions.
@@ -46,13 +60,7 @@ class ScheduleFacts:
                 where="--forward, --backward, --weight, --transfer",
                 why="forward and backward take time, and the weights' gradients a part of it",
             )
-        actions = sum(len(order) for order in self.schedule.actions)
-        if actions > MOST_SLOTS:
-            raise ConfigError(
-                f"{actions} actions are too many to draw",
-                where="--stages, --microbatches, --virtual",
-                next_step=f"ask for at most {MOST_SLOTS}",
-            )
+        check_drawable(sum(len(order) for order in self.schedule.actions))
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:

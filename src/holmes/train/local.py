@@ -36,6 +36,7 @@ from holmes.train.planning import (
 from holmes.train.rehearsal import Rehearsal
 from holmes.train.run_folder import (
     existing_run,
+    held,
     make_run_folder,
     refuse_to_lose,
     run_path,
@@ -80,6 +81,14 @@ def train(
     if launched:
         return _one_rank(resolved, resume=resume, plan_file=plan_file, progress=progress)
     make_run_folder(existing_run(run) if resume else run, keep=True)
+    with held(run):
+        return _all_ranks(resolved, run, resume=resume, plan_file=plan_file, progress=progress)
+
+
+def _all_ranks(
+    resolved: ResolvedJob, run: Path, *, resume: bool, plan_file: Path | None, progress: Progress
+) -> dict[str, Any]:
+    """Every rank of the job on this machine; returns the rehearse object."""
     concrete = runnable(resolved, on_gpu=False)
     plan = _plan(concrete, run, resume=resume, plan_file=plan_file)
     checkpoint = _resume_folder(run, progress.say) if resume else None

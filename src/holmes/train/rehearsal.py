@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from holmes.train.planning import (
     runnable,
     virtual_calibration,
 )
-from holmes.train.run_folder import make_run_folder, run_path, write_inputs
+from holmes.train.run_folder import held, make_run_folder, run_path, write_inputs
 from holmes.train.show import Progress, Say
 from holmes.train.summary import summarise, write_json
 from holmes.train.supervise import Supervisor
@@ -239,10 +240,12 @@ def rehearse(
         virtual = concrete.job.rehearsal.devices == "virtual"
         steps = concrete.job.train.steps
         check_faults(inject, Topology(concrete.site), steps, virtual=virtual)
-    for folder in folders:
-        make_run_folder(folder, keep=True)  # what an earlier run left stays until this one runs
     results: dict[str, dict[str, Any]] = {}
-    with Rehearsal(jobs[0], folders[0] / "logs", progress) as rehearsal:
+    with ExitStack() as stack:
+        for folder in folders:
+            make_run_folder(folder, keep=True)  # what an earlier run left stays until this one runs
+            stack.enter_context(held(folder))
+        rehearsal = stack.enter_context(Rehearsal(jobs[0], folders[0] / "logs", progress))
         for resolved, folder in zip(jobs, folders, strict=True):
             plan = rehearsal.plan(resolved)
             progress.say(f"{folder.name}: {plan.explain[0] if plan.explain else 'planned'}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from holmes.cost.calibration import calibration_from_dict
 from holmes.cost.model import CostModel
-from holmes.errors import ConfigError, DataError, WriteError
+from holmes.errors import ConfigError, DataError, UnavailableError, WriteError
 from holmes.events.trace import append_trace
 from holmes.hardware.topology import Topology
 from holmes.job.job import Job
@@ -32,6 +35,9 @@ FRESH = (
 )
 """Files that a new run under an old name starts without; checkpoints go too. The generation
 stays and counts on, so that ranks of the old run stay fenced off."""
+
+
+LOCK = ".lock"
 
 
 def run_path(job: Job, name: str | None = None) -> Path:
@@ -70,6 +76,38 @@ def make_run_folder(path: Path, *, keep: bool) -> None:
         ) from None
     if not os.access(path, os.W_OK):
         raise WriteError("cannot write the run folder", where=str(path))
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep a run folder to this process: two runs of one name would empty each other's.
+
+    Ranks that another launcher starts are kept apart by their generation instead. The lock
+    ends with the process; where the file system has none, nothing is locked.
+
+    Raises:
+        UnavailableError: another process of this machine runs in it.
+        WriteError: the folder cannot be written.
+    """
+    try:
+        lock = (path / LOCK).open("wb")
+    except OSError as error:
+        raise WriteError(
+            f"cannot write the run folder: {error.strerror}", where=str(path)
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UnavailableError(
+                "another run of this name is going on",
+                where=str(path),
+                why="both would write to one folder",
+                next_step="give another --name, or wait until it ends",
+            ) from None
+        except OSError:
+            pass
+        yield
 
 
 def write_inputs(path: Path, resolved: ResolvedJob, plan: Plan) -> None:
