@@ -26,6 +26,9 @@ LAYOUTS: list[dict[str, Any]] = [
     {"pp": 1, "dp": 3, "sharding": "none", "microbatches": 2},
     {"pp": 2, "dp": 1, "meshes": ((2, 1), (1, 2)), "micro": 2, "microbatches": 8},
     {"pp": 2, "dp": 1, "meshes": ((1, 1), (1, 3)), "micro": 4, "cuts": (2,)},
+    {"pp": 1, "dp": 4, "sharding": "parameters", "microbatches": 2},
+    {"pp": 1, "dp": 4, "sharding": "three-level", "shard": (2, 2), "microbatches": 2},
+    {"pp": 1, "dp": 4, "sharding": "hybrid", "shard": (2,), "microbatches": 2},
     {"pp": 2, "dp": 2},
 ]
 """Neighbours differ in at least one of degrees, sharding, partition and buckets."""

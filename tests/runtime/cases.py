@@ -41,14 +41,22 @@ from holmes.runtime.rendezvous import Rendezvous
 from holmes.runtime.sharding.bucket_state import AdamWSettings
 from holmes.runtime.sharding.optimizer import Outcome, ShardedAdamW
 from tests.runtime.plans import Spec, plan_of
-from tests.runtime.reference import BETAS, WEIGHT_DECAY, Replica, batch_of, dtype_of, rate_of
+from tests.runtime.reference import (
+    BETAS,
+    WEIGHT_DECAY,
+    Replica,
+    batch_of,
+    dtype_of,
+    prepare,
+    rate_of,
+)
 
 TIMEOUT_SECONDS = 20.0
 
 
 def spec_of(values: dict[str, Any]) -> Spec:
     meshes = tuple((tp, dp) for tp, dp in values.get("meshes", ()))
-    sequences = {key: tuple(values.get(key, ())) for key in ("cuts", "shard")}
+    sequences = {key: tuple(values.get(key, ())) for key in ("cuts", "shard", "frozen")}
     return Spec(**{**values, **sequences, "meshes": meshes})
 
 
@@ -70,8 +78,14 @@ def join(context: RankContext, spec: Spec, **options: Any) -> Groups:
 def build(spec: Spec, groups: Groups) -> Engine[ShardedAdamW]:
     plan = plan_of(spec)
     module, sharding = model_module(spec.family), sharding_module(spec.family)
+
+    def blocks_of(start: int, stop: int) -> Any:
+        blocks = module.build_blocks(spec.config, start, stop, dtype=dtype_of(spec))
+        prepare(spec, dict(module.named_parameters(blocks, start)))
+        return blocks
+
     model = StageModel(
-        partial(module.build_blocks, spec.config, dtype=dtype_of(spec)),
+        blocks_of,
         module.loss,
         sharding.decays,
         sharding.tied_parameters(spec.config),
@@ -434,12 +448,8 @@ def train_tensor(context: RankContext, spec: dict[str, Any], folder: str) -> dic
     replica = replica_of(wanted, context.rank)
     found = run_steps(engine, wanted, replica, range(wanted.steps))
     engine.interpreter.gather_parameters()
-    where = Path(folder)
-    save_parameters(engine, where / f"{context.rank}.safetensors")
-    shards = engine.optimizer.named_shards()
-    tensors = {name: shard.tensor.clone().reshape(-1) for name, shard in shards.items()}
-    save_file(tensors, where / f"shards-{context.rank}.safetensors")
-    places = {n: [s.global_shape, s.start, s.stop, s.box] for n, s in shards.items()}
+    save_parameters(engine, Path(folder) / f"{context.rank}.safetensors")
+    places = save_shards(engine, Path(folder), context.rank)
     evaluated = engine.interpreter.evaluate(lambda m: batch_of(wanted, 999, replica, m), 2)
     again = run_steps(engine, wanted, replica, range(wanted.steps, wanted.steps + 1))
     engine.interpreter.close()
@@ -460,6 +470,14 @@ def inner_spans(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:
         "spans": [asdict(span) for span in result.spans],
         "inner": [asdict(span) for span in result.inner],
     }
+
+
+def save_shards(engine: Engine[ShardedAdamW], folder: Path, rank: int) -> dict[str, Any]:
+    """Save what a rank contributes to a checkpoint; its places in the whole tensors, by name."""
+    shards = engine.optimizer.named_shards()
+    tensors = {name: shard.tensor.clone().reshape(-1) for name, shard in shards.items()}
+    save_file(tensors, folder / f"shards-{rank}.safetensors")
+    return {n: [s.global_shape, s.start, s.stop, s.box] for n, s in shards.items()}
 
 
 def count_tensor_bytes(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:

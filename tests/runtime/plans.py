@@ -61,6 +61,11 @@ class Spec:
     shard: tuple[int, ...] = ()
     quantize: str = "none"
     loss_scale: float | None = None
+    hidden: int = 16
+    frozen: tuple[str, ...] = ()
+    """Parameters that are not trained."""
+    integer_gradients: bool = False
+    """Each micro-batch's gradients are whole numbers, so that all orders of a sum agree."""
 
     @property
     def config(self) -> GptConfig | LlamaConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -68,6 +68,18 @@ def through(blocks: Sequence[nn.Module], batch: MicroBatch) -> Tensor:
     return x
 
 
+INTEGER_SCALE = 2.0**16
+
+
+def prepare(spec: Spec, named: Mapping[str, nn.Parameter]) -> None:
+    """Freeze what the spec says, and make the gradients of the rest whole numbers if it says so."""
+    for name, parameter in named.items():
+        if name in spec.frozen:
+            parameter.requires_grad_(False)
+        elif spec.integer_gradients:
+            parameter.register_hook(lambda gradient: (gradient * INTEGER_SCALE).round())
+
+
 def train_plainly(spec: Spec) -> tuple[dict[str, Tensor], list[float], list[float]]:
     """Parameters by name, losses and norms of the steps."""
     parameters, _, losses, norms = train_with_moments(spec)
@@ -83,10 +95,12 @@ def train_with_moments(
     module = model_module(spec.family)
     blocks = module.build_blocks(config, 0, config.blocks, dtype=dtype_of(spec))
     named = dict(module.named_parameters(blocks, 0))
+    prepare(spec, named)
+    trained = {name: p for name, p in named.items() if p.requires_grad}
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in named.values() if decays(p.shape)]},
-            {"params": [p for p in named.values() if not decays(p.shape)], "weight_decay": 0.0},
+            {"params": [p for p in trained.values() if decays(p.shape)]},
+            {"params": [p for p in trained.values() if not decays(p.shape)], "weight_decay": 0.0},
         ],
         lr=LEARNING_RATE,
         betas=BETAS,
@@ -110,7 +124,7 @@ def train_with_moments(
                 total += loss.item()
             replicas.append([p.grad for p in named.values() if p.grad is not None])
         gradients = [sum(parts[1:], start=parts[0]) for parts in zip(*replicas, strict=True)]
-        for parameter, gradient in zip(named.values(), gradients, strict=True):
+        for parameter, gradient in zip(trained.values(), gradients, strict=True):
             parameter.grad = gradient
         norm = global_norm(torch.stack([sum_of_squares(g) for g in gradients]))
         for gradient in gradients:
@@ -118,7 +132,7 @@ def train_with_moments(
         optimizer.step()
         losses.append(total)
         norms.append(norm)
-    moments = {name: optimizer.state[p]["exp_avg"] for name, p in named.items()}
+    moments = {name: optimizer.state[p]["exp_avg"] for name, p in trained.items()}
     return {name: p.detach() for name, p in named.items()}, moments, losses, norms
 
 

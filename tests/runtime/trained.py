@@ -28,12 +28,18 @@ def name_of(spec: Spec) -> str:
     return "-".join(f"{k}={v}" for k, v in changed.items())
 
 
-def trained(ranks: Pool, spec: Spec, folder: Path) -> tuple[list[Any], Tensors]:
-    """What each rank reported, and every tensor of the checkpoint put together."""
+def trained(
+    ranks: Pool, spec: Spec, folder: Path, case: str = "tests.runtime.cases:train_tensor"
+) -> tuple[list[Any], Tensors]:
+    """What each rank reported, and every tensor of the checkpoint put together.
+
+    Args:
+        case: trains, saves by ``save_shards`` and reports ``places`` among the rest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     world = spec.world
     results = ranks.run(
-        "tests.runtime.cases:train_tensor",
+        case,
         {"spec": asdict(spec), "folder": str(folder)},
         deadline_seconds=DEADLINE,
         ranks=world,
