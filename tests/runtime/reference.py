@@ -68,7 +68,7 @@ def through(blocks: Sequence[nn.Module], batch: MicroBatch) -> Tensor:
     return x
 
 
-INTEGER_SCALE = 2.0**16
+INTEGER_SCALE = 2.0**20
 
 
 def prepare(spec: Spec, named: Mapping[str, nn.Parameter]) -> None:

@@ -9,7 +9,6 @@ all parameters and the running means of all gradients are compared, whatever the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +20,6 @@ from holmes.launch.pool import Pool
 from holmes.runtime.capabilities import check
 from tests.runtime.covering import (
     FACTORS,
-    MOST_RANKS,
     Combination,
     Pair,
     all_combinations,
@@ -34,12 +32,6 @@ from tests.runtime.trained import BOUNDS, kind, trained, worst
 
 IMPOSSIBLE = {(("pp", 1), ("dp", "2+1"))}
 """One stage cannot have two widths."""
-
-
-@pytest.fixture(scope="module")
-def seats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    with Pool(MOST_RANKS, log_dir=tmp_path_factory.mktemp("covering")) as pool:
-        yield pool
 
 
 @pytest.mark.parallel
