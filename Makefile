@@ -10,7 +10,7 @@ BENCHMARKS := demo placement_virtual losing partition overlap prediction rehears
 export OMP_NUM_THREADS = 1
 export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: demo test setup lint unit parallel faults docs benchmarks clean
+.PHONY: demo test setup lint unit parallel faults docs benchmarks audit clean
 
 demo: setup
 	$(BIN)/holmes rehearse examples/demo.yaml --placement holmes --placement megatron --name demo
@@ -64,6 +64,16 @@ benchmarks: setup
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/accuracy_tables.py
 	$(BIN)/python benchmarks/fault_tables.py
+
+# In an environment of its own; needs the network.
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
+	@build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt > build/audit.log 2>&1; \
+	code=$$?; cat build/audit.log; \
+	if grep -qE "could not be audited|not found on PyPI|Connection|ServiceError|Max retries" build/audit.log; \
+	then echo "audit: the advisory service cannot be reached or lacks packages: NOT all was checked"; exit 69; \
+	fi; exit $$code
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache

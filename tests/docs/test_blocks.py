@@ -24,11 +24,20 @@ from holmes.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WRITTEN = [
+    *PAGES,
+    *sorted((ROOT / "docs" / "design").glob("*.md")),
+    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+]
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)\s]*)?\)")
 REASON = "Not run by the tests:"
 STANDS_FOR_SOMETHING = re.compile(r"\.\.\.|<|\b(JOB|NAME|RUN|TABLE\w*|PLAN|DIR|N)\b|\$")
 GENERATED = "reference/"
+OUTSIDE = re.compile(r"https?://[^\s)>\"'`]+")
+OUTSIDE_LINKS = frozenset({"http://127.0.0.1:9400/metrics"})
+"""All addresses that the documents name: a reader needs no network, so none can die."""
+ANCHOR = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
 
 
 @dataclass(frozen=True)
@@ -127,11 +136,28 @@ def test_a_wrong_command_is_found() -> None:
             parse(words)
 
 
-@pytest.mark.parametrize(
-    "page", [*PAGES, *sorted((ROOT / "docs" / "design").glob("*.md"))], ids=name_of
-)
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     text = FENCE.sub("", page.read_text())
     for target in LINK.findall(text):
         if not target.startswith((GENERATED, f"../{GENERATED}")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def slugs(page: Path) -> set[str]:
+    """Anchors of a page's headings."""
+    heads = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    words = [re.sub(r"[^\w\s-]", "", head).strip().lower() for head in heads]
+    return {re.sub(r"[-\s]+", "-", word) for word in words}
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
+def test_anchors_exist(page: Path) -> None:
+    for target, anchor in ANCHOR.findall(FENCE.sub("", page.read_text())):
+        if not target.startswith(("http", GENERATED, f"../{GENERATED}")):
+            assert anchor in slugs(page.parent / target if target else page), f"{target}#{anchor}"
+
+
+def test_addresses_outside_are_listed() -> None:
+    found = {address for page in WRITTEN for address in OUTSIDE.findall(page.read_text())}
+    assert found == OUTSIDE_LINKS

@@ -102,7 +102,12 @@ def checkpoint_verify(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_convert(path: Path, output: Path, *, optimizer: bool = False) -> dict[str, Any]:
-    """Whole parameters of a checkpoint, or of the newest good one of a run, as one file."""
+    """Whole parameters of a checkpoint, or of the newest good one of a run, as one file.
+
+    Raises:
+        DataError: there is no checkpoint, or it is damaged.
+        WriteError: the file cannot be written.
+    """
     from holmes.runtime.checkpoint.convert import convert
 
     _, folder = _newest_good(path)
@@ -153,7 +158,12 @@ def _newest_good(path: Path) -> tuple[Path, Path]:
 
 
 def checkpoint_repair(run: Path, *, dry_run: bool = False) -> dict[str, Any]:
-    """Point ``latest`` at the newest good checkpoint and drop what was never committed."""
+    """Point ``latest`` at the newest good checkpoint and drop what was never committed.
+
+    Raises:
+        DataError: there are no checkpoints.
+        WriteError: the folder cannot be changed.
+    """
     from dataclasses import asdict
 
     from holmes.runtime.checkpoint.check import newest_good

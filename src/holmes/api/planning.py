@@ -57,7 +57,11 @@ def plan(
 
 
 def compare_today(answer: Answer, resolved: ResolvedJob, today: str) -> dict[str, Any]:
-    """The best plan beside the layout that runs today, in one sentence."""
+    """The best plan beside the layout that runs today, in one sentence.
+
+    Raises:
+        ConfigError: the layout cannot be read, or does not fit the site.
+    """
     from holmes.planner.today import compared
 
     request = _request(resolved, False, None)
@@ -65,7 +69,11 @@ def compare_today(answer: Answer, resolved: ResolvedJob, today: str) -> dict[str
 
 
 def sweep(resolved: ResolvedJob, text: str) -> list[Point]:
-    """The best plan at each size of a site, for ``nodes=FIRST..LAST``."""
+    """The best plan at each size of a site, for ``nodes=FIRST..LAST``.
+
+    Raises:
+        ConfigError: the text is another, or the site has no such sizes.
+    """
     from holmes.planner.sweep import sizes, sweep
 
     counts = sizes(text)
@@ -73,7 +81,12 @@ def sweep(resolved: ResolvedJob, text: str) -> list[Point]:
 
 
 def export_megatron(plan: Plan, resolved: ResolvedJob, folder: Path) -> list[str]:
-    """Write a plan as Megatron-LM and torchrun arguments; the paths."""
+    """Write a plan as Megatron-LM and torchrun arguments; the paths.
+
+    Raises:
+        ConfigError: Megatron-LM has no arguments for it.
+        WriteError: the files cannot be written.
+    """
     from holmes.models.registry import describe, family_of
     from holmes.planner.megatron import export
 
@@ -138,7 +151,11 @@ def simulate(
 
 
 def rehearsed(site: Site) -> dict[Any, float]:
-    """The rates that a rehearsal of the site has."""
+    """The rates that a rehearsal of the site has.
+
+    Raises:
+        ConfigError: the site's rehearsal names rates that it cannot have.
+    """
     from holmes.lab.rates import rehearsal_rates
 
     rates = rehearsal_rates(site)

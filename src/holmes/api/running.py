@@ -54,6 +54,10 @@ def rehearse(
 
     Returns:
         The rehearse object; for several placements ``{<placement>: object, speedup}``.
+
+    Raises:
+        ConfigError: a job cannot be planned, or a fault does not fit its site.
+        RankDiedError: a rank ended before it was done.
     """
     from holmes.report.page import write_comparison, write_report
     from holmes.report.terminal import summary_table
@@ -116,7 +120,12 @@ def train(
 
 
 def verify(resolved: ResolvedJob, *, steps: int, console: Console) -> dict[str, Any]:
-    """Compare a job's parameters with those of the plain single-process run."""
+    """Compare a job's parameters with those of the plain single-process run.
+
+    Raises:
+        ConfigError: the job cannot be planned.
+        RankDiedError: a rank ended before it was done.
+    """
     from holmes.train.progress import Bars
     from holmes.train.verification import verify as run
 
@@ -127,7 +136,12 @@ def verify(resolved: ResolvedJob, *, steps: int, console: Console) -> dict[str, 
 def report(
     runs: Sequence[Path], *, output: Path | None = None, perfetto: Path | None = None
 ) -> dict[str, str]:
-    """Write the page of one run, or of several side by side; paths of what was written."""
+    """Write the page of one run, or of several side by side; paths of what was written.
+
+    Raises:
+        DataError: a folder is missing or holds no run, or one of its files is malformed.
+        WriteError: the page cannot be written.
+    """
     from holmes.events.perfetto import write_perfetto
     from holmes.events.trace import read_trace
     from holmes.hardware.topology import Topology

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holmes.cli.options import JsonOption, console, emit
+from holmes.cli.options import JsonOption, emit, show
 
 PathArgument = Annotated[
     Path, typer.Argument(metavar="PATH", help="A run folder, or one checkpoint's folder.")
@@ -40,8 +40,8 @@ def listing(
         return
     from holmes.report.checkpoints import checkpoint_table, suggestion_line
 
-    console().print(checkpoint_table(found))
-    console().print(suggestion_line(found["suggestion"]), markup=False)
+    show(checkpoint_table(found))
+    show(suggestion_line(found["suggestion"]))
 
 
 def verify(path: PathArgument, json_output: JsonOption = False) -> int:
@@ -51,12 +51,13 @@ def verify(path: PathArgument, json_output: JsonOption = False) -> int:
     found = api.checkpoint_verify(path)
     if json_output:
         emit(found)
+        return 0 if found["ok"] else DataError.exit_code
     for bad in found["bad"]:
         tensor = f", tensor {bad['tensor']}" if bad["tensor"] else ""
-        console().print(f"{bad['file']}{tensor}: {bad['reason']}", markup=False)
+        show(f"{bad['file']}{tensor}: {bad['reason']}")
     if found["ok"]:
         checked = f"{len(found['checked'])} checkpoints, {found['bytes'] / 1e6:.1f} MB"
-        console().print(f"good: {checked}", markup=False)
+        show(f"good: {checked}")
     return 0 if found["ok"] else DataError.exit_code
 
 
@@ -74,7 +75,7 @@ def convert(
     if json_output:
         emit(written)
     else:
-        console().print(f"wrote {written['file']}: {written['tensors']} tensors", markup=False)
+        show(f"wrote {written['file']}: {written['tensors']} tensors")
 
 
 def repair(
@@ -92,5 +93,5 @@ def repair(
         return
     for action in done["actions"]:
         act = f"would {action['act']}" if dry_run else action["act"]
-        console().print(f"{act} {action['path']}: {action['reason']}", markup=False)
-    console().print(f"newest good checkpoint: {done['latest'] or 'none'}", markup=False)
+        show(f"{act} {action['path']}: {action['reason']}")
+    show(f"newest good checkpoint: {done['latest'] or 'none'}")

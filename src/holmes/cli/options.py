@@ -21,6 +21,13 @@ def console() -> Console:
     return Console(stderr=True)
 
 
+def show(what: Any) -> None:
+    """Print a result for people on stdout: a table, or a line as it stands."""
+    from rich.console import Console
+
+    Console().print(what, markup=False, highlight=False, soft_wrap=isinstance(what, str))
+
+
 def emit(data: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
     json.dump(data, sys.stdout, allow_nan=False)

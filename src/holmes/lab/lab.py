@@ -196,7 +196,12 @@ class Lab:
         self._shape("nic-rate", gbit_s, host=node_index, interface=card)
 
     def set_link_rate(self, link: int, gbit_s: float) -> None:
-        """Reshape a link between clusters (its index in ``site.links``); raises likewise."""
+        """Reshape a link between clusters (its index in ``site.links``).
+
+        Raises:
+            ConfigError: no such link, or a rate this machine cannot shape.
+            UnavailableError: the links of this lab are not shaped.
+        """
         if link not in self.rates.links:
             raise ConfigError(f"the site has no link {link}", where="links")
         self._shape("link-rate", gbit_s, link=link)
@@ -216,7 +221,12 @@ class Lab:
         return Passed(**self._order("nic-impair", host=node_index, interface=card, **shape))
 
     def impair_link(self, link: int, impairment: Impairment) -> Passed:
-        """The same of a link between clusters (its index in ``site.links``)."""
+        """The same of a link between clusters (its index in ``site.links``).
+
+        Raises:
+            ConfigError: no such link.
+            UnavailableError: this machine has no TAP devices, or the lab no cards.
+        """
         if link not in self.rates.links:
             raise ConfigError(f"the site has no link {link}", where="links")
         return Passed(**self._order("link-impair", link=link, **asdict(impairment)))

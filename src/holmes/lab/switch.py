@@ -49,7 +49,11 @@ class Switch:
         self.ended = False
 
     def obey(self, order: Mapping[str, Any]) -> object:
-        """Do one order and return what goes back under ``ok``."""
+        """Do one order and return what goes back under ``ok``.
+
+        Raises:
+            RefusedError: this machine does not allow it.
+        """
         name = order["order"]
         if name == "up":
             return self._up(order)

@@ -145,6 +145,7 @@ class Pool:
         ``guard`` looks on, and ends the task where it finds it stalled.
 
         Raises:
+            ConfigError: seats that the pool does not have.
             RankKilledError: a rank's process ended; the first death is the cause.
             RankSilentError: a deadline passed; names the ranks, the stopped ones first.
             StalledError: the guard found that nothing moves.

@@ -42,7 +42,11 @@ def export(plan: Plan, folder: Path, sizes: dict[str, int]) -> list[str]:
 
 
 def arguments(plan: Plan, sizes: dict[str, int]) -> list[str]:
-    """Megatron-LM's arguments, one a line (names of its core, 2024)."""
+    """Megatron-LM's arguments, one a line (names of its core, 2024).
+
+    Raises:
+        ConfigError: stages differ in their degrees.
+    """
     layout, schedule = plan.layout, plan.schedule
     if layout is None:
         raise ConfigError(

@@ -75,7 +75,11 @@ def distinct(nodes: tuple[NodeFacts, ...]) -> tuple[NodeFacts, ...]:
 
 
 def open_store(here: RankEnvironment, deadline_seconds: float) -> Store:
-    """The rendezvous store of the job: torchrun's, or one that rank 0 opens."""
+    """The rendezvous store of the job: torchrun's, or one that rank 0 opens.
+
+    Raises:
+        UnavailableError: it cannot be opened, or not reached in time.
+    """
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
     where = f"{here.master_address}:{here.master_port}"

@@ -170,6 +170,7 @@ def latest_good(run: Path, say: Callable[[str], None]) -> Path | None:
         raise DataError(
             f"all {count} checkpoints of this run are damaged",
             where=str(run / ROOT),
-            next_step="start again without --resume",
+            next_step=f"holmes checkpoint verify {run} says what is wrong with them; "
+            "training can only start anew, without --resume",
         )
     return folder

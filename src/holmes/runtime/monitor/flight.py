@@ -59,7 +59,11 @@ class FlightRecorder:
         applied: bool,
         wires: Sequence[Wire] = (),
     ) -> int:
-        """Append a step; the p99 of an instruction in the slowest of the last steps, in ns."""
+        """Append a step; the p99 of an instruction in the slowest of the last steps, in ns.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
         line = {
             "step": step,
             "applied": applied,
