@@ -478,28 +478,3 @@ def save_shards(engine: Engine[ShardedAdamW], folder: Path, rank: int) -> dict[s
     tensors = {name: shard.tensor.clone().reshape(-1) for name, shard in shards.items()}
     save_file(tensors, folder / f"shards-{rank}.safetensors")
     return {n: [s.global_shape, s.start, s.stop, s.box] for n, s in shards.items()}
-
-
-def count_tensor_bytes(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:
-    """Bytes that this rank hands to its tensor group's collectives in one step, by operation."""
-    wanted = spec_of(spec)
-    groups = join(context, wanted)
-    engine = build(wanted, groups)
-    replica = replica_of(wanted, context.rank)
-    calls: dict[str, list[int]] = {}
-    for op in ("all_gather", "reduce_scatter", "all_reduce"):
-        setattr(collectives, op, partial(_counted, getattr(collectives, op), op, calls))
-    engine.interpreter.step(0, lambda m: batch_of(wanted, 0, replica, m))
-    engine.interpreter.close()
-    groups.close()
-    for op in calls:
-        setattr(collectives, op, getattr(collectives, op).args[0])
-    return {op: [len(sizes), sum(sizes)] for op, sizes in calls.items()}
-
-
-def _counted(
-    plain: Any, op: str, calls: dict[str, list[int]], comm: Communicator, *given: Any
-) -> Any:
-    if comm.name.startswith("tensor."):
-        calls.setdefault(op, []).append(given[0].nbytes)
-    return plain(comm, *given)

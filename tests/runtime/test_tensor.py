@@ -92,7 +92,7 @@ def test_gradients_of_every_tensor(ranks: Pool, spec: Spec, tmp_path: Path) -> N
 def test_bytes_are_those_of_the_plan(ranks: Pool, spec: Spec) -> None:
     """Counted below the tensor axis, against the closed form that the planner publishes."""
     results = ranks.run(
-        "tests.runtime.cases:count_tensor_bytes",
+        "tests.runtime.tensor_cases:count_tensor_bytes",
         {"spec": asdict(spec)},
         deadline_seconds=DEADLINE,
         ranks=spec.world,
@@ -115,7 +115,7 @@ def test_one_micro_batch_by_hand(ranks: Pool) -> None:
     """Two layers: two gathers and two sums each way; table one sum, head one gather; a loss of
     three; the gradients of norms, positions and row biases once."""
     (first, _) = ranks.run(
-        "tests.runtime.cases:count_tensor_bytes",
+        "tests.runtime.tensor_cases:count_tensor_bytes",
         {"spec": asdict(Spec(tp=2, layers=2, microbatches=3))},
         deadline_seconds=DEADLINE,
         ranks=2,

@@ -79,7 +79,7 @@ def test_the_trace_shows_collectives_beside_products(ranks: Pool) -> None:
 def test_bytes_are_those_of_the_plan(ranks: Pool) -> None:
     spec = Spec(tp=2, chunks=3)
     results = ranks.run(
-        "tests.runtime.cases:count_tensor_bytes",
+        "tests.runtime.tensor_cases:count_tensor_bytes",
         {"spec": asdict(spec)},
         deadline_seconds=DEADLINE,
         ranks=2,
