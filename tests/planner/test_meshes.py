@@ -125,7 +125,9 @@ def test_chunks_of_tensor_collectives_are_priced_and_told() -> None:
         words = [site, "model=gpt-7.5b", "batch={global: 16}", f"parallel={parallel}"]
         return request_of(resolve_job(None, words, {}), capabilities=CAPABILITIES)
 
-    whole, four = (make_plan(asked(chunks, "1f1b")) for chunks in (1, 4))
+    whole = make_plan(replace(asked(1, "1f1b"), note=True))
+    assert any("parallel.tensor_chunks=" in line for line in whole.explain)
+    four = make_plan(asked(4, "1f1b"))
     assert four.tensor_chunks == 4
     assert four.predicted.step_seconds < 0.95 * whole.predicted.step_seconds
     assert any("tensor collectives in 4 chunks" in line for line in four.explain)

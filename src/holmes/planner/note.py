@@ -14,17 +14,20 @@ from holmes.planner.draft import Draft, draft
 from holmes.planner.estimates import Estimates
 from holmes.planner.ground import Ground
 from holmes.planner.pricing import Pricing
+from holmes.schedule.generate import FORMS
 
 TOLD = 0.005
 """Parts and gains below this fraction of the step are not told."""
 FASTER = 2.0
 """Factor by which a network is made faster to see what it binds."""
 DEVICE_FASTER = 1.25
+CHUNKS = (2, 4, 8)
+"""Of tensor collectives, that are tried."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A change of the site and what the same layout would then take, seconds."""
+    """A change of the site or job and what the same layout would then take, seconds."""
 
     what: str
     seconds: float
@@ -60,12 +63,21 @@ def change_lines(draft_: Draft, pricing: Pricing) -> Iterator[str]:
 
 
 def changes_of(draft_: Draft, pricing: Pricing) -> Iterator[Change]:
-    """Each network of the site twice as fast, and devices a quarter faster, one at a time."""
+    """Each network of the site twice as fast, and devices a quarter faster, one at a time; and
+    tensor collectives in the best of a few numbers of chunks, where they take turns now."""
     site = draft_.request.site
     for what, other in _sites(site):
         seconds = _repriced(draft_, pricing, other)
         if seconds is not None:
             yield Change(what, seconds)
+    late = FORMS[draft_.schedule].splits_backward
+    if draft_.shape.layout.tp == 1 or draft_.settings.tensor_chunks > 1 or late:
+        return
+    priced = {n: _repriced(draft_, pricing, site, n) for n in CHUNKS}
+    found = {n: seconds for n, seconds in priced.items() if seconds is not None}
+    if found:
+        best = min(found, key=lambda n: (found[n], n))
+        yield Change(f"parallel.tensor_chunks={best}", found[best])
 
 
 def _sites(site: Site) -> Iterator[tuple[str, Site]]:
@@ -127,17 +139,23 @@ def _quicker(group: NodeGroup) -> NodeGroup:
     return group.model_copy(update={"device": quicker})
 
 
-def _repriced(draft_: Draft, pricing: Pricing, site: Site) -> float | None:
-    """The same layout and choice on another site, cut anew."""
+def _repriced(draft_: Draft, pricing: Pricing, site: Site, chunks: int = 0) -> float | None:
+    """The same layout and choice on another site, cut anew.
+
+    Args:
+        chunks: of tensor collectives; 0: as they are.
+    """
     old = draft_.estimates
     base = pricing.cost
+    settings = replace(old.settings, tensor_chunks=chunks or old.settings.tensor_chunks)
+    execution = replace(base.execution, chunks=settings.tensor_chunks)
     cost = CostModel(
-        Topology(site), base.workload, base.calibration, base.rates, execution=base.execution
+        Topology(site), base.workload, base.calibration, base.rates, execution=execution
     )
     ground = Ground(cost, old.ground.layout, old.rank_map, old.ground.transport)
     request = replace(draft_.request, site=site)
-    estimates = Estimates(old.settings, old.shape, ground, old.choice)
-    made = draft(request, old.settings, estimates)
+    estimates = Estimates(settings, old.shape, ground, old.choice)
+    made = draft(request, settings, estimates)
     if isinstance(made, str):
         return None
     return Pricing(cost, pricing.norms).quick_seconds(made)

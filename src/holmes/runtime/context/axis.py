@@ -11,11 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from holmes.errors import RankDiedError
 from holmes.runtime import collectives
 from holmes.runtime.collectives import Shift
-from holmes.runtime.communicator import Communicator
-from holmes.runtime.pipeline.pace import Pace
 from holmes.runtime.tensor.tally import GroupAxis
 
 VALUES, SUMS = 0, 1
@@ -25,8 +22,8 @@ VALUES, SUMS = 0, 1
 class Passing:
     """A tensor on its way to the next rank, another one coming."""
 
-    def __init__(self, shift: Shift, pace: Pace) -> None:
-        self._shift, self._pace = shift, pace
+    def __init__(self, shift: Shift, axis: GroupAxis) -> None:
+        self._shift, self._axis = shift, axis
 
     def wait(self) -> Tensor:
         """What came.
@@ -35,12 +32,9 @@ class Passing:
             RankDiedError: the rank before did not answer.
         """
         comm = self._shift.comm
-        try:
-            with self._pace.outside():
-                return self._shift.wait()
-        except RuntimeError as error:
-            neighbours = {comm.ranks[comm.index - 1], comm.ranks[(comm.index + 1) % comm.size]}
-            raise silent(comm, neighbours, error) from error
+        neighbours = {comm.ranks[comm.index - 1], comm.ranks[(comm.index + 1) % comm.size]}
+        with self._axis.outside(neighbours):
+            return self._shift.wait()
 
 
 class ContextAxis(GroupAxis):
@@ -73,7 +67,7 @@ class ContextAxis(GroupAxis):
         The caller counts.
         """
         incoming = tensor.new_empty((*tensor.shape[:-2], length, tensor.shape[-1]))
-        return Passing(collectives.post_shift(self.comm, tensor, incoming, tag), self._pace)
+        return Passing(collectives.post_shift(self.comm, tensor, incoming, tag), self)
 
     def exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor]) -> None:
         """Send each rank its tensor, and fill those from each.
@@ -84,25 +78,10 @@ class ContextAxis(GroupAxis):
         if self.size == 1:
             incoming[0].copy_(outgoing[0])
         else:
-            try:
-                with self._pace.outside():
-                    collectives.all_to_all(self.comm, list(outgoing), list(incoming))
-            except RuntimeError as error:
-                raise silent(self.comm, set(self.comm.others), error) from error
+            with self.outside():
+                collectives.all_to_all(self.comm, list(outgoing), list(incoming))
         sent = sum(t.nbytes for i, t in enumerate(outgoing) if i != self.index)
         self.count("all_to_all", sent)
-
-
-def silent(comm: Communicator, ranks: set[int], error: BaseException) -> RankDiedError:
-    """What to say when others of the group do not answer."""
-    names = ", ".join(map(str, sorted(ranks)))
-    return RankDiedError(
-        f"no answer from rank{'s' if len(ranks) > 1 else ''} {names} in attention",
-        where=f"rank {comm.ranks[comm.index]}, {comm}",
-        why=(str(error).strip() or repr(error)).splitlines()[0],
-        next_step="see which rank ended first; `holmes train --resume` continues from the last "
-        "checkpoint",
-    )
 
 
 def matching_type(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

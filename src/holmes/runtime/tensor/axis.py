@@ -49,7 +49,7 @@ class TensorAxis(GroupAxis):
         """[B, S/t, D] of every rank to [B, S, D], tokens in rank order."""
         flat = part.new_empty((self.size, *part.shape))
         flat[self.index].copy_(part)
-        with self._pace.outside():
+        with self.outside():
             collectives.all_gather(self.comm, flat.view(-1))
         self._count("all_gather", flat.nbytes)
         return flat.transpose(0, 1).reshape(part.shape[0], -1, *part.shape[2:])
@@ -61,7 +61,7 @@ class TensorAxis(GroupAxis):
         flat = whole.reshape(shape).transpose(0, 1).contiguous()
         needed = collectives.scratch_elements(flat.numel(), self.size)
         scratch = flat.new_empty(needed)
-        with self._pace.outside():
+        with self.outside():
             own = collectives.reduce_scatter(self.comm, flat.view(-1), scratch)
         self._count("reduce_scatter", flat.nbytes)
         return own.view(samples, length // self.size, *rest).clone()
@@ -101,7 +101,7 @@ class TensorAxis(GroupAxis):
         return self._lane(rows).begin("all_gather", work, self._sent(rows.nbytes))
 
     def _wait(self, chunk: Pending) -> Tensor:
-        with self._pace.outside():
+        with self.outside():
             return chunk.wait()
 
     def _lane(self, like: Tensor) -> Lane:
@@ -116,7 +116,7 @@ class TensorAxis(GroupAxis):
 
     def all_reduce(self, tensor: Tensor, op: Literal["sum", "max"] = "sum") -> Tensor:
         """Combine in place; returns the tensor."""
-        with self._pace.outside():
+        with self.outside():
             collectives.all_reduce(self.comm, tensor, op)
         self._count("all_reduce", tensor.nbytes, rounds=2)
         return tensor

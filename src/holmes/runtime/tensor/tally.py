@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from holmes.errors import HolmesError
+from holmes.errors import HolmesError, RankDiedError
 from holmes.plan.boundary import passed_borders, passed_bytes
 from holmes.plan.layout import Recompute
 from holmes.plan.plan import Plan, Stage
@@ -61,6 +61,22 @@ class GroupAxis:
         self._bytes: Counter[str] = Counter()
 
     @contextmanager
+    def outside(self, ranks: Iterable[int] | None = None) -> Iterator[None]:
+        """A wait for others in the middle of the computation.
+
+        Args:
+            ranks: who is waited for; None: all others of the group.
+
+        Raises:
+            RankDiedError: they did not answer.
+        """
+        try:
+            with self._pace.outside():
+                yield
+        except RuntimeError as error:
+            raise _silent(self.comm, set(ranks or self.comm.others), error) from error
+
+    @contextmanager
     def uncounted(self) -> Iterator[None]:
         """Collectives in here are no part of a step."""
         self._counted, before = False, self._counted
@@ -81,6 +97,18 @@ class GroupAxis:
         if self._counted:
             self._calls[op] += 1
             self._bytes[op] += sent
+
+
+def _silent(comm: Communicator, ranks: set[int], error: BaseException) -> RankDiedError:
+    """What to say when others of the group do not answer."""
+    names = ", ".join(map(str, sorted(ranks)))
+    return RankDiedError(
+        f"no answer from rank{'s' if len(ranks) > 1 else ''} {names} inside a block",
+        where=f"rank {comm.ranks[comm.index]}, {comm}",
+        why=(str(error).strip() or repr(error)).splitlines()[0],
+        next_step="see which rank ended first; `holmes train --resume` continues from the last "
+        "checkpoint",
+    )
 
 
 def declared(blocks: Iterable[Block], tp: int, samples: float, recompute: Recompute) -> Tally:
