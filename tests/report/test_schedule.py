@@ -11,6 +11,7 @@ import pytest
 from holmes import api
 from holmes.cli import main as cli
 from holmes.report.schedule_text import drawing
+from holmes.schedule import SCHEDULES
 from holmes.schedule.timeline import Durations
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -34,7 +35,7 @@ def test_fractional_times_are_drawn_in_their_common_unit() -> None:
     assert line.plain.rstrip() == "0 F0 B0------ F1 B1------"
 
 
-@pytest.mark.parametrize("name", ["gpipe", "1f1b", "interleaved", "zero-bubble", "looped-bfs"])
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_json_and_pictures_say_the_same(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

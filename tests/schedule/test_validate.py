@@ -17,6 +17,7 @@ from holmes.schedule import (
     validate,
     zero_bubble,
 )
+from holmes.schedule.generate import FORMS
 from holmes.schedule.validate import ScheduleError
 from tests.schedule.programs import grid, program_of
 
@@ -27,13 +28,7 @@ def test_every_schedule_of_the_grid_is_sound() -> None:
         validate(program_of(schedule), schedule)
         checked.add((schedule.name, schedule.virtual_stages))
     assert checked == {
-        ("gpipe", 1),
-        ("1f1b", 1),
-        ("zero-bubble", 1),
-        ("interleaved", 2),
-        ("interleaved", 3),
-        ("looped-bfs", 2),
-        ("looped-bfs", 3),
+        (form.name, v) for form in FORMS.values() for v in ((2, 3) if form.loops else (1,))
     }
 
 

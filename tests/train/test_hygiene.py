@@ -68,8 +68,8 @@ def test_a_rehearsal_that_is_ended_leaves_nothing(
 
 @pytest.mark.lab
 def test_two_rehearsals_side_by_side(tmp_path: Path) -> None:
-    # Each measures its blocks while the other computes: cuts that followed the times would differ.
-    fixed = ("train={steps: 3}", "parallel.partition=even")
+    # Each measures its blocks while the other computes: what is planned by times would differ.
+    fixed = ("train={steps: 3}", "parallel.partition=even", "parallel.schedule=1f1b")
     both = [
         start("rehearse", *words(tmp_path, *fixed, f"name={name}"), "--json")
         for name in ("one", "two")

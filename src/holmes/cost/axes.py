@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from holmes.cost.memory import split_by_tokens
-from holmes.plan.layout import ScheduleName, Sharding
-from holmes.schedule.generate import FORMS
+from holmes.plan.layout import Sharding
 from holmes.workload.workload import Block, Collective, Segment, Workload
 
 BACKWARD_ROUNDS = 2
@@ -98,17 +97,6 @@ def unfilled_seconds(forward: Any, backward: Any, weight: Any) -> Any:
     """
     rest = backward - weight
     return np.maximum(np.maximum(forward, rest), forward + rest - weight)
-
-
-def in_flight(
-    schedule: ScheduleName, stage: Any, stages: int, microbatches: Any, virtual_stages: int
-) -> Any:
-    """Micro-batches that a device stage holds between forward and backward, as whole stages.
-
-    The form of each schedule says it; generated schedules of one stage a device hold as
-    many, and a test compares them. ``stage`` may be an array.
-    """
-    return np.minimum(FORMS[schedule].in_flight(stage, stages, virtual_stages), microbatches)
 
 
 def gathers(sharding: Sharding) -> tuple[int, int]:

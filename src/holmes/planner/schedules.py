@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from holmes.cost import axes
 from holmes.plan.layout import ScheduleName
 from holmes.planner.settings import Settings
 from holmes.planner.warmup import Extras
@@ -46,7 +45,7 @@ def in_flight(
     return tuple(
         min(
             float(microbatches),
-            axes.in_flight(schedule, stage, stages, microbatches, virtual_stages)
+            FORMS[schedule].in_flight(stage, stages, virtual_stages)
             + FORMS[schedule].extra_in_flight(stage, extras),
         )
         for stage in range(stages)

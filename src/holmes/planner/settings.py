@@ -26,6 +26,7 @@ from holmes.schedule.generate import (
     SCHEDULES,
     WITH_VIRTUAL_STAGES,
     WITH_WARMUP,
+    either,
 )
 
 T = TypeVar("T", bound=str)
@@ -198,7 +199,7 @@ def _virtual_stages(wishes: Wishes, allowed: Capabilities) -> tuple[int, ...]:
         raise ConfigError(
             f"schedule {wishes.schedule} has one stage per rank, not {wish}",
             where="parallel.virtual_stages",
-            next_step="leave virtual_stages out, or use schedule interleaved or looped-bfs",
+            next_step=f"leave virtual_stages out, or use schedule {either(WITH_VIRTUAL_STAGES)}",
         )
     if wish is not None and wish > allowed.virtual_stages:
         raise _beyond("parallel.virtual_stages", wish, (f"at most {allowed.virtual_stages}",))

@@ -46,7 +46,7 @@ def generate(
         raise ConfigError(
             f"schedule {name} has one stage per rank, not {virtual_stages}",
             where="parallel.virtual_stages",
-            next_step=f"leave virtual_stages out, or use schedule {_either(WITH_VIRTUAL_STAGES)}",
+            next_step=f"leave virtual_stages out, or use schedule {either(WITH_VIRTUAL_STAGES)}",
         )
     if form.fixed is not None and extra != 0:
         raise ConfigError(
@@ -66,5 +66,6 @@ def _generated(
     return FORMS[name].make(stages, microbatches, virtual, extra)
 
 
-def _either(names: frozenset[ScheduleName]) -> str:
+def either(names: frozenset[ScheduleName]) -> str:
+    """Names of schedules for a sentence, in their own order."""
     return " or ".join(name for name in FORMS if name in names)
