@@ -12,7 +12,7 @@ from holmes.cost.model import CostModel
 from holmes.cost.split import weight_seconds
 from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import ContextAlgorithm, Recompute, Sharding
-from holmes.plan.plan import Plan
+from holmes.plan.plan import Plan, Stage
 from holmes.planner.ground import Exchange, Ground
 from holmes.workload.workload import Workload
 
@@ -46,9 +46,27 @@ class SplitCost(CostModel):
             self._ranks[pipeline_rank] = replace(self, priced=pipeline_rank)
         return self._ranks[pipeline_rank]
 
-    def _shared(self, plan: Plan) -> CostModel:
-        """A Plan is priced by the base model, which adds its rings and gathers itself."""
-        raise AssertionError("these prices hold the context ranks and the gathers already")
+    def stage_time(
+        self,
+        plan: Plan,
+        stage: Stage,
+        blocks: tuple[int, int],
+        rank: int,
+        *,
+        listed: bool = False,
+    ) -> BlockTime:
+        """Seconds of some blocks of a stage, with the ring and the gathers of its ranks.
+
+        Args:
+            plan: one whose context ranks are replicas (:attr:`holmes.planner.draft.Draft.priced`):
+                with a context axis of its own the blocks would be divided twice.
+        """
+        assert plan.context == 1
+        pipeline_rank = stage.stage % plan.pp
+        if pipeline_rank != self.priced:
+            other = self.at(pipeline_rank)
+            return other.stage_time(plan, stage, blocks, rank, listed=listed)
+        return super().stage_time(plan, stage, blocks, rank, listed=listed)
 
     @cached_property
     def _ranks(self) -> dict[int, SplitCost]:
