@@ -103,6 +103,27 @@ def test_a_path_that_dies_is_left_and_nothing_is_lost(
     assert sent.paths == (interface(0),) * 3  # the receiver's checksums were compared
 
 
+def test_flows_are_spread_anew_when_a_path_slows(lab: PathLab, route: Route, ports: Ports) -> None:
+    """An eighth of a rate is not death, but most of what is left goes another way."""
+    names, before = lab.paths, lab.counters(SENDER)
+
+    def sent_by(path: int) -> int:
+        return (lab.counters(SENDER)[names[path]] - before[names[path]]).tx_bytes
+
+    used = [*ports[names[0]][:2], *ports[names[1]][:2]]
+    program = start(lab, route, ports, used, 32)
+    while sent_by(1) < 12 * MIB:
+        time.sleep(0.02)
+    lab.set_rate(1, GBIT_S / 8)
+    try:
+        sent = program.result()
+    finally:
+        lab.set_rate(1, GBIT_S)
+    slowed = [move for move in sent.moves if move.path == interface(1)]
+    assert {flow for move in slowed for flow in move.flows} & {2, 3}
+    assert sent_by(1) < 0.8 * 2 * 32 * MIB and sent_by(0) > 1.2 * 2 * 32 * MIB
+
+
 def test_a_probe_under_traffic_may_be_in_doubt_but_not_wrong(
     lab: PathLab, route: Route, ports: Ports
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,20 @@ def listening(context: RankContext, assignment: dict[str, Any]) -> dict[str, Any
     """The addresses that this rank's own sockets listen on while its groups are open."""
     given = Assignment.from_json(assignment)
     with open_plan_groups(given, given.logical_rank(context), context):
-        links = [
-            str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.exists()
-        ]
-        mine = {link[8:-1] for link in links if link.startswith("socket:[")}
-        found = []
-        for name in ("tcp", "tcp6"):
-            for line in Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A" and fields[9] in mine:
-                    found.append(fields[1].partition(":")[0])
-    return {"listening": found}
+        return {"listening": listening_of("self")}
+
+
+def listening_of(pid: int | str) -> list[str]:
+    """The addresses, in the kernel's hexadecimal, that the sockets of a process listen on."""
+    folder = Path(f"/proc/{pid}")
+    mine = set()
+    for entry in (folder / "fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            mine.add(str(entry.readlink()))
+    found = []
+    for name in ("tcp", "tcp6"):
+        for line in (folder / "net" / name).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in mine:
+                found.append(fields[1].partition(":")[0])
+    return found

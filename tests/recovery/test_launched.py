@@ -13,11 +13,15 @@ import pytest
 
 from holmes.runtime.checkpoint.check import latest_good
 from holmes.runtime.checkpoint.fence import generation_of
+from holmes.runtime.monitor.board import read_board
 from holmes.train.ledger import balance
-from tests.recovery.cases import job, opened, words
+from tests.recovery.cases import job, listening_of, opened, words
 
 DEADLINE = 100.0
 MANY = 100_000
+LOOPBACK = "0100007F"
+ALL_INTERFACES = "0" * 32
+"""Of IPv6, which takes IPv4 as well."""
 
 
 def lines(run: Path) -> int:
@@ -28,6 +32,7 @@ def lines(run: Path) -> int:
 @pytest.mark.parallel
 @pytest.mark.faults
 def test_sigterm_under_torchrun_commits_the_step(tmp_path: Path) -> None:
+    """And Holmes adds nothing to what torchrun itself opens to everybody: one store."""
     given = words(tmp_path, f"train={{steps: {MANY}, trace_steps: 0, evaluate_batches: 0}}")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node=4", "-m", "holmes", "train", *given, "name=t"]
@@ -44,6 +49,9 @@ def test_sigterm_under_torchrun_commits_the_step(tmp_path: Path) -> None:
         while lines(run) < 3:
             assert time.monotonic() < limit and process.poll() is None
             time.sleep(0.05)
+        assert set(listening_of(process.pid)) == {ALL_INTERFACES}  # torchrun's own store
+        ranks = [read_board(run / "monitor" / f"rank-{rank}.board").pid for rank in range(4)]
+        assert {a for pid in ranks for a in listening_of(pid)} == {LOOPBACK}
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=DEADLINE)
     finally:
@@ -71,6 +79,5 @@ def test_nothing_listens_on_all_interfaces(tmp_path: Path) -> None:
             deadline_seconds=60,
             operation_seconds=60,
         )
-    loopback = "0100007F"
     found = [address for answer in answers for address in answer["listening"]]
-    assert set(found) == {loopback}
+    assert set(found) == {LOOPBACK}
