@@ -211,8 +211,7 @@ def torchft(installed: Path, kind: str, number: int) -> dict[str, Any]:
             more = {"PYTHONPATH": path, "TORCHFT_LIGHTHOUSE": where, "OMP_NUM_THREADS": "1"}
             replicas = []
             for rank in range(HOSTS):
-                one = {"REPLICA_GROUP_ID": str(rank), "RANK": "0", "WORLD_SIZE": "1"}
-                one |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29600 + rank)}
+                one = {"REPLICA_GROUP_ID": str(rank)}
                 command = [sys.executable, str(SCRIPT), str(folder), "--torchft"]
                 replicas.append(_started(command, folder / f"agent-{rank}", {**more, **one}))
             with ended(replicas):
@@ -284,12 +283,16 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=3, help="of each kind")
     parser.add_argument("--only", default=",".join(KINDS), help="kinds, separated by commas")
     parser.add_argument("--torchft", type=Path, help="where torchft was installed")
+    parser.add_argument(
+        "--no-torchrun", action="store_true", help="keep the trials that the record has of it"
+    )
     given = parser.parse_args()
     kinds = given.only.split(",")
     before = record.read("baselines") or {}
-    trials = kept(before.get("each", []), kinds)
+    anew = [] if given.no_torchrun and "each" in before else kinds
+    trials = kept(before.get("each", []), anew)
     with Lab.up(Site.model_validate(SITE)) as lab:
-        for kind in kinds:
+        for kind in anew:
             for number in range(given.trials):
                 trials.append(torchrun(lab, kind, number))
                 print(trials[-1], flush=True)
@@ -310,6 +313,7 @@ def main() -> None:
                 "holmes: the record reliability",
                 {**record.spread([float(r) for r in right]), "pairs": len(right)},
             ),
+            "sizes": f"a rank each on {HOSTS} hosts, {RATE_GBIT_S:g} Gbit/s; torchft on loopback",
             "timeout_seconds": plain_ranks.TIMEOUT_SECONDS,
             "torchrun": summary(trials),
             "torchft": summary(others),

@@ -75,6 +75,7 @@ def under_torchft(folder: Path) -> None:
 
     rank, limit = int(os.environ["REPLICA_GROUP_ID"]), timedelta(seconds=TIMEOUT_SECONDS)
     network, state = model(), {"steps": 0}
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     group = ProcessGroupGloo(timeout=limit)
     manager = Manager(
         pg=group,
@@ -85,6 +86,10 @@ def under_torchft(folder: Path) -> None:
         quorum_timeout=limit,
         connect_timeout=limit,
         replica_id=f"replica-{rank}",
+        rank=0,
+        world_size=1,
+        store_addr="127.0.0.1",
+        store_port=store.port,
     )
     wrapped = DistributedDataParallel(manager, network)
     train(folder, rank, wrapped, Optimizer(manager, torch.optim.SGD(network.parameters(), 0.01)))

@@ -209,8 +209,8 @@ def whole(one: Mapping[str, Any]) -> bool:
 
 
 def temperature(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Seconds of warm, or of cold restarts: in all and in parts."""
-    totals = [t["total_seconds"] for t in trials if t["total_seconds"] is not None]
+    """Seconds of warm, or of cold restarts: in all and in parts; in all where a step was left."""
+    totals = [t["total_seconds"] for t in trials if "first_step" in t["seconds"]]
     parts = dict.fromkeys(part for t in trials for part in t["seconds"])
     return {
         "total": {**record.spread(totals), "worst": max(totals), "trials": len(totals)},
@@ -225,9 +225,10 @@ def summary(trials: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dic
     """The record's body."""
     killed = [t for t in trials if t["fault"] != COLD]
     by_heat = {heat: [t for t in trials if t["cold"] == (heat == "cold")] for heat in LIMITS}
+    timed = {h: t for h, t in by_heat.items() if any("first_step" in one["seconds"] for one in t)}
     others = [t["seconds"] for t in baseline if t["seconds"] is not None]
     victims = [int(t["fault"].partition("rank=")[2].partition("@")[0]) for t in killed]
-    totals = [t["total_seconds"] for t in killed if t["total_seconds"] is not None]
+    totals = [t["total_seconds"] for t in killed if "first_step" in t["seconds"]]
     return {
         "headline": record.headline(
             "seconds from the last sign of a killed rank to the first new step",
@@ -240,7 +241,7 @@ def summary(trials: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dic
             t["named"] == [victim] for t, victim in zip(killed, victims, strict=True)
         ),
         "limits": LIMITS,
-        **{heat: temperature(found) for heat, found in by_heat.items() if found},
+        **{heat: temperature(found) for heat, found in timed.items()},
         "torchrun": {**record.spread(others), "worst": max(others), "trials": len(others)}
         if others
         else None,
