@@ -44,7 +44,7 @@ class BlockTime:
         )
 
     def __sub__(self, other: BlockTime) -> BlockTime:
-        return BlockTime(self.forward - other.forward, self.backward - other.backward)
+        return self + other.scaled(-1.0)
 
     def scaled(self, factor: float) -> BlockTime:
         """All times multiplied by ``factor``."""
