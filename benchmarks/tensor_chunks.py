@@ -1,9 +1,9 @@
-"""What tensor collectives in chunks beside the products save, between two nodes.
+"""What tensor collectives in chunks beside the products save, or cost, inside a node.
 
-One tensor group over two nodes of one device and a slow link: the products of a block and its
-collectives take turns with one chunk. Real computation, each rank held to its share of a core;
-the overlap is also read off the trace, as the part of the collectives beside which something
-was computed.
+One tensor group of two devices: the products of a block and its collectives take turns with
+one chunk. Real computation, each rank held to its share of a core, and the memory of the
+machine as the link; the overlap is also read off the trace, as the part of the collectives
+beside which something was computed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from holmes.plan.plan import Plan
 
 STEPS = 7
 MICROBATCHES = 2
-GBIT_S = 0.1
 MODEL = "{layers: 4, hidden: 256, heads: 4, sequence: 256, vocabulary: 512, tied: false}"
 SITE = (
-    "{name: pair, clusters: [{name: c, nodes: 2, device: {kind: cpu-core, count: 1}, "
-    f"nics: [{{kind: ethernet, gbit_s: {GBIT_S}}}]}}], rehearsal: {{scale: 1}}}}"
+    "{name: one, clusters: [{name: c, nodes: 1, device: {kind: cpu-core, count: 2}, "
+    "nics: [{kind: ethernet, gbit_s: 1}]}], rehearsal: {scale: 1}}"
 )
 CHUNKS = (1, 2, 4)
 
@@ -59,8 +58,7 @@ def figures(rounds: int) -> dict[str, Any]:
         "arms": found,
         "gains": gains,
         "resolution": {name_of(1): arms.resolution(found)},
-        "sizes": f"tp 2 over two nodes at {GBIT_S} Gbit/s, {MICROBATCHES} micro-batches, "
-        f"{MODEL.strip('{}')}",
+        "sizes": f"tp 2 in one node, {MICROBATCHES} micro-batches, {MODEL.strip('{}')}",
     }
 
 
