@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+
 from holmes.cost.axes import unfilled_seconds
 from holmes.cost.model import CostModel
 from holmes.planner.candidates import Choice
 from holmes.planner.draft import Draft
 from holmes.planner.estimates import Estimates
+from holmes.planner.round_trips import round_trips
 from holmes.planner.split_cost import SplitCost
 from holmes.schedule.generate import FORMS
 from holmes.workload.workload import Collective, Segment, Workload
@@ -151,19 +154,19 @@ def _bubble(draft: Draft) -> float:
 
 
 def _round_trip(draft: Draft) -> float:
-    """Seconds a micro-batch for which 1F1B waits on its round trips; see the survey."""
-    stages, microbatches = draft.shape.layout.pp, draft.shape.microbatches
-    if FORMS[draft.schedule].fixed is not None:
+    """Seconds a micro-batch for which stages wait on round trips through their cuts."""
+    estimates, stages = draft.estimates, draft.shape.layout.pp
+    form = FORMS[draft.schedule]
+    if form.fixed is not None or draft.choice.virtual_stages > 1 or stages == 1:
         return 0.0
-    worst, trip = 0.0, 0.0
-    for stage in reversed(range(stages)):
-        trip += draft.stage_seconds[stage]
-        if stage < stages - 1:
-            trip += 2 * draft.estimates.cut_seconds[stage]
-        flight = stages - stage + sum(draft.extras[stage:])
-        if flight < microbatches:
-            worst = max(worst, trip / flight)
-    return worst
+    whole, after = np.array([draft.stage_seconds]), np.zeros((1, stages))
+    if form.splits_backward:
+        costs = estimates.weights
+        after[0] = [sum(costs[s][slice(*blocks)]) for s, blocks in enumerate(draft.borders)]
+    cuts = np.array([estimates.cut_seconds])
+    flight = np.array([[stages - s + sum(draft.extras[s:]) for s in range(stages)]], dtype=float)
+    most = np.array([float(draft.shape.microbatches)])
+    return float(round_trips(whole - after, after, cuts, flight, most)[0])
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from holmes.cost.axes import unfilled_seconds
 from holmes.plan.layout import Layout
 from holmes.planner.candidates import Choice
 from holmes.planner.ground import Ground
+from holmes.planner.round_trips import round_trips
 from holmes.planner.schedules import Looped, schedules_of
 from holmes.planner.settings import Settings
 from holmes.planner.survey.stages import Stages, Work
@@ -297,18 +298,19 @@ class _Batch:
             work = work.longer_backward(more)
         whole = work.forward + work.backward
         fill = self.share * (whole.sum(axis=1) - work.slowest)
-        trips = whole
+        trips, after = whole, np.zeros_like(whole)
         if self.splits.any():
             weights = np.where(self.splits[:, None], stages.weights(base, work.blocks), 0.0)
             left = unfilled_seconds(work.forward, work.backward, weights)[:, 1:].sum(axis=1)
             fill = np.where(self.splits, left, fill)
-            trips = whole - weights
+            trips, after = whole - weights, weights
         period: Floats = work.slowest
         crossed: Floats | float = 0.0
         if stages.count > 1:
             period, crossed = self._crossing(work, period)
-            stalls = np.where(self.trips, self._round_trips(trips, stages.cuts[base]), 0.0)
-            period = np.maximum(period, stalls)
+            most = stages.microbatches[base]
+            stalls = round_trips(trips, after, stages.cuts[base], self.turns, most)
+            period = np.maximum(period, np.where(self.trips, stalls, 0.0))
         tail = self._tail(work)
         found: Floats = stages.microbatches[base] * period + fill + crossed + tail
         return found + self.survey.norms
@@ -365,18 +367,6 @@ class _Batch:
             slowest = np.maximum(slowest, (way.sum(axis=1) + round_) / p)
         full = np.maximum(0.0, 1.0 - p / stages.microbatches[base])
         found: Floats = np.maximum(0.0, slowest - period) * full
-        return found
-
-    def _round_trips(self, whole: Floats, cuts: Floats) -> Floats:
-        """Seconds a micro-batch for which 1F1B waits on its round trips, [row].
-
-        A stage with n micro-batches in flight starts the next when the first of them has
-        been down to the last stage and back.
-        """
-        trips = np.cumsum(whole[:, ::-1], axis=1)[:, ::-1].copy()
-        trips[:, :-1] += 2.0 * np.cumsum(cuts[:, ::-1], axis=1)[:, ::-1]
-        waiting = self.turns < self.stages.microbatches[self.base, None]
-        found: Floats = np.max(np.where(waiting, trips / self.turns, 0.0), axis=1)
         return found
 
     def _tail(self, work: Work) -> Floats:
