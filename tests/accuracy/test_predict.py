@@ -9,12 +9,12 @@ import pytest
 
 from holmes.accuracy.case_plan import plan_of, scaled
 from holmes.accuracy.predict import case_seconds, peak_memory, predict
-from holmes.accuracy.table import Case, UnusableRowError
+from holmes.accuracy.table import Case, UnusableRowError, read_table
 from holmes.cost.calibration import DEFAULT
 from holmes.cost.model import CostModel
 from holmes.hardware.read import read_site
 from holmes.simulate.closed_form import step_seconds
-from tests.accuracy.test_tables import SITES
+from tests.accuracy.test_tables import SITES, TABLES
 
 CASE = Case(
     2, "GPT-175B", 96, 12288, 96, 2048, None, 51200, "selene", 64, 8, 8, 1, 1, 1, 1, 64, "full"
@@ -90,6 +90,23 @@ def test_a_framework_keeps_the_head_and_a_compiler_what_is_read() -> None:
     logits = 2 * 8192 * 128256
     assert full.activations > 4 * logits  # in fp32, beside the layers' inputs
     assert plain.activations - compiled.activations == 32 * 2 * 8192 * 4096 * 2
+
+
+def test_levels_of_sharding_with_groups_are_priced_with_them() -> None:
+    """FSDP on 16 nodes: groups inside a node hold more and gather over faster links."""
+    rows = read_table(TABLES / "h100_llama3_8b.csv")
+    case = next(row.case for row in rows if row.case and row.case.devices == 128)
+    made = {
+        sharding: plan_of(replace(case, sharding=sharding), SITES, DEFAULT)
+        for sharding in ("parameters", "hybrid", "three-level")
+    }
+    shards = {name: one.plan.stages[0].layout.shard for name, one in made.items()}
+    assert shards == {"parameters": (), "hybrid": (8,), "three-level": (2, 8)}
+    all_, node, pair = (peak_memory(one).states for one in made.values())
+    assert all_ < pair < node
+    seconds = {name: case_seconds(one) for name, one in made.items()}
+    assert seconds["three-level"] < seconds["hybrid"]
+    assert "8 replicas" in made["hybrid"].assumed[-1] and not made["parameters"].assumed
 
 
 def test_a_site_with_the_devices_of_a_run_stays(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_other_words_and_columns_are_understood(tmp_path: Path) -> None:
     assert (one.plan.sharding, one.plan.schedule.name) == ("optimizer", "zero-bubble")
     assert one.plan.workload.compute_bytes == 4
     assert [stage.blocks for stage in one.plan.stages] == [(0, 7), (7, 13), (13, 19), (19, 26)]
-    assert (two.plan.sharding, two.plan.schedule.name) == ("parameters", "interleaved")
+    assert (two.plan.sharding, two.plan.schedule.name) == ("hybrid", "interleaved")
     assert any("hybrid" in text for text in two.assumed)
     assert three.plan.stages[0].blocks == (0, 7)
     with pytest.raises(DataError, match="layers_per_stage"):

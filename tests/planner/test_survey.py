@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from holmes.planner.survey.partition import blocks_within, least_bottleneck
 from holmes.planner.times import pipeline_times
 from holmes.schedule import Op
 from holmes.simulate.closed_form import step_seconds
+from holmes.simulate.events import simulate
 from holmes.simulate.recurrence import pipeline_seconds
 from holmes.workload import Workload
 from tests.planner.workloads import chain, site
@@ -308,6 +310,36 @@ def test_context_ranks_divide_a_long_sample() -> None:
     assert len(groups) == plan.world_size // plan.layout.cp
     assert all(len(group.ranks) == plan.layout.cp for group in groups)
     assert all(group.bytes_per_step > 0 for group in groups)
+
+
+@pytest.mark.parametrize("algorithm", ["ring", "ulysses"])
+def test_a_price_with_context_ranks_is_the_simulated_step(algorithm: Any) -> None:
+    """What is simulated has context ranks as replicas of a shorter sample; the plan itself, with
+    its context groups and the cost model of whole samples, takes as long."""
+    model = gpt()
+    request = asked(
+        gpus(2), model, 32, tensor=2, pipeline=2, context=2, context_algorithm=algorithm,
+        schedule="1f1b", recompute="none", sharding="optimizer",
+    )  # fmt: skip
+    search = Search(request, exhaustive=True)
+    made = next(
+        one
+        for one in map(partial(drafted, search), rows(search, 8))
+        if isinstance(one, Draft) and not one.choice.sequence
+    )
+    assert (made.plan.context, made.priced.context) == (2, 1)
+    events = search.pricing.timeline(made).makespan * 1e-9
+    assert search.pricing.seconds(made) == events
+    assert events == pytest.approx(step_seconds(made.priced, made.estimates.listed_cost), rel=1e-6)
+    whole = CostModel(made.estimates.cost.topology, model, DEFAULT)
+    assert events == pytest.approx(simulate(made.plan, whole).makespan * 1e-9, rel=1e-6)
+    free = replace(DEFAULT, network={
+        name: replace(link, efficiency=1e6, connection_bytes_s=None, latency_seconds=0.0,
+                      step_seconds=0.0, passes=0.0)
+        for name, link in DEFAULT.network.items()
+    })  # fmt: skip
+    without = CostModel(made.estimates.cost.topology, model, free)
+    assert events > simulate(made.plan, without).makespan * 1e-9
 
 
 def test_sequence_parallelism_saves_memory_and_norm_time() -> None:

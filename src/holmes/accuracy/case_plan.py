@@ -159,14 +159,13 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
     )
     cost = CostModel(topology, workload, calibration, execution=execution)
     ranks = _ranks(topology, layout, settings)
-    sharding = case.sharding
-    if sharding in ("hybrid", "three-level"):
-        sharding = "parameters"
-        assumed.append(f"{case.sharding} sharding priced as sharded over all replicas")
     ground = Ground(cost, layout, ranks, settings.transport)
-    choice = Choice(recompute, sharding, _schedule(case, assumed), case.interleave)
+    choice = Choice(recompute, case.sharding, _schedule(case, assumed), case.interleave)
     estimates = Estimates(settings, shape, ground, choice)
     draft = Draft(request, settings, estimates, _borders(case, workload), (0,) * (case.pp - 1))
+    if estimates.shard:
+        sizes = " and ".join(map(str, estimates.shard))
+        assumed.append(f"{case.sharding} groups not stated, taken as {sizes} replicas")
     return CasePlan(case, draft.plan, cost, tuple(assumed))
 
 

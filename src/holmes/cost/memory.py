@@ -77,7 +77,7 @@ def memory_parts(plan: Plan) -> tuple[MemoryParts, ...]:
             workload,
             schedule_of(plan),
             borders,
-            Layout(layout.tp, layout.pp, layout.replicas),
+            Layout(layout.tp, layout.pp, layout.replicas, shard=layout.shard),
             plan.sharding,
             micro,
             plan.recompute,
