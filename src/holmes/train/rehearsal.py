@@ -18,6 +18,7 @@ from holmes.hardware.topology import Topology
 from holmes.job.job import Job
 from holmes.job.resolve import ResolvedJob
 from holmes.launch.session import Session, fair_cores
+from holmes.models.registry import describe, family_of
 from holmes.plan.plan import Plan
 from holmes.planner.search import make_plan
 from holmes.runtime.capabilities import CAPABILITIES
@@ -25,7 +26,7 @@ from holmes.simulate.events import simulate
 from holmes.train.assignment import Assignment
 from holmes.train.elastic import Spares
 from holmes.train.injection import check_faults
-from holmes.train.parts import prepare_data
+from holmes.train.parts import folder_weights, open_data, prepare_data
 from holmes.train.planning import (
     link_timings,
     measured_calibration,
@@ -256,8 +257,17 @@ def rehearse(
 
 
 def token_files(job: Job, say: Say) -> TokenFiles:
-    """Prepare the job's text once for all ranks."""
-    return prepare_data(job, say).files
+    """Prepare the job's text once for all ranks.
+
+    Raises:
+        DataError, ConfigError: a text or model folder that no rank could begin with, before
+            any is started.
+    """
+    config = describe(family_of(job.model)).config_from(job.model)
+    folder_weights(job, config)
+    files = prepare_data(job, say).files
+    open_data(job, files, config)
+    return files
 
 
 def _cores(job: Job, ranks: int) -> float:

@@ -14,7 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from holmes.errors import ConfigError, DataError, HolmesError
+from holmes.job.resolve import resolve_job
 from holmes.models.registry import describe, family_of
+from holmes.train.rehearsal import Rehearsal
+from holmes.train.show import Progress
 from tests.models.hf.folders import YARN, write_folder
 from tests.models.hf.test_logits import read_model
 
@@ -50,6 +53,7 @@ def index(folder: Path, content: str) -> None:
     (folder / "model.safetensors.index.json").write_text(content)
 
 
+LAPTOP = Path(__file__).parents[3] / "examples" / "sites" / "laptop.yaml"
 NORM, UP = "model.norm.weight", "model.layers.1.mlp.up_proj.weight"
 BAD: dict[str, tuple[Callable[[Path], Any], type[HolmesError], str]] = {
     "cut off": (
@@ -219,6 +223,22 @@ def test_keys_of_a_job_beside_the_folder(tmp_path: Path) -> None:
         family_of({**spec, "family": "gpt"})
     with pytest.raises(DataError, match="no such model folder"):
         family_of({"from": str(tmp_path / "nowhere")})
+
+
+def test_a_bad_folder_or_text_is_told_before_a_rank_starts(tmp_path: Path) -> None:
+    write_folder("llama", tmp_path / "model")
+    text = tmp_path / "text.txt"
+    text.write_text("a few words that are repeated\n" * 200)
+    words = [f"data.source={text}", "data.vocabulary=300", f"data.cache={tmp_path}"]
+    given = {"site": str(LAPTOP), "model": str(tmp_path / "model"), "global_batch": "4"}
+    job = resolve_job(None, words, given)
+    quiet = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
+    with pytest.raises(ConfigError, match="278 token ids, the model 101"):
+        Rehearsal(job, tmp_path / "logs", quiet, rehearse=False)
+    BAD["cut off"][0](tmp_path / "model")
+    with pytest.raises(DataError, match="not a whole safetensors file"):
+        Rehearsal(job, tmp_path / "logs", quiet, rehearse=False)
+    assert not (tmp_path / "logs").exists()
 
 
 def test_planning_from_a_folder_needs_its_config_alone_and_no_torch(tmp_path: Path) -> None:
