@@ -357,7 +357,7 @@ def three_level(data: Data) -> Rendered:
         f"{_ratio(slow['two levels, of a cluster'])} (of a cluster). Where all links are fast and "
         f"computation is long, {_ratio(fast['one level'])}: three levels keep more for nothing.",
         (
-            f"Sizes: {data['sizes']}; links {_rates(data['rates_gbit_s'])}, in the last case "
+            f"Sizes: {data['sizes']}; links {_rates(data['rates_gbit_s'])}, in the other case "
             f"{data['fast_gbit_s']:g} for all. Packing into integers takes no time here.",
             f"Three levels against themselves, by case: {_itself(data)}.",
         ),

@@ -29,7 +29,9 @@ FAST_GBIT_S = 2.0
 """Of everything, in the case where all links are fast."""
 BACKWARD_MS, LONG_BACKWARD_MS = 16, 60
 """Of a block and micro-batch; forward takes half of it."""
-MODEL = "{layers: 4, hidden: 128, heads: 4, sequence: 64, vocabulary: 256, tied: false}"
+MODEL = "layers: 4, heads: 4, sequence: 64, vocabulary: 256, tied: false"
+HIDDEN, FEW_HIDDEN = 128, 64
+"""With fast links fewer, so that carrying the bytes takes the processors little time."""
 FLAT, THREE = "one level", "three levels"
 LEVELS = {
     FLAT: "sharding: parameters",
@@ -55,12 +57,12 @@ def site(rates: dict[str, float]) -> str:
     return f"{{name: levels, clusters: [{clusters}], links: [{link}], rehearsal: {{scale: 1}}}}"
 
 
-def job(rates: dict[str, float], backward_ms: int, level: str) -> ResolvedJob:
+def job(rates: dict[str, float], backward_ms: int, hidden: int, level: str) -> ResolvedJob:
     """The job of one arm."""
     times = f"forward_ms: {backward_ms / 2}, backward_ms: {backward_ms}"
     return arms.settings(
         f"site={site(rates)}",
-        f"model={MODEL}",
+        f"model={{{MODEL}, hidden: {hidden}}}",
         f"batch={{global: {REPLICAS * MICROBATCHES}, micro: 1}}",
         f"parallel={{tensor: 1, pipeline: 1, data: {REPLICAS}, overlap: true, {level}}}",
         f"rehearsal={{devices: virtual, {times}}}",
@@ -72,8 +74,10 @@ def cases() -> dict[str, dict[str, ResolvedJob]]:
     """Arms by case."""
     fast = dict.fromkeys(RATES, FAST_GBIT_S)
     return {
-        SLOW_CASE: {name: job(RATES, BACKWARD_MS, level) for name, level in LEVELS.items()},
-        FAST_CASE: {name: job(fast, LONG_BACKWARD_MS, LEVELS[name]) for name in (FLAT, THREE)},
+        SLOW_CASE: {name: job(RATES, BACKWARD_MS, HIDDEN, level) for name, level in LEVELS.items()},
+        FAST_CASE: {
+            name: job(fast, LONG_BACKWARD_MS, FEW_HIDDEN, LEVELS[name]) for name in (FLAT, THREE)
+        },
     }
 
 
@@ -100,7 +104,8 @@ def figures(rounds: int) -> dict[str, Any]:
         "resolution": resolution,
         "rates_gbit_s": RATES,
         "fast_gbit_s": FAST_GBIT_S,
-        "sizes": f"dp {REPLICAS}, {MICROBATCHES} micro-batches, {MODEL.strip('{}')}",
+        "sizes": f"dp {REPLICAS}, {MICROBATCHES} micro-batches, {MODEL}, hidden: {HIDDEN} and "
+        f"{FEW_HIDDEN}; backward {BACKWARD_MS} and {LONG_BACKWARD_MS} ms a block",
     }
 
 
