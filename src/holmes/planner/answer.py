@@ -80,6 +80,7 @@ def answer(request: PlanRequest, wanted: Wanted) -> Answer:
     faster = free_best.seconds < seconds * (1 - TIE)
     if isinstance(runnable, tuple):
         free.request = replace(free.request, largest_lists=0, note=faster and request.note)
+        free_best = free.with_found(free_best, runnable[1])
     there_is = free.finished(free_best)
     listed = tuple(top(free, free_best, wanted.top, reasons=wanted.reasons))
     others = tuple(front(free.field))

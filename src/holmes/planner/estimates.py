@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from holmes.cost.axes import gathers
 from holmes.cost.calibration import BlockTime
 from holmes.cost.context import context_cost, possible
 from holmes.cost.memory import (
@@ -22,7 +21,8 @@ from holmes.hardware.topology import DeviceSlot
 from holmes.plan.layout import ContextAlgorithm, Layout
 from holmes.planner.buckets import BUCKETS_PER_STAGE
 from holmes.planner.candidates import Choice, Shape
-from holmes.planner.ground import Exchange, Ground, Pattern
+from holmes.planner.ground import Ground, Pattern
+from holmes.planner.levels import Level, levels
 from holmes.planner.partition import Borders, StageCosts
 from holmes.planner.placement import RankMap
 from holmes.planner.schedules import (
@@ -53,7 +53,7 @@ class Estimates:
     def cost(self) -> CostModel:
         """Prices of the workload as one context rank sees it."""
         choice = self.choice
-        return split_cost(self.ground, choice.sequence, choice.sharding, self.algorithm)
+        return split_cost(self.ground, choice.sequence, self.algorithm, self.levels)
 
     @cached_property
     def algorithm(self) -> ContextAlgorithm:
@@ -81,7 +81,7 @@ class Estimates:
     @cached_property
     def listed_cost(self) -> CostModel:
         """The same where exchanges of every micro-batch are instructions of their own."""
-        return split_cost(self.ground, self.choice.sequence, "optimizer", self.algorithm)
+        return split_cost(self.ground, self.choice.sequence, self.algorithm)
 
     @property
     def rank_map(self) -> RankMap:
@@ -92,10 +92,11 @@ class Estimates:
         """The devices of each stage."""
         return self.ground.slots
 
-    @property
-    def exchanges(self) -> tuple[Exchange, ...]:
-        """Gradient exchange of each stage, all its tensor columns at the same time."""
-        return self.ground.exchanges
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """What the replicas of each stage exchange."""
+        settings = self.settings
+        return levels(self.ground, self.choice.sharding, settings.shard_groups, settings.quantize)
 
     @property
     def room(self) -> tuple[float, ...]:
@@ -191,7 +192,7 @@ class Estimates:
         for block in workload.blocks:
             key = (block.kind, block.parameters, block.output_bytes)
             if key not in known:
-                chain, alone = replace(workload, blocks=(block,)), replace(layout, pp=1)
+                chain, alone = replace(workload, blocks=(block,)), replace(layout, pp=1, shard=())
                 made = zero_bubble(1, 1)
                 mode, micro = self.choice.recompute, self.shape.batch.micro
                 parts = pipeline_parts(chain, made, [(0, 1)], alone, "none", micro, mode)
@@ -220,11 +221,9 @@ class Estimates:
         if self.ground.replicas == 1:
             return step
         buckets = min(BUCKETS_PER_STAGE, stop - start)
-        exchange = self.exchanges[stage]
-        reduce = exchange.seconds(elements * workload.gradient_bytes, buckets)
-        gather = exchange.seconds(elements * workload.parameter_bytes, buckets)
-        if self.gathers_each_time:
-            gather = 0.0  # every micro-batch pays for its own
+        level = self.levels[stage]
+        reduce = level.summed.seconds(elements * workload.gradient_bytes, buckets)
+        gather = level.refreshed.seconds(elements * workload.parameter_bytes, buckets)
         if not self.settings.overlap:
             return step + reduce + gather
         forward, backward = self.rows[stage]
@@ -248,11 +247,6 @@ class Estimates:
         """Sizes of the groups of replicas that share weights, and gradients, where the level
         of sharding has any."""
         return shard_sizes(self.ground, self.choice.sharding, self.settings.shard_groups)
-
-    @property
-    def gathers_each_time(self) -> bool:
-        """Whether every micro-batch gathers its parameters, so the step does not."""
-        return gathers(self.choice.sharding)[0] > 0
 
     def memory(self, start: int, stop: int, in_flight: float) -> int:
         """Bytes of one rank of a stage with these blocks."""

@@ -30,6 +30,8 @@ LOOPED_DOUBT = 0.05
 """The same for schedules that are priced as 1F1B less what they gain."""
 UNEVEN_DOUBT = 0.06
 """The same where one stage's gradient exchange is much slower than another's."""
+LOOPED_UNEVEN_DOUBT = 0.07
+"""The same where both hold."""
 NORM_BYTES = 8
 """Squared norms travel in double precision, one per parameter tensor."""
 
@@ -207,8 +209,9 @@ class Field:
 
 def _doubts(scores: Scores) -> NDArray[np.float64]:
     """How far each score may lie above its price, [row]."""
-    plain = UNEVEN_DOUBT if scores.stages.uneven else DOUBT
-    looped = max(plain, LOOPED_DOUBT)
+    plain, looped = DOUBT, LOOPED_DOUBT
+    if scores.stages.uneven:
+        plain, looped = UNEVEN_DOUBT, LOOPED_UNEVEN_DOUBT
     each = [plain if name in WHOLE_STAGE_WHOLE_BACKWARD else looped for name, _ in scores.schedules]
     found: NDArray[np.float64] = np.array(each)[scores.places // len(scores.stages.micro)]
     return found

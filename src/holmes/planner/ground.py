@@ -96,9 +96,19 @@ class Ground:
         """Gradient exchange of each stage, all its tensor columns at the same time."""
         if self.replicas == 1:
             return (NO_EXCHANGE,) * self.layout.pp
-        key = ("exchanges",)
+        key: tuple[object, ...] = ("exchanges",)
         if key not in self._read:
             self._read[key] = self._per_pattern(self._exchange)
+        return self._read[key]
+
+    def shared(self, op: Op, groups: tuple[tuple[int, ...], ...]) -> tuple[Exchange, ...]:
+        """A collective in groups of replicas of each stage, given by their places, all of them
+        and all tensor columns at the same time."""
+        if max(map(len, groups)) == 1:
+            return (NO_EXCHANGE,) * self.layout.pp
+        key = (op, groups)
+        if key not in self._read:
+            self._read[key] = self._per_pattern(lambda stage: self._in_groups(stage, op, groups))
         return self._read[key]
 
     @cached_property
@@ -114,7 +124,7 @@ class Ground:
 
         Bytes are what one tensor rank sends.
         """
-        key = ("cuts",)
+        key: tuple[object, ...] = ("cuts",)
         if key not in self._read:
             stages = range(self.layout.pp - 1)
             self._read[key] = tuple(self.between(stage, stage + 1) for stage in stages)
@@ -165,6 +175,15 @@ class Ground:
         fabric = self.fabric(self.slots[stage])
         column = tuple(range(first, first + self.width, tp))
         return self._collectives(Op.REDUCE_SCATTER, [(column, fabric)], 1 / tp)
+
+    def _in_groups(self, stage: int, op: Op, groups: tuple[tuple[int, ...], ...]) -> Exchange:
+        tp, first = self.layout.tp, stage * self.width
+        members = [[self.slots[stage][place * tp] for place in group] for group in groups]
+        chosen = [
+            (tuple(first + place * tp for place in groups[which]), self.fabric(members[which]))
+            for which in representatives([[slot.node for slot in slots] for slots in members])
+        ]
+        return self._collectives(op, chosen, 1 / tp)
 
     def _ring(self, stage: int) -> Exchange:
         tp, cp = self.layout.tp, self.layout.cp
@@ -231,7 +250,7 @@ class Ground:
         return {}
 
     @cached_property
-    def _read(self) -> dict[tuple[str], tuple[Exchange, ...]]:
+    def _read(self) -> dict[tuple[object, ...], tuple[Exchange, ...]]:
         """What is read off the network once for every split of the same replicas."""
         return {}
 

@@ -46,6 +46,8 @@ class Pricing:
 
         A pipeline settles: once full, each further round of micro-batches adds the same
         (the recurrence is max-plus linear), so steps of two lengths tell all longer ones.
+        Before that warm-up may hide part of the slowest rank's work, so each further
+        micro-batch takes at least that work.
         """
         key = _key(draft)
         if key not in self._quick:
@@ -63,7 +65,8 @@ class Pricing:
                 self._quick[key] = seconds(all_)
             else:
                 less, more = seconds(short), seconds(short + stages)
-                self._quick[key] = less + (more - less) / stages * (all_ - short)
+                each = max((more - less) / stages, *draft.rank_seconds)
+                self._quick[key] = more + each * (all_ - short - stages)
         return self._quick[key]
 
     def seconds(self, draft: Draft) -> float:

@@ -23,6 +23,7 @@ from holmes.plan.plan import Plan, Rejected, SearchSummary
 from holmes.planner.candidates import enumerate_layouts, name_of
 from holmes.planner.draft import Draft, draft
 from holmes.planner.estimates import Estimates
+from holmes.planner.experience import Experience
 from holmes.planner.field import DOUBT, Field, Row
 from holmes.planner.finish import finish
 from holmes.planner.ground import Ground
@@ -44,6 +45,8 @@ SLACK = 1.01
 """A partition is first sought within this factor of its score."""
 MOST_PRICED = 12
 """Drafts priced by the closed form, in order of their score."""
+MOST_PASSED = 1_000
+"""Scores passed over because their like were priced and lost."""
 MOST_WORK = 150_000
 """Actions of pipelines walked through for prices; deep pipelines spend them fast."""
 LARGEST_REFINED = 15_000
@@ -215,6 +218,16 @@ class Search:
         self.losers += [scored for scored in ranking if str(scored.draft) not in known]
         return best
 
+    def with_found(self, best: Scored, other: Scored) -> Scored:
+        """The faster of this search's best and that of a narrower one; the first becomes a
+        loser when it is slower."""
+        if other.seconds >= best.seconds:
+            return best
+        self.losers.insert(0, best)
+        made = replace(other.draft, request=self.request, settings=self.settings)
+        self.losers = [one for one in self.losers if str(one.draft) != str(made)]
+        return Scored(made, other.seconds)
+
     def survey(self) -> None:
         """Score everything that the memory bound does not rule out.
 
@@ -252,23 +265,34 @@ class Search:
             self.rejected.append(Rejected(name_of(layout), error.what))
 
     def _price_best(self) -> None:
-        """Draft and price the best scores until the next cannot win."""
-        best, work = math.inf, 0
-        for priced, row in enumerate(self.field.ordered()):
+        """Draft and price the best scores until the next cannot win.
+
+        Whose like cost much more than their score, and no less than the best, are passed over:
+        they count in the gap.
+        """
+        best, work, priced, passed, left = math.inf, 0, 0, 0, self.field.skipped
+        prices = Experience()
+        for row in self.field.ordered():
             if row.least_seconds > best:
                 break
-            spent = priced >= MOST_PRICED or work > MOST_WORK
+            spent = priced >= MOST_PRICED or passed >= MOST_PASSED or work > MOST_WORK
             if self.scored and (spent or self._late()):
-                self.gap = max(0.0, 1.0 - row.least_seconds / best)
+                left = min(left, row.least_seconds)
                 break
+            if prices.expected(row) > max(row.seconds * (1 + DOUBT), best * (1 - DOUBT)):
+                left, passed = min(left, row.least_seconds), passed + 1
+                continue
+            priced += 1
             made = self._known(row) or self._drafted(row, best * (1 + DOUBT))
             if isinstance(made, Draft):
                 self.scored.append(Scored(made, self.pricing.quick_seconds(made)))
                 work += work_of(made)
                 best = min(best, self.scored[-1].seconds)
+                prices.add(row, self.scored[-1].seconds)
             else:
                 self.rejected.append(Rejected(f"{row.shape}, {row.choice}", made))
-        self.gap = max(self.gap, 1.0 - self.field.skipped / best) if self.scored else 0.0
+                prices.add(row, math.inf)
+        self.gap = max(0.0, 1.0 - left / best) if self.scored else 0.0
 
     def _known(self, row: Row) -> Draft | None:
         """The draft that the basis made of this candidate."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from holmes.cost.axes import Split, gathers, split_workload
+from holmes.cost.axes import Split, split_workload
 from holmes.cost.calibration import BlockTime
 from holmes.cost.context import context_cost, shared_calibration
 from holmes.cost.model import CostModel
 from holmes.cost.split import weight_seconds
 from holmes.hardware.topology import DeviceSlot
-from holmes.plan.layout import ContextAlgorithm, Recompute, Sharding
+from holmes.plan.layout import ContextAlgorithm, Recompute
 from holmes.plan.plan import Plan, Stage
 from holmes.planner.ground import Exchange, Ground
+from holmes.planner.levels import Level
 from holmes.workload.workload import Workload
 
 
@@ -25,9 +26,8 @@ class SplitCost(CostModel):
         context: the context degree; the workload is already divided by it, ``whole`` is not.
         algorithm: how attention runs over the context ranks.
         sequence: whether tensor ranks divide norms and activations too.
-        sharding: what is gathered or reduced at every micro-batch.
-        rings, exchanges: per pipeline rank, its context ring and its data exchange; empty
-            where blocks do not pay for them.
+        rings, exchanges: per pipeline rank, its context ring and what its replicas gather and
+            reduce for every micro-batch; empty where blocks do not pay for them.
         priced: the pipeline rank whose blocks are priced.
     """
 
@@ -35,9 +35,8 @@ class SplitCost(CostModel):
     context: int = 1
     algorithm: ContextAlgorithm = "ring"
     sequence: bool = False
-    sharding: Sharding = "optimizer"
     rings: tuple[Exchange, ...] = ()
-    exchanges: tuple[Exchange, ...] = ()
+    exchanges: tuple[Level, ...] = ()
     priced: int = 0
 
     def at(self, pipeline_rank: int) -> SplitCost:
@@ -122,24 +121,22 @@ class SplitCost(CostModel):
             attention = selective.backward - plain.backward
             added = moved.added(micro, lambda n: ring_of.seconds(n, 1), attention, recompute)
             forward, backward = forward + added.forward, backward + added.backward
-        times = gathers(self.sharding)
-        exchange = self.exchanges[self.priced] if self.exchanges else None
-        if exchange is not None and any(times):
-            size = block.parameters
-            gather = exchange.seconds(size * self.workload.parameter_bytes, 1)
-            reduce = exchange.seconds(size * self.workload.gradient_bytes, 1)
-            forward = max(forward, times[0] * gather)
-            backward = max(backward, (times[1] - 1) * gather + reduce)
+        if self.exchanges:
+            least = self.exchanges[self.priced].floors(block.parameters, self.workload)
+            forward, backward = max(forward, least[0]), max(backward, least[1])
         return replace(time, forward=forward, backward=backward)
 
 
 def split_cost(
-    ground: Ground, sequence: bool, sharding: Sharding, algorithm: ContextAlgorithm = "ring"
+    ground: Ground,
+    sequence: bool,
+    algorithm: ContextAlgorithm = "ring",
+    exchanges: tuple[Level, ...] = (),
 ) -> CostModel:
     """The cost model of a layout with this much split; the base one where nothing is."""
     base, context = ground.cost, ground.layout.cp
     rings = ground.rings if context > 1 else ()
-    gathered = any(gathers(sharding)) and ground.replicas > 1
+    gathered = any(any(level.times) for level in exchanges)
     if not sequence and not rings and not gathered:
         return base
     return SplitCost(
@@ -152,7 +149,6 @@ def split_cost(
         context=context,
         algorithm=algorithm,
         sequence=sequence,
-        sharding=sharding,
         rings=rings,
-        exchanges=ground.exchanges if gathered else (),
+        exchanges=exchanges if gathered else (),
     )

@@ -42,7 +42,7 @@ def pass_seconds(draft: Draft, stage: int) -> float:
 
 
 def _stage(draft: Draft, stage: int) -> StageTimes:
-    estimates, ground = draft.estimates, draft.estimates.ground
+    estimates = draft.estimates
     rank = stage % draft.shape.layout.pp
     workload = estimates.cost.workload
     forward, backward = estimates.rows[rank]
@@ -58,19 +58,16 @@ def _stage(draft: Draft, stage: int) -> StageTimes:
         whole_model=draft.shape.layout.pp == 1,
         bucket_mb=draft.request.wishes.bucket_mb,
     )
-    exchange = ground.exchanges[rank]
-    every = not estimates.gathers_each_time
+    level = estimates.levels[rank]
     parts = []
     for bucket in buckets:
         a, b = bucket.blocks[0] - start, bucket.blocks[1] - start
         parts.append(
             PartTimes(
-                gather=exchange.seconds(bucket.elements * workload.parameter_bytes, 1)
-                if every
-                else 0.0,
+                gather=level.refreshed.seconds(bucket.elements * workload.parameter_bytes, 1),
                 forward=forwards[b] - forwards[a],
                 backward=backwards[b] - backwards[a],
-                reduce=exchange.seconds(bucket.elements * workload.gradient_bytes, 1),
+                reduce=level.summed.seconds(bucket.elements * workload.gradient_bytes, 1),
                 tied=bucket.tied,
                 weight=weights[b] - weights[a],
             )

@@ -189,7 +189,7 @@ class Survey:
 
     def stages(self, ground: Ground, micros: tuple[int, ...]) -> Stages:
         """The arrays of a layout on a rank map."""
-        return Stages(self.tables, ground, micros, self.global_batch, self.settings.overlap)
+        return Stages(self.tables, ground, micros, self.global_batch, self.settings)
 
     def _schedules(self, layout: Layout, micro: int) -> list[Looped]:
         microbatches = self.global_batch // (micro * layout.dp)

@@ -13,9 +13,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from holmes.cost.axes import gathers
+from holmes.plan.layout import Layout
 from holmes.planner.buckets import BUCKETS_PER_STAGE
 from holmes.planner.ground import Ground
+from holmes.planner.levels import Level, levels
+from holmes.planner.settings import Settings
+from holmes.planner.shard_sizes import shard_sizes
 from holmes.planner.survey.partition import blocks_within, least_bottleneck
 from holmes.planner.survey.tables import BlockTimes, Floats, Tables
 
@@ -88,7 +91,7 @@ class Stages:
     ground: Ground
     micros: tuple[int, ...]
     global_batch: int
-    overlap: bool
+    settings: Settings
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -246,7 +249,7 @@ class Stages:
         steps = few + elements / owned * per_element
         exposed = steps
         if self.ground.replicas > 1:
-            every = self._gathered if rows is None else self._gathered[rows]
+            every = np.arange(len(self.micro)) if rows is None else rows
             exposed = steps + self._exchanged(forwards, backwards, elements, every)
         return Work(slowest, blocks, forwards, backwards, exposed, steps)
 
@@ -272,14 +275,29 @@ class Stages:
 
     @property
     def _alike(self) -> tuple[object, ...]:
-        """What memory depends on: equal for every rank map of a layout."""
-        return (self.ground.layout, self.micros)
+        """What memory depends on: equal for most rank maps of a layout."""
+        return (self.ground.layout, self.micros, self._sizes)
+
+    @cached_property
+    def _sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the groups that share states, by sharding."""
+        wish = self.settings.shard_groups
+        return tuple(shard_sizes(self.ground, z, wish) for z in self.tables.shardings)
+
+    @cached_property
+    def _levels(self) -> list[tuple[Level, ...]]:
+        """What replicas exchange, [sharding][stage]."""
+        ground, settings = self.ground, self.settings
+        return [
+            levels(ground, z, settings.shard_groups, settings.quantize)
+            for z in self.tables.shardings
+        ]
 
     def _held_rows(self) -> tuple[Floats, ...]:
         layout = self.ground.layout
         ends = [(s == 0, s == self.count - 1) for s in range(self.count)]
         held = {
-            e: self.tables.held(layout.tp, layout.cp, self.ground.replicas, e)
+            e: self.tables.held(layout.tp, layout.cp, (self.ground.replicas, self._sizes), e)
             for e in dict.fromkeys(ends)
         }
         columns = [list(held).index(e) for e in ends]
@@ -322,10 +340,15 @@ class Stages:
         ends_forward = np.zeros((len(self.micro), self.count))
         ends_backward = ends_forward.copy()
         first, last = each[index[0]], each[index[-1]]
-        ends_forward[:, 0] += self._spread(first.first_forward[..., None])
-        ends_backward[:, 0] += self._spread(first.first_backward[..., None])
-        ends_forward[:, -1] += self._spread(last.last_forward[..., None])
-        ends_backward[:, -1] += self._spread(last.last_backward[..., None])
+        blocks = self.tables.cost.workload.blocks
+        ends = (
+            (0, first.first_forward, first.first_backward, blocks[0]),
+            (-1, last.last_forward, last.last_backward, blocks[-1]),
+        )
+        for stage, ahead, back, block in ends:
+            longer = self._with_gathers(ahead, back, stage, block.parameters)
+            ends_forward[:, stage] += longer[0]
+            ends_backward[:, stage] += longer[1]
         return forward[:, index], backward[:, index], ends_forward, ends_backward
 
     def weights(self, rows: NDArray[np.int64], blocks: Floats) -> Floats:
@@ -373,17 +396,15 @@ class Stages:
         """Forward and backward of a block with what context ranks and replicas exchange
         for every micro-batch, [row] each."""
         ground = self.ground
-        exchange = ground.exchanges[stage] if ground.replicas > 1 else None
+        exchanged = tuple(each[stage] for each in self._levels)
         layout = ground.layout
-        key = ("exchanges", id(times), ground.rings[stage], exchange, layout.tp, layout.cp)
+        key = ("exchanges", id(times), ground.rings[stage], exchanged, layout.tp, layout.cp)
         return self.tables.shared(key, lambda: self._added(times, stage))
 
     def _added(self, times: BlockTimes, stage: int) -> tuple[Floats, Floats]:
         forward, backward = self._in_context(times, stage)
-        return (
-            self._with_gathers(times.forward + forward, stage, backward=False),
-            self._with_gathers(times.backward + backward, stage, backward=True),
-        )
+        size = self.tables.middle_parameters
+        return self._with_gathers(times.forward + forward, times.backward + backward, stage, size)
 
     def _in_context(self, times: BlockTimes, stage: int) -> tuple[Floats, Floats]:
         """What context ranks add to forward and backward of a block by the algorithm that adds
@@ -408,19 +429,17 @@ class Stages:
         forward, backward = (np.choose(best, [added[way] for added in found]) for way in (0, 1))
         return forward, backward
 
-    def _with_gathers(self, times: Floats, stage: int, *, backward: bool) -> Floats:
-        """Block times no shorter than what every micro-batch gathers and reduces, [row]."""
-        exchange, workload = self.ground.exchanges[stage], self.tables.cost.workload
-        size = self.tables.middle_parameters
-        gather = exchange.seconds(size * workload.parameter_bytes, 1)
-        reduce = exchange.seconds(size * workload.gradient_bytes, 1)
-        least = []
-        for sharding in self.tables.shardings:
-            forwards, backwards = gathers(sharding)
-            after = (backwards - 1) * gather + reduce if backwards else 0.0
-            least.append(after if backward else forwards * gather)
-        floor = np.array(least) if self.ground.replicas > 1 else np.zeros(len(least))
-        return np.maximum(times[..., None], floor).reshape(-1)
+    def _with_gathers(
+        self, forward: Floats, backward: Floats, stage: int, elements: float
+    ) -> tuple[Floats, Floats]:
+        """Times of a block of so many parameters, [m, r, s], no shorter than what every
+        micro-batch gathers and reduces of it, [row]."""
+        workload = self.tables.cost.workload
+        floors = np.array([each[stage].floors(elements, workload) for each in self._levels])
+        return (
+            np.maximum(forward[..., None], floors[:, 0]).reshape(-1),
+            np.maximum(backward[..., None], floors[:, 1]).reshape(-1),
+        )
 
     def _elements(self, blocks: Floats) -> Floats:
         workload = self.tables.cost.workload
@@ -434,15 +453,13 @@ class Stages:
     @cached_property
     def _owned(self) -> Floats:
         """Ranks over which a stage's optimiser states are divided, [row, 1]."""
-        ways = [1 if z == "none" else self.ground.replicas for z in self.tables.shardings]
+        layout = Layout(dp=self.ground.replicas)
+        ways = [
+            1 if z == "none" else replace(layout, shard=sizes).shards(z).states
+            for z, sizes in zip(self.tables.shardings, self._sizes, strict=True)
+        ]
         divided = self._spread(np.array(ways, dtype=float)[None, None, None])
         return (divided * self.ground.layout.tp)[:, None]
-
-    @cached_property
-    def _gathered(self) -> Floats:
-        """1 where parameters are gathered once a step, [row, 1]."""
-        once = [0.0 if gathers(z)[0] else 1.0 for z in self.tables.shardings]
-        return self._spread(np.array(once)[None, None, None])[:, None]
 
     @cached_property
     def _steps(self) -> tuple[Floats, Floats]:
@@ -450,16 +467,29 @@ class Stages:
         pairs = np.array([self.tables.step(self.ground.kinds[s]) for s in firsts])[index]
         return pairs[:, 0], pairs[:, 1]
 
+    @cached_property
+    def _once(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """Latency and seconds per byte of a step's gradients, and of its new weights,
+        [sharding, stage] each."""
+        each = [
+            [(a.latency, a.per_byte, b.latency, b.per_byte) for a, b in stages]
+            for stages in (
+                [(level.summed, level.refreshed) for level in row] for row in self._levels
+            )
+        ]
+        first, second, third, fourth = np.moveaxis(np.array(each), -1, 0)
+        return first, second, third, fourth
+
     def _exchanged(
-        self, forward: Floats, backward: Floats, elements: Floats, every: Floats
+        self, forward: Floats, backward: Floats, elements: Floats, rows: NDArray[np.int64]
     ) -> Floats:
         """Gradient reduction and parameter gather that nothing hides, [row, stage]."""
         workload = self.tables.cost.workload
-        latency = np.array([e.latency for e in self.ground.exchanges]) * BUCKETS_PER_STAGE
-        per_byte = np.array([e.per_byte for e in self.ground.exchanges])
-        reduce = latency + elements * workload.gradient_bytes * per_byte
-        gather = (latency + elements * workload.parameter_bytes * per_byte) * every
-        if not self.overlap:
+        level = rows % len(self.tables.shardings)
+        starts, summed, again, refreshed = (values[level] for values in self._once)
+        reduce = starts * BUCKETS_PER_STAGE + elements * workload.gradient_bytes * summed
+        gather = again * BUCKETS_PER_STAGE + elements * workload.parameter_bytes * refreshed
+        if not self.settings.overlap:
             found: Floats = reduce + gather
             return found
         hidden = (BUCKETS_PER_STAGE - 1) / BUCKETS_PER_STAGE

@@ -28,6 +28,8 @@ from holmes.workload.workload import Block, Workload
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
+Shared = tuple[int, tuple[tuple[int, ...], ...]]
+"""Replicas, and for each level of sharding the sizes of its groups."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +168,15 @@ class Tables:
             ),
         )
 
-    def held(self, tp: int, cp: int, replicas: int, ends: tuple[bool, bool]) -> Held:
-        """Memory coefficients of a stage that starts and/or ends the chain."""
-        key = ("held", tp, cp, replicas, ends)
+    def held(self, tp: int, cp: int, shared: Shared, ends: tuple[bool, bool]) -> Held:
+        """Memory coefficients of a stage that starts and/or ends the chain.
+
+        Args:
+            shared: replicas, and by sharding the sizes of the groups that share states.
+        """
+        key = ("held", tp, cp, shared, ends)
         if key not in self._known:
-            fixed, per_block = self._states(tp, replicas, ends)
+            fixed, per_block = self._states(tp, shared, ends)
             self._known[key] = Held(fixed, per_block, *self._activations(tp, cp, ends))
         found: Held = self._known[key]
         return found
@@ -241,21 +247,23 @@ class Tables:
         found: CostModel = self._known[key]
         return found
 
-    def _states(self, tp: int, replicas: int, ends: tuple[bool, bool]) -> tuple[Floats, Floats]:
+    def _states(self, tp: int, shared: Shared, ends: tuple[bool, bool]) -> tuple[Floats, Floats]:
         """Bytes that no micro-batch adds to, by sharding: fixed, and per block."""
-        key = ("states", tp, replicas, ends)
+        key = ("states", tp, shared, ends)
         if key in self._known:
             known: tuple[Floats, Floats] = self._known[key]
             return known
+        replicas, sizes = shared
         layout = Layout(tp, 1 if all(ends) else 2, replicas)
         chains = [self.workload(middles) for middles in (1, 2)]
         values = np.array(
             [
                 [
-                    float(stage_memory(chain, _range(chain, ends), layout, sharding, 0, 0, "none"))
+                    float(stage_memory(chain, _range(chain, ends), split, sharding, 0, 0, "none"))
                     for chain in chains
                 ]
-                for sharding in self.shardings
+                for sharding, shard in zip(self.shardings, sizes, strict=True)
+                for split in (replace(layout, shard=shard),)
             ]
         )
         found = (2 * values[:, 0] - values[:, 1], values[:, 1] - values[:, 0])
