@@ -20,7 +20,7 @@ from holmes.plan.plan import Plan
 
 STEPS = 7
 MICROBATCHES = 2
-MODEL = "{layers: 4, hidden: 256, heads: 4, sequence: 256, vocabulary: 512, tied: false}"
+MODEL = "{layers: 4, hidden: 256, heads: 4, sequence: 256, vocabulary: 2048, tied: false}"
 SITE = (
     "{name: one, clusters: [{name: c, nodes: 1, device: {kind: cpu-core, count: 2}, "
     "nics: [{kind: ethernet, gbit_s: 1}]}], rehearsal: {scale: 1}}"
