@@ -75,7 +75,7 @@ def test_counters_see_a_transfer_on_its_own_card_only(lab: Lab) -> None:
     sent = after[0]["ib0"] - before[0]["ib0"]
     taken = after[1]["ib0"] - before[1]["ib0"]
     assert 4 * MIB <= sent.tx_bytes <= 1.02 * 4 * MIB
-    assert taken.rx_bytes == sent.tx_bytes
+    assert abs(taken.rx_bytes - sent.tx_bytes) <= STRAY, "one is read after the other"
     assert sent.rx_bytes <= 0.01 * 4 * MIB
     for i in range(4):
         other = after[i]["eth0"] - before[i]["eth0"]
