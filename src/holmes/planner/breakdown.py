@@ -161,8 +161,8 @@ def _round_trip(draft: Draft) -> float:
         return 0.0
     whole, after = np.array([draft.stage_seconds]), np.zeros((1, stages))
     if form.splits_backward:
-        costs = estimates.weights
-        after[0] = [sum(costs[s][slice(*blocks)]) for s, blocks in enumerate(draft.borders)]
+        each = zip(estimates.weights, draft.borders, strict=True)
+        after[0] = [sum(weights[slice(*blocks)]) for weights, blocks in each]
     cuts = np.array([estimates.cut_seconds])
     flight = np.array([[stages - s + sum(draft.extras[s:]) for s in range(stages)]], dtype=float)
     most = np.array([float(draft.shape.microbatches)])
