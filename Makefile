@@ -56,6 +56,7 @@ benchmarks: setup
 	$(BIN)/python benchmarks/gpu/train.py
 	PYTHONPATH=. $(BIN)/python benchmarks/checkpoint.py
 	PYTHONPATH=. $(BIN)/python benchmarks/weights.py
+	PYTHONPATH=. $(BIN)/python benchmarks/hostile.py
 	$(BIN)/python benchmarks/reliability.py
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/baselines.py

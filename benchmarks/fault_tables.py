@@ -112,7 +112,14 @@ def recovery() -> str:
         ),
         *((part, *(_part(data[heat]["parts"].get(part)) for heat in heats)) for part in parts),
     ]
-    plain = data["torchrun"]
+    frozen, plain = data.get("frozen"), data["torchrun"]
+    stopped = (
+        ""
+        if frozen is None
+        else f" Stopped (SIGSTOP) at each phase instead: {shares.text(frozen['whole'])} went on "
+        f"so, {shares.text(frozen['victim_named'])} named, noticed after "
+        f"{_seconds(frozen['detect'])}."
+    )
     against = (
         ""
         if plain is None
@@ -121,7 +128,8 @@ def recovery() -> str:
     return (
         f"{table(('seconds to the first new step', *heats), rows)}\n\nWent on with the same "
         f"parameters bit by bit and no sample lost or repeated: {shares.text(data['whole'])}; "
-        f"the victim named: {shares.text(data['victim_named'])}.{against} {data['sizes']}. "
+        f"the victim named: {shares.text(data['victim_named'])}.{stopped}{against} "
+        f"{data['sizes']}. "
         f"{provenance(data)}"
     )
 
@@ -148,12 +156,30 @@ def watching() -> str:
     )
 
 
+def hostile() -> str:
+    """Files and processes that mean no good."""
+    data = record.read("hostile")
+    if data is None:
+        return UNKNOWN
+    rows = [
+        ("mutated configurations: right exit code, a hint, no traceback", "configurations"),
+        ("kinds of broken data: exit code 65, place and reason, no hang", "data"),
+        ("zombies that committed", "zombies_that_commit"),
+    ]
+    text = table(("tried", "of so many"), [(row, shares.text(data[key])) for row, key in rows])
+    return (
+        f"{text}\n\nHangs: {data['hangs']}. {data['accepted']} of the configurations were still "
+        f"good ones; the slowest answer took {data['slowest_seconds']:.2f} s. {provenance(data)}"
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "faults": faults,
     "confusion": confusion,
     "soak": soak,
     "recovery": recovery,
     "watching": watching,
+    "hostile": hostile,
 }
 
 

@@ -1,11 +1,12 @@
-"""kill -9 at every phase of a run, of three victims: does the run end as if nothing had been?
+"""kill -9 and SIGSTOP at every phase of a run: does the run end as if nothing had been?
 
-Four ranks of this machine, real devices. After each trial parameters, optimiser and random
-state are compared bit by bit with the unfaulted run, the ledger is read, and the parts of the
-recovery are noted. Cold: the process that has torch imported is killed, and all ranks with it.
-The baseline is plain torchrun with restarts (the same job, without the supervisor of Holmes).
+Each of three victims is killed, one is stopped. Four ranks of this machine, real devices. After
+each trial parameters, optimiser and random state are compared bit by bit with the unfaulted run,
+the ledger is read, and the parts of the recovery are noted. Cold: the process that has torch
+imported is killed, and all ranks with it. The baseline is plain torchrun with restarts (the same
+job, without the supervisor of Holmes).
 Runs in parts, and the record keeps what is not run again: `--phases forward,write`,
-`--victims 0,3`, `--phases none --torchrun 0`.
+`--victims 0,3`, `--freezes none`, `--phases none --torchrun 0`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from holmes.train.show import Progress
 STEPS = 10
 KILL_STEP = 5
 VICTIMS = (0, 2, 3)
+FROZEN = 2
 NONE = "none"
 COLD = "cold"
 ALL_PHASES = ("first", *PHASES, *OUTER_PHASES)
@@ -67,15 +69,21 @@ def job() -> ResolvedJob:
     return resolve_job(None, list(WORDS), {})
 
 
-def fault_of(phase: str, victim: int) -> str:
-    """The kill as on the command line; ``first`` is the forward of the first step."""
+def fault_of(kind: str, phase: str, victim: int) -> str:
+    """The fault as on the command line; ``first`` is the forward of the first step."""
     if phase == "first":
-        return f"kill:rank={victim}@step=0,phase=forward"
-    return f"kill:rank={victim}@step={KILL_STEP},phase={phase}"
+        return f"{kind}:rank={victim}@step=0,phase=forward"
+    return f"{kind}:rank={victim}@step={KILL_STEP},phase={phase}"
+
+
+def faults_of(phases: Sequence[str], victims: Sequence[int], freezes: Sequence[str]) -> list[str]:
+    """Every kill and every freeze of a run of this program."""
+    killed = [fault_of("kill", phase, victim) for phase in phases for victim in victims]
+    return [*killed, *[fault_of("freeze", phase, FROZEN) for phase in freezes]]
 
 
 def trial(rehearsal: Rehearsal, clean: Path, folder: Path, fault: str) -> dict[str, Any]:
-    """One run with one kill; ``fault`` may be :data:`COLD`."""
+    """One run with one fault, which may be :data:`COLD`."""
     resolved = job()
     message = ""
     inject = [f"slow:rank=1,share=0.02@step={KILL_STEP - 2}"] if fault == COLD else [fault]
@@ -148,10 +156,9 @@ def equal(clean: Path, folder: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def run(phases: Sequence[str], victims: Sequence[int], cold: int) -> list[dict[str, Any]]:
+def run(faults: Sequence[str], cold: int) -> list[dict[str, Any]]:
     """All trials in one session."""
     silent = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
-    faults = [fault_of(phase, victim) for phase in phases for victim in victims]
     found = []
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
@@ -208,6 +215,23 @@ def whole(one: Mapping[str, Any]) -> bool:
     return bool(one["resumed"] and one["bit_equal"] and kept)
 
 
+def named(one: Mapping[str, Any]) -> bool:
+    """Whether the verdict was about the victim, and there was one restart."""
+    return bool(one["named"] == [int(one["fault"].partition("rank=")[2].partition("@")[0])])
+
+
+def frozen_share(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How stopped ranks ended, and the seconds until one was noticed."""
+    if not trials:
+        return None
+    noticed = [t["seconds"]["detect"] for t in trials if "detect" in t["seconds"]]
+    return {
+        "whole": shares.share(whole(t) for t in trials),
+        "victim_named": shares.share(named(t) for t in trials),
+        "detect": {**record.spread(noticed), "worst": max(noticed)},
+    }
+
+
 def temperature(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Seconds of warm, or of cold restarts: in all and in parts; in all where a step was left."""
     totals = [t["total_seconds"] for t in trials if "first_step" in t["seconds"]]
@@ -223,11 +247,12 @@ def temperature(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def summary(trials: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
     """The record's body."""
-    killed = [t for t in trials if t["fault"] != COLD]
-    by_heat = {heat: [t for t in trials if t["cold"] == (heat == "cold")] for heat in LIMITS}
+    frozen = [t for t in trials if t["fault"].startswith("freeze")]
+    ended = [t for t in trials if t not in frozen]
+    killed = [t for t in ended if t["fault"] != COLD]
+    by_heat = {heat: [t for t in ended if t["cold"] == (heat == "cold")] for heat in LIMITS}
     timed = {h: t for h, t in by_heat.items() if any("first_step" in one["seconds"] for one in t)}
     others = [t["seconds"] for t in baseline if t["seconds"] is not None]
-    victims = [int(t["fault"].partition("rank=")[2].partition("@")[0]) for t in killed]
     totals = [t["total_seconds"] for t in killed if "first_step" in t["seconds"]]
     return {
         "headline": record.headline(
@@ -236,10 +261,9 @@ def summary(trials: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dic
             {**record.spread(totals), "pairs": len(totals)},
         ),
         "sizes": SIZES,
-        "whole": shares.share(whole(t) for t in trials),
-        "victim_named": shares.share(
-            t["named"] == [victim] for t, victim in zip(killed, victims, strict=True)
-        ),
+        "whole": shares.share(whole(t) for t in ended),
+        "victim_named": shares.share(named(t) for t in killed),
+        "frozen": frozen_share(frozen),
         "limits": LIMITS,
         **{heat: temperature(found) for heat, found in timed.items()},
         "torchrun": {**record.spread(others), "worst": max(others), "trials": len(others)}
@@ -255,11 +279,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--phases", default=",".join(ALL_PHASES), help=f"or {NONE}")
     parser.add_argument("--victims", default=",".join(map(str, VICTIMS)))
+    parser.add_argument("--freezes", default=",".join(ALL_PHASES), help=f"phases, or {NONE}")
     parser.add_argument("--cold", type=int, default=3, help="trials of a cold start")
     parser.add_argument("--torchrun", type=int, default=3, help="trials of the baseline")
     given = parser.parse_args()
-    phases = [] if given.phases == NONE else given.phases.split(",")
-    trials = run(phases, [int(v) for v in given.victims.split(",")], given.cold)
+    phases, freezes = (
+        [] if word == NONE else word.split(",") for word in (given.phases, given.freezes)
+    )
+    victims = [int(v) for v in given.victims.split(",")]
+    trials = run(faults_of(phases, victims, freezes), given.cold)
     before = record.read("recovery") or {"each": [], "each_torchrun": []}
     again = {t["fault"] for t in trials}
     kept = [t for t in before["each"] if t["fault"] not in again]

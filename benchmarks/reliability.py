@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import arms
+import fault_tables
 import record
 import shares
 from holmes.diagnose.diagnose import diagnose
@@ -285,6 +286,7 @@ def main() -> None:
         print(f"{kind:10} {said}")
     print(f"class and victim right: {body['right']} of {body['trials']}")
     record.write("reliability", {**body, "overhead": cost})
+    print(f"\n{fault_tables.faults()}\n\n{fault_tables.confusion()}")
 
 
 if __name__ == "__main__":

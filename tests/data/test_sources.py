@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,21 @@ def test_bad_text_is_one_message_with_its_place(
     assert caught.value.exit_code == 65
     assert says in str(caught.value)
     assert str(caught.value.where).endswith(where)
+
+
+@pytest.mark.timeout(20)
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    """As the source itself it is refused, in a folder it is no text."""
+    pipe, zero, loop = (tmp_path / f"{name}.txt" for name in ("pipe", "zero", "loop"))
+    os.mkfifo(pipe)
+    zero.symlink_to("/dev/zero")
+    loop.symlink_to(loop)
+    for source, says in ((pipe, "is no file"), (zero, "is no file"), (loop, "does not exist")):
+        with pytest.raises(DataError, match=says) as caught:
+            read_corpus(source)
+        assert caught.value.next_step
+    with pytest.raises(DataError, match="no text in this folder"):
+        read_corpus(tmp_path)
 
 
 def test_missing_and_unreadable_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,7 @@ def test_a_killed_rank_is_dead(rehearsal: Rehearsal, tmp_path: Path) -> None:
     assert (verdict.cls, verdict.rank, verdict.host) == ("dead", 2, "a-2")
     assert seconds < 1.0
     assert "diagnosis: dead: rank 2" in error.text()
+    assert "rehearsal.devices=real" in error.text()  # why it was not started again
 
 
 def test_a_stopped_rank_is_frozen(rehearsal: Rehearsal, tmp_path: Path) -> None:

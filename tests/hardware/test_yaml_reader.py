@@ -104,6 +104,7 @@ def test_refusals_name_the_line(raw: bytes, line: int | None, said: str) -> None
         parse_yaml(raw, "f.yaml")
     assert said in caught.value.what
     assert caught.value.exit_code == 78
+    assert caught.value.why or caught.value.next_step
     place = caught.value.where
     assert place is not None
     assert place == f"f.yaml:{line}" if line else place.startswith("f.yaml")

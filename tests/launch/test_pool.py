@@ -285,23 +285,28 @@ with Pool(2, log_dir=Path(sys.argv[1])) as pool:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_ranks_end_with_their_caller(tmp_path: Path, number: int) -> None:
-    caller = subprocess.Popen(
-        [sys.executable, "-c", CALLER, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
+def test_ranks_end_with_their_caller(tmp_path: Path) -> None:
+    """However it ends: three callers side by side."""
+    callers = {
+        number: subprocess.Popen(
+            [sys.executable, "-c", CALLER, str(tmp_path / number.name)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    }
     try:
-        assert caller.stdout is not None
-        pids = tuple(int(word) for word in caller.stdout.readline().split())
-        assert len(pids) == 2
-        pids += (psutil.Process(pids[0]).ppid(),)
-        caller.send_signal(number)
-        caller.wait(timeout=30)
-        assert ended(pids)
+        for number, caller in callers.items():
+            assert caller.stdout is not None
+            pids = tuple(int(word) for word in caller.stdout.readline().split())
+            assert len(pids) == 2
+            pids += (psutil.Process(pids[0]).ppid(),)
+            caller.send_signal(number)
+            caller.wait(timeout=30)
+            assert ended(pids)
     finally:
-        caller.kill()
-        caller.wait()
+        for caller in callers.values():
+            caller.kill()
+            caller.wait()

@@ -21,7 +21,8 @@ from holmes.train.elastic import plan_without, remaining
 from holmes.train.injection import check_faults
 from holmes.train.ledger import balance
 from holmes.train.planning import default_calibration
-from tests.recovery.cases import job, opened
+from holmes.train.rehearsal import Rehearsal
+from tests.recovery.cases import job
 
 STEPS = 40
 MORE = f"train={{steps: {STEPS}, evaluate_batches: 0, trace_steps: 2, checkpoint_every: 10}}"
@@ -82,12 +83,12 @@ def test_a_host_is_a_fault_with_a_return() -> None:
 @pytest.mark.lab
 @pytest.mark.faults
 @pytest.mark.skipif(not capabilities().shaped, reason="links cannot be shaped here")
-def test_four_hosts_then_three_then_four(tmp_path: Path) -> None:
-    resolved = job(tmp_path, MORE)
-    with opened(tmp_path, [], rehearse=True) as rehearsal:
-        plan = rehearsal.plan(resolved)
-        for name, faults in (("clean", []), ("elastic", ["host:host=a-3,back=16@step=12"])):
-            rehearsal.run(resolved, plan, tmp_path / name, steps=STEPS, inject=faults)
+def test_four_hosts_then_three_then_four(on_hosts: tuple[Rehearsal, Path], tmp_path: Path) -> None:
+    rehearsal, shared = on_hosts
+    resolved = job(shared, MORE)
+    plan = rehearsal.plan(resolved)
+    for name, faults in (("clean", []), ("elastic", ["host:host=a-3,back=16@step=12"])):
+        rehearsal.run(resolved, plan, tmp_path / name, steps=STEPS, inject=faults)
     run = tmp_path / "elastic"
     found = json.loads((run / "recovery.json").read_text())["recoveries"]
     assert [one["hosts"] for one in found] == [3, 4]

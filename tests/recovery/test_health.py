@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ from holmes.events.metrics import read_metrics
 from holmes.train.health import culprit_of, odd_ones
 from holmes.train.ledger import balance
 from holmes.train.rehearsal import Rehearsal
-from tests.recovery.cases import STEPS, equal, job, opened, parameters
+from tests.recovery.cases import STEPS, equal, job, parameters
 
+Session = tuple[Rehearsal, Path, Path]
 NO_SHARDING = "parallel={pipeline: 1, data: 4, sharding: none}"
 
 
@@ -33,15 +33,16 @@ def test_the_odd_one_is_found_by_majority() -> None:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rehearsal, Path]]:
-    base = tmp_path_factory.mktemp("health")
-    with opened(base, []) as rehearsal:
-        yield rehearsal, base
+def session(
+    on_loopback: tuple[Rehearsal, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Session:
+    """With the folder of the text, and one for the runs."""
+    return *on_loopback, tmp_path_factory.mktemp("health")
 
 
-def run(session: tuple[Rehearsal, Path], name: str, faults: list[str], *more: str) -> Path:
-    rehearsal, base = session
-    resolved = job(base, *more)
+def run(session: Session, name: str, faults: list[str], *more: str) -> Path:
+    rehearsal, shared, base = session
+    resolved = job(shared, *more)
     plan = rehearsal.plan(resolved)
     rehearsal.run(resolved, plan, base / name, steps=STEPS, inject=faults)
     return base / name
@@ -53,7 +54,7 @@ def told(folder: Path) -> list[dict[str, object]]:
 
 @pytest.mark.parallel
 @pytest.mark.faults
-def test_a_nan_is_skipped_by_all_and_its_rank_named(session: tuple[Rehearsal, Path]) -> None:
+def test_a_nan_is_skipped_by_all_and_its_rank_named(session: Session) -> None:
     folder = run(session, "nan", ["nan:rank=2@step=4"])
     (line,) = told(folder)
     assert (line["step"], line["kind"], line["rank"]) == (4, "skipped", 2)
@@ -65,7 +66,7 @@ def test_a_nan_is_skipped_by_all_and_its_rank_named(session: tuple[Rehearsal, Pa
 
 @pytest.mark.parallel
 @pytest.mark.faults
-def test_three_in_a_row_go_back_to_the_checkpoint(session: tuple[Rehearsal, Path]) -> None:
+def test_three_in_a_row_go_back_to_the_checkpoint(session: Session) -> None:
     clean = run(session, "clean", [])
     faults = [f"nan:rank=1@step={step}" for step in (4, 5, 6)]
     folder = run(session, "three", faults)
@@ -80,7 +81,7 @@ def test_three_in_a_row_go_back_to_the_checkpoint(session: tuple[Rehearsal, Path
 
 @pytest.mark.parallel
 @pytest.mark.faults
-def test_a_flipped_exponent_is_a_spike(session: tuple[Rehearsal, Path]) -> None:
+def test_a_flipped_exponent_is_a_spike(session: Session) -> None:
     """Against the norms of before a restart, too: since it there are too few to judge by."""
     faults = ["kill:rank=1@step=7", "flip:rank=3,bit=30@step=9"]
     folder = run(session, "flip", faults, "train.spike_factor=20")
@@ -94,7 +95,7 @@ def test_a_flipped_exponent_is_a_spike(session: tuple[Rehearsal, Path]) -> None:
 
 @pytest.mark.parallel
 @pytest.mark.faults
-def test_a_corrupt_replica_is_named_and_put_right(session: tuple[Rehearsal, Path]) -> None:
+def test_a_corrupt_replica_is_named_and_put_right(session: Session) -> None:
     more = (NO_SHARDING, "train.compare_replicas_every=2")
     clean = run(session, "whole", [], *more)
     assert not (clean / "health.jsonl").exists()

@@ -15,10 +15,12 @@ from holmes.runtime.checkpoint.check import latest_good
 from holmes.runtime.checkpoint.fence import generation_of
 from holmes.runtime.monitor.board import read_board
 from holmes.train.ledger import balance
-from tests.recovery.cases import job, listening_of, opened, words
+from holmes.train.rehearsal import Rehearsal
+from tests.recovery.cases import job, listening_of, words
 
 DEADLINE = 100.0
 MANY = 100_000
+CANARY = "a-secret-that-stands-nowhere"
 LOOPBACK = "0100007F"
 ALL_INTERFACES = "0" * 32
 """Of IPv6, which takes IPv4 as well."""
@@ -42,7 +44,7 @@ def test_sigterm_under_torchrun_commits_the_step(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HOLMES_SECRET": "of this test"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HOLMES_SECRET": CANARY},
     )
     try:
         limit = time.monotonic() + DEADLINE
@@ -62,22 +64,28 @@ def test_sigterm_under_torchrun_commits_the_step(tmp_path: Path) -> None:
     assert newest is not None, said[-2000:]
     assert newest.name == f"step-{lines(run)}"
     assert "terminated after step" in said
+    assert CANARY not in said
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert run / "job.yaml" in kept
+    assert not [path for path in kept if CANARY.encode() in path.read_bytes()]
     assert generation_of(run) == 1
     account = balance(run)
     assert account is not None and (account.lost, account.repeated) == (0, 0)
 
 
 @pytest.mark.parallel
-def test_nothing_listens_on_all_interfaces(tmp_path: Path) -> None:
+def test_nothing_listens_on_all_interfaces(
+    on_loopback: tuple[Rehearsal, Path], tmp_path: Path
+) -> None:
     """The rendezvous store of PyTorch would, left to itself."""
-    with opened(tmp_path, []) as rehearsal:
-        plan = rehearsal.plan(job(tmp_path))
-        given = rehearsal._assignment(rehearsal.resolved.job, plan, tmp_path, steps=1)
-        answers = rehearsal.session.run(
-            "tests.recovery.cases:listening",
-            {"assignment": given.to_json()},
-            deadline_seconds=60,
-            operation_seconds=60,
-        )
+    rehearsal, shared = on_loopback
+    plan = rehearsal.plan(job(shared))
+    given = rehearsal._assignment(rehearsal.resolved.job, plan, tmp_path, steps=1)
+    answers = rehearsal.session.run(
+        "tests.recovery.cases:listening",
+        {"assignment": given.to_json()},
+        deadline_seconds=60,
+        operation_seconds=60,
+    )
     found = [address for answer in answers for address in answer["listening"]]
     assert set(found) == {LOOPBACK}

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from holmes.errors import RankDiedError, TerminatedError
 from holmes.events.metrics import read_metrics
 from holmes.train.ledger import balance
 from holmes.train.rehearsal import Rehearsal
-from tests.recovery.cases import STEPS, equal, job, opened, parameters
+from tests.recovery.cases import STEPS, equal, job, parameters
 
 pytestmark = [pytest.mark.parallel, pytest.mark.faults]
 
@@ -25,12 +24,12 @@ pytestmark = [pytest.mark.parallel, pytest.mark.faults]
 class Runs:
     """Runs of one job in one session."""
 
-    def __init__(self, rehearsal: Rehearsal, base: Path) -> None:
-        self.rehearsal, self.base = rehearsal, base
+    def __init__(self, rehearsal: Rehearsal, shared: Path, base: Path) -> None:
+        self.rehearsal, self.shared, self.base = rehearsal, shared, base
         self.run("clean")
 
     def run(self, name: str, *faults: str, more: tuple[str, ...] = ()) -> Path:
-        resolved = job(self.base, *more)
+        resolved = job(self.shared, *more)
         plan = self.rehearsal.plan(resolved)
         self.rehearsal.run(resolved, plan, self.base / name, steps=STEPS, inject=faults)
         return self.base / name
@@ -51,10 +50,8 @@ def recoveries(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    base = tmp_path_factory.mktemp("runs")
-    with opened(base, []) as rehearsal:
-        yield Runs(rehearsal, base)
+def runs(on_loopback: tuple[Rehearsal, Path], tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(*on_loopback, tmp_path_factory.mktemp("runs"))
 
 
 def test_a_killed_rank_changes_nothing(runs: Runs) -> None:

@@ -39,31 +39,42 @@ def groups_vanish(pid: int) -> bool:
     return True
 
 
+ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
+"""The exit code that each signal leads to."""
+
+
 @pytest.mark.lab
 @pytest.mark.faults
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
-)
-def test_a_rehearsal_that_is_ended_leaves_nothing(
-    tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    process = start("rehearse", *words(tmp_path, "train={steps: 100000}", "name=cut"), "--json")
+def test_a_rehearsal_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
+    """Three at once, each ended by its own signal."""
+    started: dict[signal.Signals, subprocess.Popen[str]] = {}
     try:
-        metrics = tmp_path / "runs" / "cut" / "metrics.jsonl"
-        wait_for_step(process, metrics)
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) >= 5  # the zygote, four ranks, and what holds the hosts
-        process.send_signal(number)
-        ended, out, err = finish(process, 30)
+        for number in ENDS:
+            folder = tmp_path / number.name
+            folder.mkdir()
+            given = words(folder, "train={steps: 100000}", "name=cut")
+            started[number] = start("rehearse", *given, "--json")
+        for number, process in started.items():
+            ended_by(process, number, tmp_path / number.name / "runs" / "cut" / "metrics.jsonl")
     finally:
-        process.kill()
-    assert ended == code, err
+        for process in started.values():
+            process.kill()
+
+
+def ended_by(process: subprocess.Popen[str], number: signal.Signals, metrics: Path) -> None:
+    """Send the signal once a step is done, and look at what is left."""
+    wait_for_step(process, metrics)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 5  # the zygote, four ranks, and what holds the hosts
+    process.send_signal(number)
+    ended, out, err = finish(process, 30)
+    assert ended == ENDS[number], err
     assert "Traceback" not in err
     assert all_gone([each.pid for each in family])
     assert groups_vanish(process.pid)
     assert all(json.loads(line)["loss"] > 0 for line in metrics.read_text().splitlines()[:-1])
-    if code > 0:
-        assert json.loads(out)["error"]["exit_code"] == code
+    if ended > 0:
+        assert json.loads(out)["error"]["exit_code"] == ended
 
 
 @pytest.mark.lab

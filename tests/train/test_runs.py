@@ -119,6 +119,21 @@ def test_placements_give_equal_losses_and_keep_to_their_networks(tmp_path: Path)
 @pytest.mark.faults
 def test_a_killed_rank_is_named_and_the_run_resumes_bit_equal(tmp_path: Path) -> None:
     given = words(tmp_path, "train={steps: 12, checkpoint_every: 2, max_restarts: 0}")
+    beside = start("train", *given, "name=whole")
+    try:
+        cut_and_resume(tmp_path, given)
+        assert finish(beside)[0] == 0
+    finally:
+        beside.kill()
+    ends = [latest_committed(tmp_path / "runs" / name) for name in ("whole", "cut")]
+    assert [end.name for end in ends if end] == ["step-12", "step-12"]
+    whole, cut = (read_checkpoint(end).tensors for end in ends if end)
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def cut_and_resume(tmp_path: Path, given: list[str]) -> None:
+    """Kill a rank of the run `cut`, read what is said, and go on with it."""
     process = start("train", *given, "name=cut")
     metrics = tmp_path / "runs" / "cut" / "metrics.jsonl"
     until = time.monotonic() + DEADLINE
@@ -133,14 +148,4 @@ def test_a_killed_rank_is_named_and_the_run_resumes_bit_equal(tmp_path: Path) ->
     assert "rank" in err
     assert "step-" in err
     assert "Traceback" not in err
-    beside = start("train", *given, "name=whole")
-    try:
-        ok("train", *given, "name=cut", "--resume", "--json")
-    finally:
-        ended = finish(beside)[0]
-    assert ended == 0
-    ends = [latest_committed(tmp_path / "runs" / name) for name in ("whole", "cut")]
-    assert [end.name for end in ends if end] == ["step-12", "step-12"]
-    whole, cut = (read_checkpoint(end).tensors for end in ends if end)
-    assert whole.keys() == cut.keys()
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    ok("train", *given, "name=cut", "--resume", "--json")

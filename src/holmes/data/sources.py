@@ -106,6 +106,13 @@ def _files(source: Path, field: str, limit: int) -> _Files:
         )
     if source.suffix not in SUFFIXES:
         raise DataError("this kind of file is not read", where=str(source), why=KINDS)
+    if not source.is_file():
+        raise DataError(
+            "the text source is no file",
+            where=str(source),
+            why="reading a pipe, a socket or a device may never end",
+            next_step="write the text to a file",
+        )
     return _Files((source,), source.parent, field, limit)
 
 

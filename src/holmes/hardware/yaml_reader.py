@@ -140,7 +140,9 @@ def parse_yaml(raw: bytes, where: str) -> Document:
         mark = error.problem_mark or error.context_mark
         place = f"{where}:{mark.line + 1}" if mark else where
         why = ": ".join(shown(part) for part in (error.context, error.problem) if part)
-        raise ConfigError("not valid YAML", where=place, why=why or None) from None
+        raise ConfigError(
+            "not valid YAML", where=place, why=why or "the parser gives no reason"
+        ) from None
     except yaml.YAMLError as error:
         raise ConfigError(
             "not valid YAML", where=where, why=shown(str(error).split("\n")[0])
@@ -156,7 +158,12 @@ def _text_of(raw: bytes, where: str) -> str:
         )
     if b"\0" in raw:
         line = raw[: raw.index(b"\0")].count(b"\n") + 1
-        raise ConfigError("the file is binary, not YAML text", where=f"{where}:{line}")
+        raise ConfigError(
+            "the file is binary, not YAML text",
+            where=f"{where}:{line}",
+            why="it has a NUL byte",
+            next_step="check the path, or save the file as UTF-8 text",
+        )
     try:
         text = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:

@@ -34,6 +34,10 @@ from holmes.train.recovery import Recovery, Restarts, Timeline, write_recoveries
 from holmes.train.show import Progress
 
 FAILURES = "failures"
+STATELESS = (
+    "virtual devices compute nothing that a restart could go on from; with "
+    "rehearsal.devices=real the run goes on from its last checkpoint"
+)
 PROBE_SECONDS = 0.75
 Results = list[dict[str, Any]]
 
@@ -83,6 +87,7 @@ class Supervisor:
             TerminatedError: SIGTERM arrived; the state is committed.
         """
         given = replace(assignment, secret=assignment.secret or secrets.token_hex(16))
+        self._virtual = given.virtual
         self._restarts = Restarts(given.job.train.max_restarts if restartable(given) else 0)
         injection = Injection(given, self._session)
         if self._spares is not None and restartable(given):
@@ -160,6 +165,8 @@ class Supervisor:
             raise with_checkpoint(error, run) from None
         if self._restarts.allow(failure.reached):
             return
+        if self._virtual:
+            error.why = f"{error.why}; {STATELESS}" if error.why else STATELESS
         if self._restarts.limit:
             count = self._restarts.limit
             gave_up = f"gave up after {count} restarts in a row that brought the run no further"
