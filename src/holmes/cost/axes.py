@@ -28,20 +28,24 @@ class Split:
         context: ranks that share the tokens of one sample.
         sequence: whether norms, dropouts and kept activations divide over the
             tensor ranks too (Korthikanti et al. 2022, section 4.2.2).
+        expert: ranks that share the experts of a layer.
     """
 
     context: int = 1
     sequence: bool = False
+    expert: int = 1
 
 
 def split_workload(workload: Workload, split: Split) -> Workload:
-    """The model as one context rank sees it.
+    """The model as one context rank and one expert rank sees it.
 
     Work, activations and boundaries divide by the context degree: with balanced
     halves of a causal sequence every rank does 1/cp of the attention (Liu et al.
-    2023, Ring Attention). Sequence parallelism is the cost model's own.
+    2023, Ring Attention). An expert rank holds fewer experts, each with the tokens of all
+    ranks that share them: as many products a layer as before, fewer and higher ones.
+    Sequence parallelism is the cost model's own.
     """
-    if split.context == 1:
+    if split.context == split.expert == 1:
         return workload
     inner: dict[int, tuple[Segment | Collective, ...]] = {}
     for block in workload.blocks:
@@ -49,10 +53,16 @@ def split_workload(workload: Workload, split: Split) -> Workload:
             inner[id(block.inner)] = _split_inner(block, split)
     shorter = split_by_tokens(workload, split.context, False)
     blocks = tuple(
-        replace(short, inner=inner[id(block.inner)])
+        replace(_fewer_experts(short, split.expert), inner=inner[id(block.inner)])
         for block, short in zip(workload.blocks, shorter.blocks, strict=True)
     )
     return replace(workload, blocks=blocks)
+
+
+def _fewer_experts(block: Block, ep: int) -> Block:
+    held = block.expert_parameters // ep
+    others = block.expert_parameters - held
+    return replace(block, parameters=block.parameters - others, expert_parameters=held)
 
 
 def _split_inner(block: Block, split: Split) -> tuple[Segment | Collective, ...]:
@@ -60,13 +70,14 @@ def _split_inner(block: Block, split: Split) -> tuple[Segment | Collective, ...]
     return tuple(
         replace(part, bytes_=part.bytes_ / cp)
         if isinstance(part, Collective)
-        else _split_segment(part, cp)
+        else _split_segment(part, cp, split.expert)
         for part in block.inner
     )
 
 
-def _split_segment(part: Segment, cp: int) -> Segment:
-    """A segment as one of ``cp`` context ranks computes it."""
+def _split_segment(part: Segment, cp: int, ep: int) -> Segment:
+    """A segment as one of ``cp`` context ranks and of ``ep`` expert ranks computes it."""
+    fewer = ep if any(product.experts for product in part.products) else 1
     core = part.attention
     if core is not None:
         core = replace(core, queries=-(-core.queries // cp))
@@ -74,9 +85,11 @@ def _split_segment(part: Segment, cp: int) -> Segment:
         part,
         flops=part.flops / cp,
         bytes_=part.bytes_ / cp,
-        products=tuple(product.on_rank(cp=cp) for product in part.products),
+        products=tuple(product.on_rank(cp=cp, ep=ep) for product in part.products),
         attention=core,
         backward_bytes=None if part.backward_bytes is None else part.backward_bytes / cp,
+        weight_bytes=part.weight_bytes / fewer,
+        kernels=max(1, part.kernels // fewer),
     )
 
 

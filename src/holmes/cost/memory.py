@@ -9,6 +9,7 @@ from holmes.plan.layout import Layout, Recompute, Sharding
 from holmes.plan.plan import Plan
 from holmes.plan.program import schedule_of
 from holmes.schedule.instruction import Schedule
+from holmes.schedule.sharding import Shards
 from holmes.schedule.timeline import activation_peaks
 from holmes.workload.workload import Block, Workload
 
@@ -26,6 +27,8 @@ HALF = 2
 """Bytes of an element in half precision, which only accelerators compute in."""
 BOUNDARY_BUFFERS = 2
 """Boundary activations and gradients received ahead, per direction."""
+EXPERT_BUFFERS = 2
+"""Tokens sent to experts on other ranks, and tokens received for its own."""
 WHOLE_SHARE = 10 / 34
 WAITING_SHARE = 22 / 34
 GATHERED_LAYERS = 2
@@ -77,7 +80,7 @@ def memory_parts(plan: Plan) -> tuple[MemoryParts, ...]:
             workload,
             schedule_of(plan),
             borders,
-            Layout(layout.tp, layout.pp, layout.replicas, shard=layout.shard),
+            Layout(layout.tp, layout.pp, layout.replicas, ep=layout.ep, shard=layout.shard),
             plan.sharding,
             micro,
             plan.recompute,
@@ -140,6 +143,7 @@ def split_by_tokens(workload: Workload, context: int, sequence_parallel: bool) -
             activation_bytes={m: kept / context for m, kept in block.activation_bytes.items()},
             whole_activation_bytes=whole,
             working_bytes=block.working_bytes / context,
+            dispatched_bytes=block.dispatched_bytes / context,
             output_bytes=block.output_bytes / context,
         )
 
@@ -227,11 +231,20 @@ def _rank_parts(
     return MemoryParts(
         states=_states(workload, chosen, layout, sharding),
         activations=kept,
-        working=_working_set(chosen, layout.tp, recompute, micro),
+        working=_working_set(chosen, layout.tp, recompute, micro)
+        + (_dispatched(chosen) * micro if layout.ep > 1 else 0.0),
         boundary=boundary,
         exchange=_exchange(workload, chosen, layout, sharding),
         runtime=_runtime(workload, layout),
     )
+
+
+def _dispatched(blocks: Sequence[Block]) -> float:
+    """Tokens of one sample as they leave for experts on other ranks, and as others' arrive.
+
+    Every expert takes as many as every other; beyond that its capacity would have to cut.
+    """
+    return EXPERT_BUFFERS * max((block.dispatched_bytes for block in blocks), default=0.0)
 
 
 def _kept(blocks: Sequence[Block], tp: int, recompute: Recompute) -> float:
@@ -269,7 +282,7 @@ def runtime_bytes(layout: Layout, *, accelerator: bool) -> float:
     """A process without a model: on an accelerator, communicators hold buffers on the device."""
     if not accelerator:
         return RUNTIME_BYTES
-    axes = sum(degree > 1 for degree in (layout.tp, layout.pp, layout.dp, layout.cp))
+    axes = sum(degree > 1 for degree in (layout.tp, layout.pp, layout.dp, layout.cp, layout.ep))
     return RUNTIME_BYTES + COMMUNICATOR_BYTES * (axes + (axes > 0))
 
 
@@ -285,14 +298,23 @@ def _exchange(
     if layout.replicas == 1:
         return 0.0
     p, g = workload.parameter_bytes, workload.gradient_bytes
-    largest = max(block.parameters for block in blocks) / layout.tp
+    largest = max(_reduced(block, layout) for block in blocks) / layout.tp
     if sharding == "gradients":
         return largest * GRADIENT_BUCKETS * g
     if layout.shards(sharding).weights == 1:
         return largest * (g + p)
     root = sum(block.parameters for block in blocks if block.kind != "transformer") / layout.tp
-    layer = max((b.parameters for b in blocks if b.kind == "transformer"), default=0) / layout.tp
+    layers = (_reduced(block, layout) for block in blocks if block.kind == "transformer")
+    layer = max(layers, default=0.0) / layout.tp
     return root * 2 * p + layer * (GATHERED_LAYERS * p + p + g)
+
+
+def _reduced(block: Block, layout: Layout) -> float:
+    """Parameters of a block that an expert rank shares with others, all tensor ranks together."""
+    if layout.ep == 1:
+        return block.parameters
+    shared = block.expert_parameters / layout.ep if layout.replicas > layout.ep else 0.0
+    return block.parameters - block.expert_parameters + shared
 
 
 def _states(
@@ -305,12 +327,19 @@ def _states(
     if sharding == "parameters" and workload.optimizer_bytes > 2 * workload.gradient_bytes:
         sizes[0] = 0  # The optimiser's master copy is the only one; a gather makes the narrow one.
     parameters = sum(block.parameters for block in blocks) / layout.tp
-    divided = (
-        shards.weights,
-        shards.gradients,
-        1 if sharding == "none" else shards.states,
-    )
-    return parameters * sum(size / ways for size, ways in zip(sizes, divided, strict=True))
+    if layout.ep == 1:
+        return parameters * _per_parameter(sizes, shards, sharding)
+    experts = sum(block.expert_parameters for block in blocks) / layout.tp
+    dense = (parameters - experts) * _per_parameter(sizes, shards, sharding)
+    alike = layout.of_experts.shards(sharding)
+    return dense + experts / layout.ep * _per_parameter(sizes, alike, sharding)
+
+
+def _per_parameter(sizes: Sequence[int], shards: Shards, sharding: Sharding) -> float:
+    """Bytes of a rank per parameter that it shares with others."""
+    states = 1 if sharding == "none" else shards.states
+    divided = (shards.weights, shards.gradients, states)
+    return sum(size / ways for size, ways in zip(sizes, divided, strict=True))
 
 
 def _working_set(blocks: tuple[Block, ...], tp: int, recompute: Recompute, micro: int) -> float:

@@ -10,6 +10,7 @@ from holmes.cost.calibration import BlockTime, Calibration
 from holmes.cost.compute import block_modes, optimizer_seconds
 from holmes.cost.context import context_cost, shared_calibration
 from holmes.cost.execution import PLAIN, Execution, TensorLink
+from holmes.cost.experts import exchange_seconds
 from holmes.cost.network import GBIT, Network, Rates
 from holmes.cost.software import StageExtras, stage_extras
 from holmes.cost.split import weight_seconds
@@ -168,10 +169,12 @@ class CostModel:
             listed: exchanges of every micro-batch are instructions beside this one.
         """
         slot, micro = self.topology.devices[plan.rank_map[rank]], micro_of(plan, stage, rank)
-        tp, shared = stage.layout.tp, self._shared(plan)
+        tp, shared, split = stage.layout.tp, self._shared(plan), self._split(plan)
         time = shared.blocks_time(blocks, slot, micro, tp, plan.recompute)
-        for index in range(*blocks) if plan.context > 1 else ():
+        for index in range(*blocks) if split.context > 1 else ():
             time += self._in_context(plan, stage, index, slot)
+        for index in range(*blocks) if split.expert > 1 else ():
+            time += self._among_experts(plan, stage, index)
         if FORMS[plan.schedule.name].splits_backward:
             time = time.in_parts()
         known = self._extras.get(stage.stage)
@@ -180,20 +183,37 @@ class CostModel:
             known = self._extras[stage.stage] = (plan, extras)
         return known[1].added(time, blocks, stage.blocks, listed=listed)
 
+    def _split(self, plan: Plan) -> Split:
+        """How a plan splits the workload of this model."""
+        return Split(plan.context, expert=plan.expert)
+
     def _shared(self, plan: Plan) -> CostModel:
-        """Prices of the workload as one of the plan's context ranks computes it, with its
-        tensor collectives in as many chunks as the plan says."""
-        ranks, chunks = plan.context, plan.tensor_chunks
-        if ranks == 1 and chunks == self.execution.chunks:
+        """Prices of the workload as one of the plan's context and expert ranks computes it, with
+        its tensor collectives in as many chunks as the plan says."""
+        split, chunks = self._split(plan), plan.tensor_chunks
+        if split == Split() and chunks == self.execution.chunks:
             return self
-        if (ranks, chunks) not in self._by_context:
-            self._by_context[ranks, chunks] = replace(
+        if (split, chunks) not in self._by_split:
+            self._by_split[split, chunks] = replace(
                 self,
-                workload=split_workload(self.workload, Split(ranks)),
-                calibration=shared_calibration(self.calibration, ranks),
+                workload=split_workload(self.workload, split),
+                calibration=shared_calibration(self.calibration, split.context),
                 execution=replace(self.execution, chunks=chunks),
             )
-        return self._by_context[ranks, chunks]
+        return self._by_split[split, chunks]
+
+    def _among_experts(self, plan: Plan, stage: Stage, index: int) -> BlockTime:
+        """What a block's tokens take to their experts and back, in all groups of the stage at
+        once."""
+        network = self.network(plan.rank_map)
+        mine = [g for g in plan.groups if g.axis == "expert" and g.ranks[0] in stage.ranks]
+
+        def seconds(bytes_: float) -> float:
+            each = [network.all_to_all(g.ranks, bytes_, g.transport.fabric) for g in mine]
+            return network.together(each).seconds
+
+        block, micro = self.workload.blocks[index], plan.batch.micro
+        return BlockTime(*exchange_seconds(block, micro, plan.context, seconds, plan.recompute))
 
     def _in_context(self, plan: Plan, stage: Stage, index: int, slot: DeviceSlot) -> BlockTime:
         """What a block's rings or exchanges add, those of all groups of the stage at once."""
@@ -215,8 +235,8 @@ class CostModel:
         return moved.added(micro, seconds, attention, plan.recompute)
 
     @cached_property
-    def _by_context(self) -> dict[tuple[int, int], CostModel]:
-        """By context ranks and chunks of tensor collectives."""
+    def _by_split(self) -> dict[tuple[Split, int], CostModel]:
+        """By split and chunks of tensor collectives."""
         return {}
 
     @cached_property
@@ -251,7 +271,10 @@ def owned_elements(plan: Plan, rank: int) -> float:
     total = 0.0
     for stage in plan.stages:
         if rank in stage.ranks:
-            elements = sum(bucket.elements for bucket in stage.buckets) / stage.layout.tp
-            whole = plan.sharding == "none"
-            total += elements / (1 if whole else stage.layout.shards(plan.sharding).states)
+            layout, whole = stage.layout, plan.sharding == "none"
+            elements = sum(bucket.elements for bucket in stage.buckets) / layout.tp
+            total += elements / (1 if whole else layout.shards(plan.sharding).states)
+            if layout.ep > 1:
+                held = sum(bucket.expert_elements for bucket in stage.buckets) / layout.tp
+                total += held / (1 if whole else layout.of_experts.shards(plan.sharding).states)
     return total

@@ -15,10 +15,12 @@ def resident_bytes(plan: Plan, rank: int) -> dict[str, int]:
     found = {"weights": 0, "gradients": 0, "states": 0}
     for stage in plan.stages:
         shards = stage.layout.shards(plan.sharding)
+        alike = stage.layout.of_experts.shards(plan.sharding)
         for bucket in stage.buckets if rank in stage.ranks else ():
-            length = -(-bucket.elements // shards.members) * shards.members
-            states = 1 if plan.sharding == "none" else shards.states
-            found["weights"] += length // shards.weights * load.parameter_bytes
-            found["gradients"] += length // shards.gradients * load.gradient_bytes
-            found["states"] += length // states * load.optimizer_bytes
+            for elements, over in ((bucket.elements, shards), (bucket.expert_elements, alike)):
+                length = -(-elements // over.members) * over.members
+                states = 1 if plan.sharding == "none" else over.states
+                found["weights"] += length // over.weights * load.parameter_bytes
+                found["gradients"] += length // over.gradients * load.gradient_bytes
+                found["states"] += length // states * load.optimizer_bytes
     return found

@@ -186,13 +186,17 @@ def moves_seconds(
     Args:
         ratio: multiplies bytes.
     """
-    rows = [[move for move in choose(e) if move is not None] for e in shape.exchanges]
+    rows = [
+        [(m, count) for one, count in e.of(bucket) for m in choose(one) if m is not None]
+        for e in shape.exchanges
+    ]
     seconds = 0.0
-    for moves in zip(*rows, strict=True):
+    for pairs in zip(*rows, strict=True):
+        moves, elements = [move for move, _ in pairs], pairs[0][1]
         members: dict[str, list[int]] = {}
         for rank, move in zip(shape.ranks, moves, strict=True):
             members.setdefault(move.group, []).append(rank)
-        size = moves[0].bytes_of(bucket.elements) * ratio
+        size = moves[0].bytes_of(elements) * ratio
         together = [
             network.collective(moves[0].op, ranks, size, fabric_of(plan, name))
             for name, ranks in members.items()

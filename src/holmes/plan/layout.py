@@ -24,6 +24,9 @@ class Layout:
     """Degrees of the axes. Logical rank = ((pipeline * dp + data) * cp + context) * tp +
     tensor: tensor fastest, then context, data, pipeline.
 
+    ``ep`` divides ``dp`` and takes no devices of its own: of every ``ep`` neighbouring replicas
+    each holds its part of the experts, and the rest of the model whole.
+
     ``shard`` are sizes of nested groups of replicas: of one that shares weights and
     gradients (hybrid), of those that share weights and gradients (three-level).
     """
@@ -43,6 +46,11 @@ class Layout:
     def replicas(self) -> int:
         """Ranks that hold the same parameters: those of the data and the context axis."""
         return self.dp * self.cp
+
+    @property
+    def of_experts(self) -> Layout:
+        """The layout as one expert sees it: only one of ``ep`` replicas holds it."""
+        return Layout(self.tp, self.pp, self.replicas // self.ep)
 
     def rank(self, pipeline: int, data: int, tensor: int = 0, context: int = 0) -> int:
         """The logical rank at these coordinates."""

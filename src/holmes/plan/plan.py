@@ -55,11 +55,11 @@ class Group:
     ``bytes_per_step`` is the payload that all members together send per step.
     Names: ``data.s<stage>`` after the first stage of its ranks
     (``data.s<stage>.t<tensor>`` with tensor ranks; with ``.near<n>``, ``.far`` or ``.side``
-    and its first member behind it where states are sharded over a part of it),
+    and its first member behind it where states are sharded over a part of it, with
+    ``.e<n>`` of those that hold the n-th part of the experts),
     ``pipeline.<a>-<b>`` for a pair of ranks at a cut, the upper stage's first,
     ``tied.<data index>`` (one ``tied`` where stages differ), ``tensor.<first rank>``,
-    ``context.<first rank>``,
-    ``world``.
+    ``context.<first rank>``, ``expert.<first rank>``, ``world``.
     """
 
     name: str
@@ -244,6 +244,11 @@ class Plan:
         return 1 if self.layout is None else self.layout.cp
 
     @property
+    def expert(self) -> int:
+        """The expert degree of all stages."""
+        return 1 if self.layout is None else self.layout.ep
+
+    @property
     def tokens_held(self) -> int:
         """Tokens of a sample that a context rank holds, padding included."""
         if self.context == 1:
@@ -257,7 +262,7 @@ class Plan:
 
     @property
     def degrees(self) -> dict[str, int | str]:
-        """tp, pp and dp, and cp above 1; by stage, joined by ``+``, where stages differ."""
+        """tp, pp and dp, and cp and ep above 1; by stage, joined by ``+``, where stages differ."""
         held = [stage.layout for stage in self.stages[: self.pp]]
         if self.layout is not None:
             found: dict[str, int | str] = {
@@ -265,7 +270,8 @@ class Plan:
                 "pp": self.pp,
                 "dp": self.layout.dp,
             }
-            return found if self.context == 1 else {**found, "cp": self.context}
+            more = {"cp": self.context, "ep": self.expert}
+            return found | {axis: degree for axis, degree in more.items() if degree > 1}
         tensor, data = ("+".join(str(getattr(one, k)) for one in held) for k in ("tp", "dp"))
         return {"tp": tensor, "pp": self.pp, "dp": data}
 

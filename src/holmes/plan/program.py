@@ -7,7 +7,7 @@ from dataclasses import replace
 from holmes.errors import DataError
 from holmes.plan.boundary import parts_between
 from holmes.plan.plan import Plan, Stage
-from holmes.plan.sharding import exchange_of
+from holmes.plan.sharding import exchanges_of
 from holmes.schedule.generate import generate
 from holmes.schedule.instruction import Bucket, Schedule, StageShape
 from holmes.schedule.lower import Program, lower
@@ -53,7 +53,7 @@ def stage_shape(plan: Plan, stage: Stage) -> StageShape:
         tied_group=_tied_groups(plan, stage),
         data_groups=data_groups if has_data and tp > 1 else (),
         exchanges=tuple(
-            exchange_of(plan, stage.layout, data if tp == 1 else data_groups[i], i // tp)
+            exchanges_of(plan, stage.layout, data if tp == 1 else data_groups[i], i // tp)
             for i in range(len(stage.ranks))
         )
         if has_data
@@ -94,6 +94,7 @@ def _tensor_share(plan: Plan, bucket: Bucket, tp: int) -> Bucket:
     return replace(
         bucket,
         elements=-(-bucket.elements // tp),
+        expert_elements=-(-bucket.expert_elements // tp),
         tied_elements=bucket.tied_elements if whole else -(-bucket.tied_elements // tp),
     )
 

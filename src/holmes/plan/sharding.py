@@ -8,6 +8,8 @@ Training on Frontier with Low-Bandwidth Partitioning").
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from holmes.plan.layout import Layout, Quantize, Sharding
 from holmes.plan.plan import Plan
 from holmes.schedule.instruction import Exchange, Move, Op
@@ -33,6 +35,24 @@ def error_bound(bits: int) -> float:
 def wire_width(bits: int | None, plain: int) -> float:
     """Bytes per element on the wire; ``plain`` where it is not quantised."""
     return plain if bits is None else bits / 8 + SCALE_BYTES / QUANTIZED_BLOCK
+
+
+def exchanges_of(plan: Plan, layout: Layout, base: str, index: int) -> Exchange:
+    """:func:`exchange_of`, and what it exchanges of its experts with the replicas that hold
+    the same ones."""
+    found = exchange_of(plan, layout, base, index)
+    if layout.ep == 1:
+        return found
+    count, (among, which) = layout.replicas // layout.ep, divmod(index, layout.ep)
+    if count == 1:
+        return replace(found, experts=Exchange(each=found.each))
+    experts = exchange_of(plan, layout.of_experts, expert_base(base, which), among)
+    return replace(found, experts=experts)
+
+
+def expert_base(base: str, which: int) -> str:
+    """Name of the group of replicas that hold the ``which``-th part of the experts."""
+    return f"{base}.e{which}"
 
 
 def exchange_of(plan: Plan, layout: Layout, base: str, index: int) -> Exchange:

@@ -78,5 +78,6 @@ def stage_buckets(
         whole_model=layout.pp == 1,
         bucket_mb=request.wishes.bucket_mb,
         by_block=any(gathers(sharding)) and layout.replicas > 1,
+        ep=layout.ep,
     )
     return tuple(replace(bucket, index=before + bucket.index) for bucket in found)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from holmes.cost.axes import unfilled_seconds
+from holmes.cost.experts import exchange_seconds
 from holmes.cost.model import CostModel
 from holmes.planner.candidates import Choice
 from holmes.planner.draft import Draft
@@ -28,6 +29,7 @@ class Breakdown:
         recompute: forwards that are done again.
         tensor: collectives inside blocks over the tensor ranks.
         context: rings and per-micro-batch gathers that their blocks do not hide.
+        experts: tokens on their way to experts of other ranks, and back.
         imbalance: what the slowest stage takes beyond the mean.
         bubble: fill and drain of the pipeline.
         cuts: transfers between stages that the warm-up does not hide.
@@ -41,6 +43,7 @@ class Breakdown:
     recompute: float
     tensor: float
     context: float
+    experts: float
     imbalance: float
     bubble: float
     cuts: float
@@ -56,6 +59,7 @@ class Breakdown:
             "recomputation": self.recompute,
             "tensor collectives": self.tensor,
             "context and sharding collectives": self.context,
+            "tokens to experts and back": self.experts,
             "uneven stages": self.imbalance,
             "pipeline bubble": self.bubble,
             "transfers between stages": self.cuts,
@@ -77,13 +81,15 @@ def breakdown(draft: Draft, seconds: float) -> Breakdown:
     plain = _mean(
         draft, replace(choice, recompute="none", sharding="optimizer"), tensor=False, ring=False
     )
+    experts = microbatches * _dispatch(draft)
     period = max(slowest, max(estimates.cut_seconds, default=0.0), _round_trip(draft))
     optimizer, exchange = _steps(draft)
     known = {
         "compute": microbatches * plain,
         "recompute": microbatches * (mean - once),
         "tensor": microbatches * (once - bare),
-        "context": microbatches * (bare - plain),
+        "context": microbatches * (bare - plain) - experts,
+        "experts": experts,
         "imbalance": microbatches * (slowest - mean),
         "bubble": _bubble(draft),
         "cuts": microbatches * (period - slowest) + 2 * sum(estimates.cut_seconds),
@@ -123,13 +129,24 @@ def _mean(draft: Draft, choice: Choice, *, tensor: bool = True, ring: bool = Tru
     return sum(other.seconds(draft.borders)) / draft.shape.layout.pp
 
 
+def _dispatch(draft: Draft) -> float:
+    """All-to-alls of a micro-batch among expert ranks, mean over the stages, those of a
+    recomputed forward left to the recomputation."""
+    layout, micro = draft.shape.layout, draft.shape.batch.micro
+    blocks, seconds = draft.estimates.ground.cost.workload.blocks, 0.0
+    for stage, borders in enumerate(draft.borders) if layout.ep > 1 else ():
+        way = partial(draft.estimates.ground.tokens[stage % layout.pp].seconds, operations=1)
+        for block in blocks[slice(*borders)]:
+            seconds += sum(exchange_seconds(block, micro, layout.cp, way, "none"))
+    return seconds / layout.pp
+
+
 def _steps(draft: Draft) -> tuple[float, float]:
     """(optimiser, exposed gradient exchange) of the pipeline rank where each is longest."""
     estimates, pp = draft.estimates, draft.shape.layout.pp
     steps, exposed = [0.0] * pp, [0.0] * pp
     for stage, blocks in enumerate(draft.borders):
-        elements = _elements(estimates.cost.workload, blocks)
-        steps[stage % pp] += estimates.step_seconds(stage % pp, elements)
+        steps[stage % pp] += estimates.step_seconds(stage % pp, *estimates.parameters(*blocks))
         exposed[stage % pp] += estimates.exposed(stage % pp, *blocks)
     optimizer = max(steps)
     return optimizer, max(0.0, max(exposed) - optimizer)
@@ -171,13 +188,13 @@ def _round_trip(draft: Draft) -> float:
 
 @dataclass(frozen=True)
 class WithoutRings(Estimates):
-    """Estimates whose context rings and repeated gathers take no time."""
+    """Estimates whose context rings, repeated gathers and tokens for experts take no time."""
 
     @cached_property
     def cost(self) -> CostModel:
         priced = super().cost
         assert isinstance(priced, SplitCost)
-        return replace(priced, rings=(), exchanges=())
+        return replace(priced, rings=(), exchanges=(), tokens=())
 
 
 def _without_tensor(workload: Workload) -> Workload:
@@ -191,7 +208,3 @@ def _without_tensor(workload: Workload) -> Workload:
             )
     blocks = tuple(replace(block, inner=inner[id(block.inner)]) for block in workload.blocks)
     return replace(workload, blocks=blocks)
-
-
-def _elements(workload: Workload, blocks: tuple[int, int]) -> float:
-    return float(sum(block.parameters for block in workload.blocks[slice(*blocks)]))

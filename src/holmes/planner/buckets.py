@@ -16,6 +16,7 @@ def buckets_of(
     whole_model: bool,
     bucket_mb: float | None = None,
     by_block: bool = False,
+    ep: int = 1,
 ) -> tuple[Bucket, ...]:
     """The buckets of a range of blocks, in model order.
 
@@ -30,9 +31,12 @@ def buckets_of(
             :data:`BUCKETS_PER_STAGE` buckets.
         by_block: unless a size is given, one bucket a block: what is gathered or reduced for
             every micro-batch is held whole for as short as possible.
+        ep: ranks that share the experts; above 1 these are counted apart.
     """
     start, stop = blocks
-    sizes = {block: _elements(workload, block, whole_model) for block in range(start, stop)}
+    each = [block.expert_parameters if ep > 1 else 0 for block in workload.blocks]
+    dense = {b: _elements(workload, b, whole_model) - each[b] for b in range(start, stop)}
+    sizes = {block: dense[block] + each[block] // ep for block in dense}
     target = 0.0 if by_block else sum(sizes.values()) / BUCKETS_PER_STAGE
     if bucket_mb is not None:
         target = bucket_mb * 1e6 / workload.gradient_bytes
@@ -48,9 +52,10 @@ def buckets_of(
         Bucket(
             index=index,
             blocks=found,
-            elements=sum(sizes[block] for block in range(*found)),
+            elements=sum(dense[block] for block in range(*found)),
             tied=found[0] in tied,
             tied_elements=workload.tied_parameters if found[0] in tied else 0,
+            expert_elements=sum(each[block] // ep for block in range(*found)),
         )
         for index, found in enumerate(reversed(ranges))
     )

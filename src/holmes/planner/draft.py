@@ -100,7 +100,8 @@ class Draft:
         if layout.cp == 1 and not self.choice.sequence:
             return self.plan
         replicas = layout.dp * layout.cp
-        plan = self._plan(Layout(layout.tp, layout.pp, replicas, shard=self.estimates.shard))
+        shard = self.estimates.shard
+        plan = self._plan(Layout(layout.tp, layout.pp, replicas, ep=layout.ep, shard=shard))
         return replace(plan, workload=self.estimates.cost.workload)
 
     def _plan(self, layout: Layout) -> Plan:

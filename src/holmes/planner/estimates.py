@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 
 from holmes.cost.calibration import BlockTime
 from holmes.cost.context import context_cost, possible
@@ -216,14 +217,14 @@ class Estimates:
 
     def _exposed_seconds(self, stage: int, start: int, stop: int) -> float:
         workload = self.cost.workload
-        elements = self._parameters[stop] - self._parameters[start]
-        step = self.step_seconds(stage, elements)
+        elements, experts = self.parameters(start, stop)
+        step = self.step_seconds(stage, elements, experts)
         if self.ground.replicas == 1:
             return step
         buckets = min(BUCKETS_PER_STAGE, stop - start)
         level = self.levels[stage]
-        reduce = level.summed.seconds(elements * workload.gradient_bytes, buckets)
-        gather = level.refreshed.seconds(elements * workload.parameter_bytes, buckets)
+        reduce = level.sums(elements, experts, workload.gradient_bytes, buckets)
+        gather = level.refreshes(elements, experts, workload.parameter_bytes, buckets)
         if not self.settings.overlap:
             return step + reduce + gather
         forward, backward = self.rows[stage]
@@ -233,13 +234,22 @@ class Estimates:
             exposed += max(seconds - hidden * float(sum(row[start:stop])), seconds / buckets)
         return exposed
 
-    def step_seconds(self, stage: int, elements: float) -> float:
-        """Seconds of the optimiser of a stage that holds ``elements`` parameters."""
-        owned = elements / self.shape.layout.tp
+    def parameters(self, start: int, stop: int) -> tuple[float, float]:
+        """Of a range of blocks: parameters, and those of experts where expert ranks divide
+        them."""
+        elements, experts = (sums[stop] - sums[start] for sums in self._parameters)
+        return elements, experts
+
+    def step_seconds(self, stage: int, elements: float, experts: float = 0.0) -> float:
+        """Seconds of the optimiser of a stage that holds ``elements`` parameters, and those of
+        experts besides."""
+        layout = self.shape.layout
         if self.choice.sharding == "hybrid":
-            owned /= self.shard[0]
+            owned = elements / (layout.tp * self.shard[0])
         elif self.choice.sharding != "none":
-            owned /= self.ground.replicas
+            owned = (elements + experts * layout.ep) / (layout.tp * self.ground.replicas)
+        else:
+            owned = (elements + experts) / layout.tp
         return max(self.cost.optimizer_seconds(owned, slot) for slot in self.ground.kinds[stage])
 
     @cached_property
@@ -298,7 +308,8 @@ class Estimates:
     def _held(self) -> tuple[Workload, Layout]:
         """What memory sees: context ranks are replicas; a divided sequence divides all."""
         layout, whole = self.shape.layout, self.ground.cost.workload
-        held = Layout(layout.tp, layout.pp, self.ground.replicas, shard=self.shard)
+        replicas = self.ground.replicas
+        held = Layout(layout.tp, layout.pp, replicas, ep=layout.ep, shard=self.shard)
         shared = split_by_tokens(whole, layout.cp, self.choice.sequence)
         if layout.cp > 1 and self.algorithm == "rsa":
             shared = with_kept_scores(shared, layout.cp)
@@ -323,11 +334,12 @@ class Estimates:
         )
 
     @cached_property
-    def _parameters(self) -> tuple[int, ...]:
-        sums = [0]
-        for block in self.cost.workload.blocks:
-            sums.append(sums[-1] + block.parameters)
-        return tuple(sums)
+    def _parameters(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Parameters up to each block, and those of experts where expert ranks divide them."""
+        blocks, apart = self.cost.workload.blocks, self.shape.layout.ep > 1
+        experts = [block.expert_parameters if apart else 0 for block in blocks]
+        others = [b.parameters - count for b, count in zip(blocks, experts, strict=True)]
+        return tuple(accumulate(others, initial=0)), tuple(accumulate(experts, initial=0))
 
     @cached_property
     def _exposed(self) -> dict[tuple[object, ...], float]:

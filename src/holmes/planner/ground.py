@@ -118,6 +118,18 @@ class Ground:
             return (NO_EXCHANGE,) * self.layout.pp
         return self._per_pattern(self._ring)
 
+    @property
+    def tokens(self) -> tuple[Exchange, ...]:
+        """All-to-all among the expert ranks of each stage, all groups at the same time; bytes are
+        what each member has to hand out."""
+        ep = self.layout.ep
+        if ep == 1:
+            return (NO_EXCHANGE,) * self.layout.pp
+        key: tuple[object, ...] = ("tokens", ep)
+        if key not in self._read:
+            self._read[key] = self._per_pattern(lambda stage: self._all_to_all(stage, ep))
+        return self._read[key]
+
     @cached_property
     def cuts(self) -> tuple[Exchange, ...]:
         """One-way transfer over each cut, all replicas at the same time.
@@ -186,16 +198,25 @@ class Ground:
         return self._collectives(op, chosen, 1 / tp)
 
     def _ring(self, stage: int) -> Exchange:
-        tp, cp = self.layout.tp, self.layout.cp
-        first = stage * self.width
-        starts = range(0, self.width, tp * cp)
-        members = [self.slots[stage][start : start + tp * cp : tp] for start in starts]
+        return self._collectives(Op.ALL_GATHER, self._neighbours(stage, self.layout.cp), 1.0)
+
+    def _all_to_all(self, stage: int, ep: int) -> Exchange:
+        groups = self._neighbours(stage, ep)
+        return self._at_once(
+            [self.network.all_to_all(ranks, PROBE_BYTES, fabric) for ranks, fabric in groups]
+        )
+
+    def _neighbours(self, stage: int, size: int) -> list[tuple[tuple[int, ...], Fabric | None]]:
+        """The first tensor ranks of groups of so many neighbouring replicas, one of each kind."""
+        tp, first = self.layout.tp, stage * self.width
+        starts = range(0, self.width, tp * size)
+        members = [self.slots[stage][start : start + tp * size : tp] for start in starts]
         groups = []
         for which in representatives([[slot.node for slot in slots] for slots in members]):
             start = first + starts[which]
-            ranks = tuple(range(start, start + tp * cp, tp))
+            ranks = tuple(range(start, start + tp * size, tp))
             groups.append((ranks, self.fabric(members[which])))
-        return self._collectives(Op.ALL_GATHER, groups, 1.0)
+        return groups
 
     def _collectives(
         self, op: Op, groups: Sequence[tuple[tuple[int, ...], Fabric | None]], share: float
@@ -203,7 +224,12 @@ class Ground:
         """The same collective in several groups at once, each with its neighbours' of the
         other tensor ranks; bytes count ``share`` in each."""
         size = PROBE_BYTES * share
-        traffics = [self.network.collective(op, ranks, size, fabric) for ranks, fabric in groups]
+        return self._at_once(
+            [self.network.collective(op, ranks, size, fabric) for ranks, fabric in groups]
+        )
+
+    def _at_once(self, traffics: Sequence[Traffic]) -> Exchange:
+        """Operations of :data:`PROBE_BYTES` that start together, with their neighbours'."""
         together = self.network.together(traffics)
         whole = self.network.side_by_side(together, self.layout.tp)
         return Exchange(whole.latency, (whole.seconds - whole.latency) / PROBE_BYTES)

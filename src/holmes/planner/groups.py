@@ -11,7 +11,7 @@ from holmes.plan.boundary import parts_between, passed_bytes
 from holmes.plan.layout import TransportRule
 from holmes.plan.plan import Axis, Group, Plan, Transport
 from holmes.plan.program import TIED_GROUP
-from holmes.plan.sharding import shard_groups
+from holmes.plan.sharding import expert_base, shard_groups
 from holmes.planner.transport import choose_transport, distinct, interfaces
 from holmes.schedule.instruction import COLLECTIVE_OPS, Op
 from holmes.schedule.lower import WORLD_GROUP, Program
@@ -33,7 +33,7 @@ def memberships(plan: Plan) -> tuple[Membership, ...]:
 
 
 def _inside_stages(plan: Plan) -> Iterable[Membership]:
-    """World, tensor, context and data groups. The virtual stages of a device share them."""
+    """World, tensor, context, expert and data groups. The virtual stages of a device share them."""
     yield Membership(WORLD_GROUP, "world", tuple(range(plan.world_size)))
     held = [(stage, stage.layout) for stage in plan.stages[: plan.pp]]
     for stage, layout in held:
@@ -48,11 +48,23 @@ def _inside_stages(plan: Plan) -> Iterable[Membership]:
                 ranks = block[tensor :: layout.tp]
                 yield Membership(f"context.{ranks[0]}", "context", ranks)
     for stage, layout in held:
+        if layout.ep == 1:
+            continue
+        for block in _runs(stage.ranks, layout.tp * layout.ep):
+            for tensor in range(layout.tp):
+                ranks = block[tensor :: layout.tp]
+                yield Membership(f"expert.{ranks[0]}", "expert", ranks)
+    for stage, layout in held:
         for tensor in range(layout.tp):
             ranks = stage.ranks[tensor :: layout.tp]
             name = f"data.s{stage.stage}" + (f".t{tensor}" if layout.tp > 1 else "")
             for inside, places in shard_groups(layout, plan.sharding, name).items():
                 yield Membership(inside, "data", tuple(ranks[i] for i in places))
+            for which in range(layout.ep) if layout.ep > 1 else ():
+                alike, base = ranks[which :: layout.ep], expert_base(name, which)
+                shared = shard_groups(layout.of_experts, plan.sharding, base)
+                for inside, places in shared.items():
+                    yield Membership(inside, "data", tuple(alike[i] for i in places))
 
 
 def _across_cuts(plan: Plan) -> Iterable[Membership]:
@@ -107,8 +119,7 @@ def open_groups(
 
 def with_bytes(groups: Sequence[Group], program: Program, plan: Plan) -> tuple[Group, ...]:
     """The groups with the payload that all their members send per step, read off
-    the instruction lists; tensor and context groups, whose work is inside the blocks,
-    from the workload.
+    the instruction lists; groups whose work is inside the blocks, from the workload.
 
     A reduce-scatter or all-gather of S bytes over n members sends (n-1) S in all,
     an all-reduce 2 (n-1) S, a transfer its bytes.
@@ -126,10 +137,8 @@ def with_bytes(groups: Sequence[Group], program: Program, plan: Plan) -> tuple[G
                 rounds = 2 if ins.op is Op.ALL_REDUCE else 1
                 sent[ins.group] += rounds * (size[ins.group] - 1) * ins.bytes
     for group in groups:
-        if group.axis == "tensor":
-            sent[group.name] = tensor_bytes(group, plan)
-        elif group.axis == "context":
-            sent[group.name] = context_bytes(group, plan)
+        if group.axis in INSIDE_BLOCKS:
+            sent[group.name] = INSIDE_BLOCKS[group.axis](group, plan)
     return tuple(replace(group, bytes_per_step=sent[group.name]) for group in groups)
 
 
@@ -146,7 +155,7 @@ def bytes_by_nic(groups: Sequence[Group], plan: Plan, topology: Topology) -> dic
         places = [node.index for node in nodes_of(group.ranks, plan.rank_map, topology)]
         members = len(places)
         exchanged = group.axis == "context" and plan.context_algorithm == "ulysses"
-        if group.axis == "data" or exchanged:
+        if group.axis in ("data", "expert") or exchanged:
             pairs = members**2 - sum(count**2 for count in Counter(places).values())
             share = pairs / (members * (members - 1))
         else:
@@ -197,3 +206,24 @@ def context_bytes(group: Group, plan: Plan) -> int:
             for part in block.context_program(plan.context_algorithm, plan.tensor, plan.context):
                 sent += part.runs(plan.recompute) * part.sent_bytes(plan.context, cp=plan.context)
     return round(sent * plan.padding * plan.context * plan.batch.micro * plan.schedule.microbatches)
+
+
+def expert_bytes(group: Group, plan: Plan) -> int:
+    """Tokens of one expert group over a step: to their experts and back, forward and
+    backward, of which (n-1)/n leave each of the n ranks where all experts take as many.
+
+    Per layer and micro-batch a rank sends 4 x top_k x tokens x hidden x width x (n-1)/n.
+    """
+    sent = 0.0
+    for stage in plan.stages:
+        if group.ranks[0] not in stage.ranks:
+            continue
+        for block in plan.workload.blocks[slice(*stage.blocks)]:
+            for part, times in block.expert_program(plan.recompute):
+                sent += times * part.sent_bytes(plan.expert, plan.tensor, plan.context)
+    sent *= plan.padding * len(group.ranks)
+    return round(sent * plan.batch.micro * plan.schedule.microbatches)
+
+
+INSIDE_BLOCKS = {"tensor": tensor_bytes, "context": context_bytes, "expert": expert_bytes}
+"""Payload of the groups that work inside blocks."""

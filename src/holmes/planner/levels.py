@@ -26,6 +26,7 @@ class Level:
         gather, reduce: of every micro-batch, once or twice (:meth:`floors`).
         summed: of a step's gradients, the last micro-batch's included.
         refreshed: of a step's new weights.
+        experts: the same of the experts, where several ranks hold different ones.
     """
 
     gather: Exchange
@@ -34,9 +35,30 @@ class Level:
     refreshed: Exchange
     times: tuple[int, int] = (0, 0)
     """Gathers in a forward, and exchanges in a backward."""
+    experts: Level | None = None
 
-    def floors(self, elements: float, workload: Workload) -> tuple[float, float]:
+    def sums(self, elements: float, experts: float, width: float, operations: int) -> float:
+        """Seconds of a step's gradients, of experts besides, ``width`` bytes each."""
+        found = self.summed.seconds(elements * width, operations)
+        if self.experts is None:
+            return found
+        return found + self.experts.summed.seconds(experts * width, operations)
+
+    def refreshes(self, elements: float, experts: float, width: float, operations: int) -> float:
+        """Seconds of a step's new weights."""
+        found = self.refreshed.seconds(elements * width, operations)
+        if self.experts is None:
+            return found
+        return found + self.experts.refreshed.seconds(experts * width, operations)
+
+    def floors(
+        self, elements: float, workload: Workload, experts: float = 0.0
+    ) -> tuple[float, float]:
         """(forward, backward) of a micro-batch are no shorter than its exchanges, seconds."""
+        if self.experts is not None and experts:
+            more = self.experts.floors(experts, workload)
+            less = replace(self, experts=None).floors(elements, workload)
+            return less[0] + more[0], less[1] + more[1]
         forwards, backwards = self.times
         if not backwards:
             return 0.0, 0.0
@@ -51,7 +73,7 @@ def levels(
     wish: tuple[int, ...] | None = None,
     quantize: Quantize = "none",
 ) -> tuple[Level, ...]:
-    """The exchanges of each stage.
+    """The exchanges of each stage, those of experts apart where expert ranks divide them.
 
     Args:
         wish: sizes of the groups of a level that has any; else the site's links decide.
@@ -59,15 +81,53 @@ def levels(
     Raises:
         ConfigError: a wish that does not divide the replicas.
     """
+    found = _levels(ground, sharding, wish, quantize)
+    if ground.layout.ep == 1:
+        return found
+    experts = _of_experts(ground, sharding, quantize)
+    return tuple(replace(one, experts=other) for one, other in zip(found, experts, strict=True))
+
+
+def _of_experts(ground: Ground, sharding: Sharding, quantize: Quantize) -> tuple[Level, ...]:
+    """Exchanges among the replicas that hold the same experts, by a level without groups of
+    its own."""
+    ep, none = ground.layout.ep, (NO_EXCHANGE,) * ground.layout.pp
+    groups = tuple(tuple(range(first, ground.replicas, ep)) for first in range(ep))
+    alike = ground.shared(Op.REDUCE_SCATTER, groups)
+    gather, reduce = _narrowed(ground, quantize, alike, alike)
+    if sharding not in ("gradients", "parameters"):
+        gather = reduce = none
+        summed = refreshed = alike
+    elif sharding == "gradients":
+        gather, summed, refreshed = none, reduce, alike
+    else:
+        summed, refreshed = reduce, none
+    each = zip(gather, reduce, summed, refreshed, strict=True)
+    return tuple(Level(*one, gathers(sharding)) for one in each)
+
+
+def _narrowed(
+    ground: Ground, quantize: Quantize, gather: tuple[Exchange, ...], reduce: tuple[Exchange, ...]
+) -> tuple[tuple[Exchange, ...], tuple[Exchange, ...]]:
+    """Gathers and reductions of every micro-batch, in as few bits as they travel in."""
+    workload = ground.cost.workload
+    weight, gradient = workload.parameter_bytes, workload.gradient_bytes
+    bits = BITS[quantize]
+    return (
+        _scaled(gather, wire_width(bits[0], weight) / weight),
+        _scaled(reduce, wire_width(bits[1], gradient) / gradient),
+    )
+
+
+def _levels(
+    ground: Ground, sharding: Sharding, wish: tuple[int, ...] | None, quantize: Quantize
+) -> tuple[Level, ...]:
     count, everywhere = ground.replicas, ground.exchanges
     if count == 1 or not any(gathers(sharding)):
         return tuple(Level(NO_EXCHANGE, NO_EXCHANGE, one, one) for one in everywhere)
     shards = Layout(dp=count, shard=shard_sizes(ground, sharding, wish)).shards(sharding)
-    workload = ground.cost.workload
-    weight, gradient = workload.parameter_bytes, workload.gradient_bytes
-    bits = BITS[quantize]
-    gather = _scaled(_near(ground, shards.weights), wire_width(bits[0], weight) / weight)
-    reduce = _scaled(_near(ground, shards.gradients), wire_width(bits[1], gradient) / gradient)
+    near = _near(ground, shards.weights), _near(ground, shards.gradients)
+    gather, reduce = _narrowed(ground, quantize, *near)
     across, refreshed = _once(ground, shards)
     return tuple(
         Level(*one, gathers(sharding))

@@ -8,6 +8,7 @@ from functools import cached_property
 from holmes.cost.axes import Split, split_workload
 from holmes.cost.calibration import BlockTime
 from holmes.cost.context import context_cost, shared_calibration
+from holmes.cost.experts import exchange_seconds
 from holmes.cost.model import CostModel
 from holmes.cost.split import weight_seconds
 from holmes.hardware.topology import DeviceSlot
@@ -20,7 +21,7 @@ from holmes.workload.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCost(CostModel):
-    """Costs of a workload as one context rank sees it.
+    """Costs of a workload as one context rank and one expert rank sees it.
 
     Attributes:
         context: the context degree; the workload is already divided by it, ``whole`` is not.
@@ -28,6 +29,7 @@ class SplitCost(CostModel):
         sequence: whether tensor ranks divide norms and activations too.
         rings, exchanges: per pipeline rank, its context ring and what its replicas gather and
             reduce for every micro-batch; empty where blocks do not pay for them.
+        tokens: per pipeline rank, the all-to-all among its expert ranks; empty without.
         priced: the pipeline rank whose blocks are priced.
     """
 
@@ -37,6 +39,7 @@ class SplitCost(CostModel):
     sequence: bool = False
     rings: tuple[Exchange, ...] = ()
     exchanges: tuple[Level, ...] = ()
+    tokens: tuple[Exchange, ...] = ()
     priced: int = 0
 
     def at(self, pipeline_rank: int) -> SplitCost:
@@ -66,6 +69,10 @@ class SplitCost(CostModel):
             other = self.at(pipeline_rank)
             return other.stage_time(plan, stage, blocks, rank, listed=listed)
         return super().stage_time(plan, stage, blocks, rank, listed=listed)
+
+    def _split(self, plan: Plan) -> Split:
+        """Nothing: the workload is divided already."""
+        return Split()
 
     @cached_property
     def _ranks(self) -> dict[int, SplitCost]:
@@ -117,12 +124,23 @@ class SplitCost(CostModel):
         if ring_of is not None and block.kind == "transformer":
             plain = self._plain(index, slot, micro, tp, "none")
             selective = self._plain(index, slot, micro, tp, "selective")
-            moved = context_cost(self.whole.blocks[index], self.algorithm, tp, self.context)
+            ring = context_cost(self.whole.blocks[index], self.algorithm, tp, self.context)
             attention = selective.backward - plain.backward
-            added = moved.added(micro, lambda n: ring_of.seconds(n, 1), attention, recompute)
+            added = ring.added(micro, lambda n: ring_of.seconds(n, 1), attention, recompute)
             forward, backward = forward + added.forward, backward + added.backward
+        if self.tokens:
+            moved = exchange_seconds(
+                self.whole.blocks[index],
+                micro,
+                self.context,
+                lambda n: self.tokens[self.priced].seconds(n, 1),
+                recompute,
+            )
+            forward, backward = forward + moved[0], backward + moved[1]
         if self.exchanges:
-            least = self.exchanges[self.priced].floors(block.parameters, self.workload)
+            level = self.exchanges[self.priced]
+            experts = 0 if level.experts is None else block.expert_parameters
+            least = level.floors(block.parameters - experts, self.workload, experts)
             forward, backward = max(forward, least[0]), max(backward, least[1])
         return replace(time, forward=forward, backward=backward)
 
@@ -134,14 +152,15 @@ def split_cost(
     exchanges: tuple[Level, ...] = (),
 ) -> CostModel:
     """The cost model of a layout with this much split; the base one where nothing is."""
-    base, context = ground.cost, ground.layout.cp
+    base, context, expert = ground.cost, ground.layout.cp, ground.layout.ep
     rings = ground.rings if context > 1 else ()
+    tokens = ground.tokens if expert > 1 else ()
     gathered = any(any(level.times) for level in exchanges)
-    if not sequence and not rings and not gathered:
+    if not sequence and not rings and not gathered and not tokens:
         return base
     return SplitCost(
         topology=base.topology,
-        workload=split_workload(base.workload, Split(context, sequence)),
+        workload=split_workload(base.workload, Split(context, sequence, expert)),
         calibration=shared_calibration(base.calibration, context),
         rates=base.rates,
         execution=base.execution,
@@ -151,4 +170,5 @@ def split_cost(
         sequence=sequence,
         rings=rings,
         exchanges=exchanges if gathered else (),
+        tokens=tokens,
     )

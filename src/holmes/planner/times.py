@@ -53,21 +53,23 @@ def _stage(draft: Draft, stage: int) -> StageTimes:
     if FORMS[draft.schedule].splits_backward:
         weights = list(accumulate(estimates.weights[rank][start:stop], initial=0.0))
     buckets = buckets_of(
-        workload,
+        estimates.ground.cost.workload,
         draft.borders[stage],
         whole_model=draft.shape.layout.pp == 1,
         bucket_mb=draft.request.wishes.bucket_mb,
+        ep=draft.shape.layout.ep,
     )
     level = estimates.levels[rank]
     parts = []
     for bucket in buckets:
+        sizes = bucket.elements, bucket.expert_elements
         a, b = bucket.blocks[0] - start, bucket.blocks[1] - start
         parts.append(
             PartTimes(
-                gather=level.refreshed.seconds(bucket.elements * workload.parameter_bytes, 1),
+                gather=level.refreshes(*sizes, workload.parameter_bytes, 1),
                 forward=forwards[b] - forwards[a],
                 backward=backwards[b] - backwards[a],
-                reduce=level.summed.seconds(bucket.elements * workload.gradient_bytes, 1),
+                reduce=level.sums(*sizes, workload.gradient_bytes, 1),
                 tied=bucket.tied,
                 weight=weights[b] - weights[a],
             )
@@ -75,6 +77,6 @@ def _stage(draft: Draft, stage: int) -> StageTimes:
     step = 0.0
     if stage == rank:  # one step for all stages of a rank
         mine = draft.borders[rank :: draft.shape.layout.pp]
-        blocks = [block for one in mine for block in workload.blocks[slice(*one)]]
-        step = estimates.step_seconds(rank, sum(block.parameters for block in blocks))
+        held = [estimates.parameters(*one) for one in mine]
+        step = estimates.step_seconds(rank, sum(a for a, _ in held), sum(b for _, b in held))
     return StageTimes(tuple(parts), step)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from holmes.plan.plan import Group, Plan
 from holmes.plan.program import LOSS_SLOTS, stage_shape
-from holmes.planner.groups import context_bytes, tensor_bytes
+from holmes.planner.groups import INSIDE_BLOCKS
 from holmes.schedule.instruction import Exchange, Move, Op
 from holmes.schedule.lower import WORLD_GROUP
 
@@ -24,11 +24,15 @@ def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
     first = {group.name: group.ranks[0] for group in groups if group.axis == "data"}
     for shape in shapes:
         for rank, exchange in zip(shape.ranks, shape.exchanges, strict=False):
-            for move, times in _moves(plan, exchange):
-                if first.get(move.group) == rank:
-                    rounds = (2 if move.op is Op.ALL_REDUCE else 1) * times
-                    each = sum(move.bytes_of(bucket.elements) for bucket in shape.buckets)
-                    sent[move.group] += rounds * (size[move.group] - 1) * each
+            for one in exchange.parts:
+                for move, times in _moves(plan, one):
+                    if first.get(move.group) == rank:
+                        rounds = (2 if move.op is Op.ALL_REDUCE else 1) * times
+                        moved = (
+                            count for b in shape.buckets for e, count in exchange.of(b) if e is one
+                        )
+                        each = sum(map(move.bytes_of, moved))
+                        sent[move.group] += rounds * (size[move.group] - 1) * each
     for part in (part for shape in shapes for parts in shape.outputs for part in parts):
         sent[part.group] += 2 * plan.schedule.microbatches * part.bytes_
     for shape in shapes:
@@ -41,10 +45,8 @@ def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
         norms = NORM_BYTES * (sum(block.tensors for block in plan.workload.blocks) + LOSS_SLOTS)
         sent[WORLD_GROUP] = 2 * (size[WORLD_GROUP] - 1) * norms
     for group in groups:
-        if group.axis == "tensor":
-            sent[group.name] = tensor_bytes(group, plan)
-        elif group.axis == "context":
-            sent[group.name] = context_bytes(group, plan)
+        if group.axis in INSIDE_BLOCKS:
+            sent[group.name] = INSIDE_BLOCKS[group.axis](group, plan)
     return tuple(replace(group, bytes_per_step=sent[group.name]) for group in groups)
 
 

@@ -67,10 +67,12 @@ class Exchanges:
                 continue
             for bucket in shape.buckets:
                 after = waits
-                for move in exchange.refresh:
-                    kind = "parameters" if move is exchange.refresh[-1] else "part"
-                    after = (self._move(move, shape.stage, bucket, kind, after),)
-                    self._fresh[bucket.index] = after[0]
+                for part, elements in exchange.of(bucket):
+                    for move in part.refresh:
+                        kind = "parameters" if move is part.refresh[-1] else "part"
+                        size = (bucket, elements)
+                        after = (self._move(move, shape.stage, size, kind, after),)
+                        self._fresh[bucket.index] = after[0]
 
     def gather(self, part: Portion) -> None:
         """Gather the weights that a part needs, where that is not under way."""
@@ -82,13 +84,13 @@ class Exchanges:
             if index in self._gathered:
                 continue
             fresh = self._fresh.pop(index, None)
-            self._gathered[index] = self._move(
-                exchange.gather,
-                action.stage,
-                self._bucket(action.stage, index),
-                f"weights.{action.op[0]}{action.microbatch}",
-                () if fresh is None else (fresh,),
-            )
+            after: tuple[int, ...] = () if fresh is None else (fresh,)
+            bucket = self._bucket(action.stage, index)
+            kind = f"weights.{action.op[0]}{action.microbatch}"
+            for one, elements in exchange.of(bucket):
+                if one.gather is not None:
+                    after = (self._move(one.gather, action.stage, (bucket, elements), kind, after),)
+            self._gathered[index] = after[0]
 
     def waits(self, part: Portion) -> tuple[int, ...]:
         """What a part has to wait for; counts as done from here on."""
@@ -139,13 +141,15 @@ class Exchanges:
         exchange = self._exchanges[stage]
         assert exchange is not None
         done = waits
-        if exchange.reduce is not None:
-            each = exchange.each and microbatch is not None
-            kind = f"gradients.m{microbatch}" if each else "gradients"
-            done = (self._move(exchange.reduce, stage, bucket, kind, waits),)
-            self._last_reduction[bucket.index] = done[0]
-        if last and exchange.across is not None:
-            done = (self._move(exchange.across, stage, bucket, "sums", done),)
+        each = exchange.each and microbatch is not None
+        kind = f"gradients.m{microbatch}" if each else "gradients"
+        for one, elements in exchange.of(bucket):
+            size = (bucket, elements)
+            if one.reduce is not None:
+                done = (self._move(one.reduce, stage, size, kind, done),)
+                self._last_reduction[bucket.index] = done[0]
+            if last and one.across is not None:
+                done = (self._move(one.across, stage, size, "sums", done),)
         if last:
             self.reduced += done
         if not self._overlap:
@@ -155,8 +159,10 @@ class Exchanges:
         return next(b for b in self._shapes[stage].buckets if b.index == index)
 
     def _move(
-        self, move: Move, stage: int, bucket: Bucket, kind: str, waits: tuple[int, ...]
+        self, move: Move, stage: int, size: tuple[Bucket, int], kind: str, waits: tuple[int, ...]
     ) -> int:
+        """A collective of a bucket, of so many elements of it."""
+        bucket, elements = size
         return self._add(
             move.op,
             f"comm:{move.group}",
@@ -165,6 +171,6 @@ class Exchanges:
             microbatch=None,
             group=move.group,
             buffer=f"{kind}.{bucket.index}",
-            bytes=move.bytes_of(bucket.elements),
+            bytes=move.bytes_of(elements),
             waits=waits,
         )

@@ -159,6 +159,8 @@ class Bucket:
     summed with its twin on another stage; ``tied_elements`` is the size of that
     weight, where the block holds other parameters too. ``borrows`` is another bucket
     of the rank that holds a weight of this one's blocks (both ends of a tie on a stage).
+    ``expert_elements`` are parameters besides, of the experts that one of several expert
+    ranks holds; without such ranks experts are among ``elements``.
     """
 
     index: int
@@ -167,6 +169,12 @@ class Bucket:
     tied: bool = False
     tied_elements: int = 0
     borrows: int | None = None
+    expert_elements: int = 0
+
+    @property
+    def held(self) -> int:
+        """All parameters of the bucket on an expert rank."""
+        return self.elements + self.expert_elements
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,8 @@ class Exchange:
         across: sums of the middle groups, after the last micro-batch.
         refresh: what the optimiser changed, before the next step: all that is kept of the
             weights; before it, where there are two, the part of them that the sums are of.
+        experts: the same of the bucket's experts, among the ranks that hold the same ones;
+            None where no expert ranks divide them.
     """
 
     gather: Move | None = None
@@ -205,6 +215,18 @@ class Exchange:
     each: bool = False
     across: Move | None = None
     refresh: tuple[Move, ...] = ()
+    experts: Exchange | None = None
+
+    @property
+    def parts(self) -> tuple[Exchange, ...]:
+        """Itself, and that of the experts where there is one."""
+        return (self,) if self.experts is None else (self, self.experts)
+
+    def of(self, bucket: Bucket) -> tuple[tuple[Exchange, int], ...]:
+        """What is exchanged of a bucket in turn, and how many elements each time."""
+        if self.experts is None or not bucket.expert_elements:
+            return ((self, bucket.elements),)
+        return (self, bucket.elements), (self.experts, bucket.expert_elements)
 
 
 def plain_exchange(group: str, gradient_bytes: int, parameter_bytes: int) -> Exchange:

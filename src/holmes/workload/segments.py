@@ -144,6 +144,12 @@ def context_collectives(
     )
 
 
+def expert_collectives(inner: Iterable[Segment | Collective]) -> tuple[Collective, ...]:
+    """The exchanges of a block that bring tokens to their experts and back (Lepikhin et al.
+    2020, GShard, section 3.2): two in the forward, two in the backward."""
+    return tuple(p for p in inner if isinstance(p, Collective) and p.axis == "expert")
+
+
 def with_sequence_parallelism(
     inner: Iterable[Segment | Collective],
 ) -> tuple[Segment | Collective, ...]:

@@ -16,6 +16,7 @@ from holmes.workload.segments import (
     Collective,
     Segment,
     context_collectives,
+    expert_collectives,
     with_sequence_parallelism,
 )
 
@@ -39,6 +40,8 @@ class Block:
             what it keeps, split like its products (the logits' gradient, in a head).
         whole_parameters: the part of ``parameters`` that the tensor axis does not divide.
         expert_parameters: the part of ``parameters`` that the expert axis divides.
+        dispatched_bytes: tokens of one sample as they are sent to experts, one way, where
+            every expert takes as many as every other.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Block:
     working_bytes: float = 0.0
     whole_parameters: int = 0
     expert_parameters: int = 0
+    dispatched_bytes: float = 0.0
 
     @cached_property
     def flops_forward(self) -> float:
@@ -83,6 +87,17 @@ class Block:
     def context_program(self, algorithm: str, tp: int, cp: int) -> tuple[Collective, ...]:
         """Its collectives over ``cp`` context ranks; see :func:`context_collectives`."""
         return context_collectives(self.inner, algorithm, tp, cp)
+
+    def expert_program(self, recompute: RecomputeMode) -> tuple[tuple[Collective, int], ...]:
+        """Its exchanges of tokens with experts, and how often a micro-batch has each.
+
+        Full recomputation repeats those of the forward; selective, of attention, none.
+        """
+        again = recompute == "full" and self.flops_recomputed("full") > 0
+        return tuple(
+            (part, 2 if again and part.direction == "forward" else 1)
+            for part in expert_collectives(self.inner)
+        )
 
     def activation_bytes_on_rank(
         self,
@@ -190,6 +205,18 @@ class Workload:
             return None
         heads, keys = self.heads // tp, max(1, (self.key_heads or self.heads) // tp)
         return exchange_obstacle(heads, keys, cp)
+
+    def expert_obstacle(self, dp: int, ep: int) -> str | None:
+        """Why ``ep`` of ``dp`` replicas cannot share the experts of a layer, or None."""
+        if ep == 1:
+            return None
+        if not self.experts:
+            return f"{self.name} has no experts to divide over {ep} ranks"
+        if self.experts % ep:
+            return f"{self.experts} experts do not divide over {ep} expert ranks"
+        if dp % ep:
+            return f"{dp} data ranks do not divide into groups of {ep} expert ranks"
+        return None
 
     def shared_parameters(self, block: Block, tp: int) -> int:
         """Parameters of a block that several of ``tp`` tensor ranks hold.

@@ -51,6 +51,7 @@ def layer_block(shape: DecoderShape) -> Block:
         whole_activation_bytes=whole,
         whole_parameters=row_biases + norms + router,
         expert_parameters=experts,
+        dispatched_bytes=float(shape.top_k * shape.sequence * h * shape.widths.compute),
     )
 
 
