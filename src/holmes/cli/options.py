@@ -30,8 +30,7 @@ def show(what: Any) -> None:
 
 def emit(data: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    json.dump(data, sys.stdout, allow_nan=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(json.dumps(data, allow_nan=False) + "\n")
 
 
 def described(sentence: str, *examples: str) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from holmes.plan.plan import Group, Plan
-from holmes.plan.program import LOSS_SLOTS, stage_shape
+from holmes.plan.program import LOSS_SLOTS, schedule_of, stage_shape
 from holmes.planner.groups import INSIDE_BLOCKS
-from holmes.schedule.instruction import Exchange, Move, Op
+from holmes.schedule.instruction import Bucket, Exchange, Move, Op, StageShape
 from holmes.schedule.lower import WORLD_GROUP
+from holmes.schedule.portions import gather_counts
 
 NORM_BYTES = 8
 
@@ -22,17 +23,20 @@ def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
     size = {group.name: len(group.ranks) for group in groups}
     shapes = [stage_shape(plan, stage) for stage in plan.stages]
     first = {group.name: group.ranks[0] for group in groups if group.axis == "data"}
+    leading = set(first.values())
+    gathers = _gathers(plan, shapes)
     for shape in shapes:
         for rank, exchange in zip(shape.ranks, shape.exchanges, strict=False):
-            for one in exchange.parts:
-                for move, times in _moves(plan, one):
-                    if first.get(move.group) == rank:
-                        rounds = (2 if move.op is Op.ALL_REDUCE else 1) * times
-                        moved = (
-                            count for b in shape.buckets for e, count in exchange.of(b) if e is one
-                        )
-                        each = sum(map(move.bytes_of, moved))
-                        sent[move.group] += rounds * (size[move.group] - 1) * each
+            if rank not in leading:
+                continue
+            for bucket in shape.buckets:
+                gathered = gathers[shape.stage % plan.pp][bucket.index]
+                for one, elements in exchange.of(bucket):
+                    for move, times in _moves(one, bucket, gathered, plan.schedule.microbatches):
+                        if first.get(move.group) == rank:
+                            rounds = (2 if move.op is Op.ALL_REDUCE else 1) * times
+                            each = (size[move.group] - 1) * move.bytes_of(elements)
+                            sent[move.group] += rounds * each
     for part in (part for shape in shapes for parts in shape.outputs for part in parts):
         sent[part.group] += 2 * plan.schedule.microbatches * part.bytes_
     for shape in shapes:
@@ -50,17 +54,27 @@ def with_closed_bytes(groups: Sequence[Group], plan: Plan) -> tuple[Group, ...]:
     return tuple(replace(group, bytes_per_step=sent[group.name]) for group in groups)
 
 
-def _moves(plan: Plan, exchange: Exchange) -> Iterator[tuple[Move, int]]:
-    """The collectives of a bucket, and how often a step has each.
+def _gathers(plan: Plan, shapes: Sequence[StageShape]) -> list[Counter[int]]:
+    """By pipeline rank, how often a step gathers the weights of each bucket."""
+    found = []
+    for rank in range(plan.pp):
+        own = {shape.stage: shape for shape in shapes[rank :: plan.pp]}
+        exchanges = {s: shape.exchanges[0] for s, shape in own.items() if shape.exchanges}
+        if any(exchange.gather is not None for exchange in exchanges.values()):
+            found.append(gather_counts(schedule_of(plan).actions[rank], own, exchanges))
+        else:
+            found.append(Counter())
+    return found
 
-    Weights are gathered for every forward and every backward; that some buckets stay whole
-    between the two is left out.
-    """
-    microbatches = plan.schedule.microbatches
+
+def _moves(
+    exchange: Exchange, bucket: Bucket, gathered: int, microbatches: int
+) -> Iterator[tuple[Move, int]]:
+    """The collectives of a bucket, and how often a step has each."""
     if exchange.gather is not None:
-        yield exchange.gather, 2 * microbatches
-    if exchange.reduce is not None:
-        yield exchange.reduce, microbatches if exchange.each else 1
+        yield exchange.gather, gathered
+    if exchange.reduce is not None:  # a shared weight's gradients are summed with its twin's first
+        yield exchange.reduce, microbatches if exchange.each and not bucket.tied else 1
     if exchange.across is not None:
         yield exchange.across, 1
     for move in exchange.refresh:

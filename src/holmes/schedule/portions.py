@@ -6,6 +6,7 @@ longer: each part says which buckets it holds, and which of them the next one do
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -56,6 +57,41 @@ def portions_of(
         )
         found.append(_cut(action, shapes[action.stage], exchange, overlap=overlap, edge=edge))
     return _with_gathers(found, {s: e for s, e in exchanges.items() if e is not None and e.gather})
+
+
+def gather_counts(
+    actions: tuple[Action, ...],
+    shapes: Mapping[int, StageShape],
+    exchanges: Mapping[int, Exchange | None],
+) -> Counter[int]:
+    """How often the actions gather each bucket, as :func:`portions_of` has it.
+
+    What an action needs gathered follows from the one before it, so each different pair of
+    neighbours is cut once and counted as often as it occurs.
+    """
+    ways = [(action.op, action.stage) for action in actions]
+    found: Counter[int] = Counter()
+    for (before, now), times in Counter(zip([None, *ways], ways, strict=False)).items():
+        held = () if before is None else _needs(before, shapes, exchanges)[-1]
+        for needed in _needs(now, shapes, exchanges):
+            for bucket in set(needed) - set(held):
+                found[bucket] += times
+            held = needed
+    return found
+
+
+def _needs(
+    way: tuple[Op, int],
+    shapes: Mapping[int, StageShape],
+    exchanges: Mapping[int, Exchange | None],
+) -> list[tuple[int, ...]]:
+    """Buckets whose weights have to be whole, part by part of an action."""
+    op, stage = way
+    exchange = exchanges[stage]
+    if exchange is None or exchange.gather is None:
+        return [()]
+    action = Action(op, stage, 0)
+    return [p.holds for p in _cut(action, shapes[stage], exchange, overlap=True, edge=False)]
 
 
 def _cut(
