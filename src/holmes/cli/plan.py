@@ -12,6 +12,51 @@ from holmes.cli.options import described, emit
 
 if TYPE_CHECKING:
     from holmes.job.resolve import ResolvedJob
+    from holmes.plan.plan import Plan
+    from holmes.planner.answer import Answer
+
+
+SeqOption = Annotated[
+    int | None, typer.Option("--seq", help="Tokens of a sample (`model.sequence`).")
+]
+ExplainOption = Annotated[
+    bool, typer.Option("--explain", help="Every decision: order, groups, partition, losers.")
+]
+TopOption = Annotated[
+    int | None, typer.Option("--top", min=1, max=100, help="List the best K candidates.")
+]
+ObjectiveOption = Annotated[
+    Literal["time", "devices", "cost"],
+    typer.Option(help="Fastest, fewest devices for --target, or cheapest per token."),
+]
+TargetOption = Annotated[
+    float | None,
+    typer.Option("--target", min=1e-9, help="Seconds a step may take (objective devices)."),
+]
+CompareOption = Annotated[
+    str | None,
+    typer.Option("--compare", help="What runs today, e.g. tp=8,pp=2,dp=6,order=launch."),
+]
+SweepOption = Annotated[
+    str | None, typer.Option("--sweep", help="Plan at several sizes: nodes=8..512.")
+]
+PageOption = Annotated[
+    Path | None, typer.Option("--page", help="Write the sweep's charts to this HTML file.")
+]
+SearchSecondsOption = Annotated[
+    float | None,
+    typer.Option("--search-seconds", min=0, help="Stop the search then; the gap is told."),
+]
+FullOption = Annotated[
+    bool, typer.Option("--full", help="Score all candidates, also what bounds rule out.")
+]
+ExportOption = Annotated[
+    Literal["megatron"] | None,
+    typer.Option("--export", help="Write arguments of Megatron-LM to the folder of -o."),
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write the plan as JSON to this file.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,51 +71,21 @@ def register(app: typer.Typer) -> None:
 
 def command(
     given: JobOptions,
-    seq: Annotated[
-        int | None, typer.Option("--seq", help="Tokens of a sample (`model.sequence`).")
-    ] = None,
+    seq: SeqOption = None,
     placement: PlacementOption = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Every decision: order, groups, partition, losers.")
-    ] = False,
-    top: Annotated[
-        int | None, typer.Option("--top", min=1, max=100, help="List the best K candidates.")
-    ] = None,
-    objective: Annotated[
-        Literal["time", "devices", "cost"],
-        typer.Option(help="Fastest, fewest devices for --target, or cheapest per token."),
-    ] = "time",
-    target: Annotated[
-        float | None,
-        typer.Option("--target", min=1e-9, help="Seconds a step may take (objective devices)."),
-    ] = None,
-    compare: Annotated[
-        str | None,
-        typer.Option("--compare", help="What runs today, e.g. tp=8,pp=2,dp=6,order=launch."),
-    ] = None,
-    sweep: Annotated[
-        str | None, typer.Option("--sweep", help="Plan at several sizes: nodes=8..512.")
-    ] = None,
-    page: Annotated[
-        Path | None, typer.Option("--page", help="Write the sweep's charts to this HTML file.")
-    ] = None,
-    search_seconds: Annotated[
-        float | None,
-        typer.Option("--search-seconds", min=0, help="Stop the search then; the gap is told."),
-    ] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Score all candidates, also what bounds rule out.")
-    ] = False,
-    export: Annotated[
-        Literal["megatron"] | None,
-        typer.Option("--export", help="Write arguments of Megatron-LM to the folder of -o."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the plan as JSON to this file.")
-    ] = None,
+    explain: ExplainOption = False,
+    top: TopOption = None,
+    objective: ObjectiveOption = "time",
+    target: TargetOption = None,
+    compare: CompareOption = None,
+    sweep: SweepOption = None,
+    page: PageOption = None,
+    search_seconds: SearchSecondsOption = None,
+    full: FullOption = False,
+    export: ExportOption = None,
+    output: OutputOption = None,
 ) -> None:
     from holmes import api
-    from holmes.plan.codec import plan_to_dict, write_plan
     from holmes.planner.answer import Wanted
 
     _check(objective=objective, target=target, sweep=sweep, page=page, export=export, output=output)
@@ -93,6 +108,16 @@ def command(
         return
     wanted = Wanted(top or 10, objective, target, full, explain or top is not None)
     found = api.plan(job, wanted, note=explain, search_seconds=search_seconds)
+    extra = _beside(found)
+    if compare is not None:
+        extra["comparison"] = api.compare_today(found, job, compare)
+    if output is not None:
+        extra |= _write(found, job, output, export)
+    _show(found.plan, extra, given, explain=explain, top=top)
+
+
+def _beside(found: Answer) -> dict[str, Any]:
+    """What the answer says beside the plan itself."""
     extra: dict[str, Any] = {
         "top": [offer.to_dict() for offer in found.top],
         "pareto": [offer.to_dict() for offer in found.front],
@@ -102,19 +127,33 @@ def command(
     if found.sized is not None:
         extra["nodes"] = list(found.sized.nodes)
         extra["cost_per_million_tokens"] = found.sized.dollars_per_million_tokens
-    if compare is not None:
-        extra["comparison"] = api.compare_today(found, job, compare)
-    if export is not None and output is not None:
-        extra["written"] = api.export_megatron(found.best, job, output)
-    elif output is not None:
-        write_plan(found.plan, output)
+    return extra
+
+
+def _write(found: Answer, job: ResolvedJob, output: Path, export: str | None) -> dict[str, Any]:
+    """The plan as a file, or as arguments in a folder; what was written there."""
+    if export is not None:
+        from holmes import api
+
+        return {"written": api.export_megatron(found.best, job, output)}
+    from holmes.plan.codec import write_plan
+
+    write_plan(found.plan, output)
+    return {}
+
+
+def _show(
+    plan: Plan, extra: dict[str, Any], given: JobOptions, *, explain: bool, top: int | None
+) -> None:
     if given.json_output:
-        emit({**plan_to_dict(found.plan), **extra})
+        from holmes.plan.codec import plan_to_dict
+
+        emit({**plan_to_dict(plan), **extra})
         return
     from holmes.report.terminal import show_plan
     from holmes.report.terminal_plan import show_offers
 
-    show_plan(found.plan, explain=explain)
+    show_plan(plan, explain=explain)
     show_offers(extra, top=top)
 
 

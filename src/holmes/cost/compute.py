@@ -15,6 +15,7 @@ Recomputation repeats the forward, or its selective part, before the backward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -210,18 +211,9 @@ def block_modes(
     if block.kind == "head":
         how = replace(how, width=max(how.width, HALF_BYTES))  # fp8 recipes leave it out
     inner = collectives_seconds(block, device, calibration, micro, tp, how)
-    measured = calibration.measured(device.name, block.kind, tp)
     segments = _Segments(device, calibration.compute, micro, tp, how)
-
     parts = [part for part in block.program(how.sequence_parallel) if isinstance(part, Segment)]
     each = [segments.forward(part) for part in parts]
-    selected = [c.part(p.selective) for c, p in zip(each, parts, strict=True)]
-    selective = sum(selected, _Cost())
-    repeats = _repeats(block)
-    if measured is None and (whole := calibration.measured(device.name, block.kind, 1)):
-        alone = replace(segments, tp=1)
-        mine, all_ = (sum(one.forward(p).seconds for p in parts) for one in (segments, alone))
-        measured = whole.scaled(mine / all_ if all_ else 1.0 / tp) + inner
 
     def hidden(busy: float) -> BlockTime:
         """Of the collectives, where the forward computes for ``busy`` seconds."""
@@ -236,32 +228,67 @@ def block_modes(
             lambda part: scale * segments.forward(part).seconds,
         )
 
-    if measured is not None:
-        measured = measured.scaled(micro / calibration.micro)
-        base = measured - hidden(measured.forward - inner.forward)
-        base = base.scaled(1.0 / device.speed)
-        return {
-            "none": base,
-            "selective": base + BlockTime(0.0, selective.seconds),
-            "full": base + BlockTime(0.0, base.forward if repeats else 0.0),
-        }
+    measured = _measured(block, calibration, segments, parts, inner)
+    if measured is None:
+        inner -= hidden(sum(cost.seconds for cost in each))
+        return _analytic(block, segments, parts, each, inner)
+    measured = measured.scaled(micro / calibration.micro)
+    base = measured - hidden(measured.forward - inner.forward)
+    base = base.scaled(1.0 / device.speed)
+    return {
+        "none": base,
+        "selective": base + BlockTime(0.0, _selective(parts, each).seconds),
+        "full": base + BlockTime(0.0, base.forward if _repeats(block) else 0.0),
+    }
+
+
+def _measured(
+    block: Block,
+    calibration: Calibration,
+    segments: _Segments,
+    parts: Sequence[Segment],
+    inner: BlockTime,
+) -> BlockTime | None:
+    """What was measured of a block: with its tensor ranks, or else whole, less what they share
+    and more what they say to each other (``inner``)."""
+    name, tp = segments.device.name, segments.tp
+    found = calibration.measured(name, block.kind, tp)
+    if found is None and (whole := calibration.measured(name, block.kind, 1)):
+        alone = replace(segments, tp=1)
+        mine, all_ = (sum(one.forward(p).seconds for p in parts) for one in (segments, alone))
+        return whole.scaled(mine / all_ if all_ else 1.0 / tp) + inner
+    return found
+
+
+def _selective(parts: Sequence[Segment], each: Sequence[_Cost]) -> _Cost:
+    """What selective recomputation repeats of the forward."""
+    return sum((c.part(p.selective) for c, p in zip(each, parts, strict=True)), _Cost())
+
+
+def _analytic(
+    block: Block,
+    segments: _Segments,
+    parts: Sequence[Segment],
+    each: Sequence[_Cost],
+    inner: BlockTime,
+) -> dict[Recompute, BlockTime]:
+    """Every mode from the forward of each part and the collectives that nothing hides."""
     forward = sum(each, _Cost())
-    inner -= hidden(forward.seconds)
     backward = sum((segments.backward(p, block.backward_over_forward) for p in parts), _Cost())
     backward += segments.accumulation(block)
     again: dict[Recompute, tuple[_Cost, float]] = {
         "none": (backward, 0.0),
-        "selective": (backward + selective, 0.0),
-        "full": (backward + forward, inner.forward) if repeats else (backward, 0.0),
+        "selective": (backward + _selective(parts, each), 0.0),
+        "full": (backward + forward, inner.forward) if _repeats(block) else (backward, 0.0),
     }
-    host = calibration.compute.host_seconds
+    host, tp = segments.coefficients.host_seconds, segments.tp
     calls = sum(isinstance(p, Collective) and p.axis == "tensor" for p in block.inner) * (tp > 1)
     ahead = _slower(forward.seconds + inner.forward, (forward.kernels + calls) * host)
     return {
         mode: BlockTime(
             ahead,
             _slower(cost.seconds + inner.backward + talk, (cost.kernels + calls) * host),
-        ).scaled(1.0 / device.speed)
+        ).scaled(1.0 / segments.device.speed)
         for mode, (cost, talk) in again.items()
     }
 

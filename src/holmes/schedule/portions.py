@@ -69,9 +69,9 @@ def gather_counts(
     What an action needs gathered follows from the one before it, so each different pair of
     neighbours is cut once and counted as often as it occurs.
     """
-    ways = [(action.op, action.stage) for action in actions]
+    ways = [Action(action.op, action.stage, 0) for action in actions]
     found: Counter[int] = Counter()
-    for (before, now), times in Counter(zip([None, *ways], ways, strict=False)).items():
+    for (before, now), times in Counter(zip([None, *ways[:-1]], ways, strict=True)).items():
         held = () if before is None else _needs(before, shapes, exchanges)[-1]
         for needed in _needs(now, shapes, exchanges):
             for bucket in set(needed) - set(held):
@@ -81,17 +81,16 @@ def gather_counts(
 
 
 def _needs(
-    way: tuple[Op, int],
+    action: Action,
     shapes: Mapping[int, StageShape],
     exchanges: Mapping[int, Exchange | None],
 ) -> list[tuple[int, ...]]:
     """Buckets whose weights have to be whole, part by part of an action."""
-    op, stage = way
-    exchange = exchanges[stage]
+    exchange = exchanges[action.stage]
     if exchange is None or exchange.gather is None:
         return [()]
-    action = Action(op, stage, 0)
-    return [p.holds for p in _cut(action, shapes[stage], exchange, overlap=True, edge=False)]
+    shape = shapes[action.stage]
+    return [part.holds for part in _cut(action, shape, exchange, overlap=True, edge=False)]
 
 
 def _cut(
