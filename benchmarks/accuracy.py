@@ -85,7 +85,7 @@ COEFFICIENTS = (
     Coefficient("compute.transfer_seconds", 1e-4, 2e-5, 1e-3),
     Coefficient(f"compute.sustained.{CAPPED}", 0.6, 0.4, 0.8, 0.3),
     Coefficient("|".join(f"compute.attention_of.{kind}" for kind in HOPPER), 0.45, 0.3, 0.8, 0.2),
-    Coefficient("compute.compiled_share", 0.5, 0.2, 1.0, 0.3),
+    Coefficient("compute.compiled_share", 0.8, 0.2, 1.0, 0.3),
     Coefficient("compute.overlap_slowdown", 0.1, 0.01, 0.5, 0.7),
     Coefficient("compute.straggler", 0.002, 2e-4, 0.01, 0.7),
 )

@@ -223,3 +223,43 @@ def test_an_fp8_recipe_leaves_the_head_in_half_precision() -> None:
         block_seconds(head, h100, DEFAULT, 1, 1, "none", Execution(width=width)) for width in (2, 1)
     )
     assert half == eight
+
+
+def test_recomputation_that_stops_early_leaves_out_the_last_product() -> None:
+    """And what it gathers again is no longer gathered for the gradients of weights."""
+    c = replace(DEFAULT.compute, host_seconds=0.0, arrival_seconds=0.0)
+    calibration = replace(DEFAULT, compute=c)
+    first, last = (
+        Segment("up", 1e14, 1.0, weight_bytes=1.0),
+        Segment("d", 3e14, 1.0, weight_bytes=1.0),
+    )
+    enters = Collective("all_reduce", "tensor", 1e9, "backward")
+    work = block(first, enters, replace(enters, direction="forward"), last)
+    work = replace(work, inner=(enters, first, last, replace(enters, direction="forward")))
+    how = Execution(sequence_parallel=True)
+
+    def again(how: Execution) -> float:
+        times = [
+            block_seconds(work, A100, calibration, 1, 8, mode, how) for mode in ("full", "none")
+        ]
+        return times[0].backward - times[1].backward
+
+    ahead = block_seconds(work, A100, calibration, 1, 8, "full", how).forward
+    assert again(how) == pytest.approx(ahead)
+    early = again(replace(how, stops_early=True))
+    alone = block_seconds(block(first), A100, calibration, 1, 8).forward
+    assert early == pytest.approx(alone, rel=1e-3)
+
+
+def test_tokens_that_are_copied_pass_memory_twice_at_each_gather_and_scatter() -> None:
+    enters = Collective("all_reduce", "tensor", 1e9, "backward")
+    work = block(enters, Segment("up", 1e14, 1.0))
+    plain, copied = (
+        block_seconds(
+            work, A100, DEFAULT, 1, 8, how=Execution(sequence_parallel=True, copies_tokens=c)
+        )
+        for c in (False, True)
+    )
+    memory = 2039e9 * DEFAULT.compute.memory_fraction
+    assert copied.forward - plain.forward == pytest.approx(2e9 / memory, rel=1e-2)
+    assert copied.backward - plain.backward == pytest.approx(4e9 / memory, rel=1e-2)

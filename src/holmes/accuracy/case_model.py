@@ -30,6 +30,8 @@ PUBLISHED = {
 }
 """Llama 3.x 8B, 70B, 405B, 1B, 3B and Llama 2 7B, 13B, 30B, 70B (Hugging Face config.json)."""
 FP8_BYTES = 1
+FUSING = ("megatron", "nemo", "transformer engine", "mcore")
+"""Words of software with own kernels for RMSNorm, rotation and gating (Transformer Engine)."""
 
 
 def workload_of(case: Case) -> Workload:
@@ -83,6 +85,7 @@ def _gpt(case: Case) -> DecoderShape:
 
 def _gated(case: Case) -> DecoderShape:
     sizes = (case.hidden, case.layers, case.vocabulary)
+    software = case.software.lower()
     inner, key_heads = PUBLISHED.get(sizes, (_inner_of(case), case.heads))
     return DecoderShape(
         layers=case.layers,
@@ -100,6 +103,7 @@ def _gated(case: Case) -> DecoderShape:
         attention="fused",
         precision="mixed",
         compiled=case.compiled,
+        stepwise=not case.compiled and not any(word in software for word in FUSING),
         head_again=False,
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holmes.accuracy.case_model import workload_of
+from holmes.accuracy.implementations import implementation_of
 from holmes.accuracy.table import Case, UnusableRowError
 from holmes.cost.calibration import Calibration
 from holmes.cost.execution import Execution
@@ -14,7 +15,7 @@ from holmes.errors import HolmesError
 from holmes.hardware.read import read_site
 from holmes.hardware.site import Cluster, NodeGroup, Site
 from holmes.hardware.topology import Topology
-from holmes.plan.layout import Layout, ScheduleName, Wishes
+from holmes.plan.layout import Layout, ScheduleName, Sharding, Wishes
 from holmes.plan.plan import Batch, Plan
 from holmes.planner.candidates import Choice, Shape
 from holmes.planner.draft import Draft
@@ -150,23 +151,35 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
     if case.tp > 1 and case.sharding in FULLY_SHARDED and not tokens:
         tokens = True
         assumed.append("tensor ranks hold activations split by tokens, as with sharded parameters")
+    made = implementation_of(case.software)
     execution = Execution(
         sequence_parallel=tokens,
         context=case.cp,
         compiled=case.compiled,
         async_tensor=case.async_tp,
         row_scales="rowwise" in case.precision,
+        copies_tokens=made.copies_tokens,
+        stops_early=made.stops_early,
     )
     cost = CostModel(topology, workload, calibration, execution=execution)
     ranks = _ranks(topology, layout, settings)
     ground = Ground(cost, layout, ranks, settings.transport)
-    choice = Choice(recompute, case.sharding, _schedule(case, assumed), case.interleave)
+    choice = Choice(recompute, _sharding(case, assumed), _schedule(case, assumed), case.interleave)
     estimates = Estimates(settings, shape, ground, choice)
     draft = Draft(request, settings, estimates, _borders(case, workload), (0,) * (case.pp - 1))
     if estimates.shard:
         sizes = " and ".join(map(str, estimates.shard))
         assumed.append(f"{case.sharding} groups not stated, taken as {sizes} replicas")
     return CasePlan(case, draft.plan, cost, tuple(assumed))
+
+
+def _sharding(case: Case, assumed: list[str]) -> Sharding:
+    """The level that the run's exchanges are those of."""
+    once = case.pp > 1 and implementation_of(case.software).gathers_once
+    if once and case.sharding == "parameters":
+        assumed.append("sharded parameters gathered once a step, as its code does in a pipeline")
+        return "optimizer"
+    return case.sharding
 
 
 def _schedule(case: Case, assumed: list[str]) -> ScheduleName:

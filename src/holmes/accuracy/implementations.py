@@ -19,6 +19,10 @@ class Implementation:
         dropout: on scores and branches.
         headless: parts of model names whose loss is taken of the last norm's output, without a
             product with the token table.
+        copies_tokens: what tensor ranks gather is copied into the order of tokens.
+        stops_early: full recomputation ends before the last product of a block.
+        gathers_once: with a pipeline, fully sharded parameters are gathered once a step, and their
+            gradients reduced once.
         compiles_loss: where the model is compiled, the loss is, too.
     """
 
@@ -26,11 +30,15 @@ class Implementation:
     masks_apart: bool = False
     dropout: bool = True
     headless: tuple[str, ...] = ()
+    copies_tokens: bool = False
+    stops_early: bool = False
+    gathers_once: bool = False
     compiles_loss: bool = False
 
 
 PLAIN = Implementation()
 """Megatron-LM's: its fused softmax masks, too."""
+TITAN = Implementation(copies_tokens=True, stops_early=True, gathers_once=True)
 IMPLEMENTATIONS = (
     # third_party/Megatron-DeepSpeed/megatron/model/gpt_neo_model.py of eth-easl/sailor: the core
     # applies no dropout, the last specs of the pipeline are norm and loss. Precision is an option
@@ -39,8 +47,14 @@ IMPLEMENTATIONS = (
     # precision. Its container (nvcr.io/nvidia/pytorch) lets products run in TF32.
     ("sailor", 0, Implementation("fp32", masks_apart=True, dropout=False, headless=("neo",))),
     # pytorch/torchtitan#1033 (April 2025) compiles the loss with the model; #755 (December 2024)
-    # had turned that off.
-    ("torchtitan", 202504, Implementation(compiles_loss=True)),
+    # had turned that off. Tokens are the second dimension, along which PyTorch's functional
+    # collectives gather and scatter by a chunk and a cat
+    # (torch/distributed/_functional_collectives.py). Its checkpoints are PyTorch's that stop early
+    # (torch/utils/checkpoint.py). With a pipeline, layers are not sharded again
+    # after the forward (fsdp_reshard_after_forward, "default"), and its stages reduce gradients
+    # after their last backward (torch/distributed/pipelining/stage.py).
+    ("torchtitan", 202504, replace(TITAN, compiles_loss=True)),
+    ("torchtitan", 0, TITAN),
 )
 """(word, year and month since when, what the code does)"""
 MONTH = re.compile(r"(20\d\d)-?(0[1-9]|1[0-2])")

@@ -314,16 +314,31 @@ GLOO = {
 }
 
 CAPPED = "h100-96g-hbm2e-500w"
-CAPPED_SHARE = 0.475
+CAPPED_WATTS = 500
+CAPPED_SHARE = 0.523
 """Of its peak that the H100 of 500 W sustains in runs (fitted)."""
-FULL_POWER = ("h100-80g-sxm", "h200-141g-sxm", "gh200-96g", "h800-80g-sxm", "b200-180g-sxm",
+BESIDE_CORES_WATTS = 150
+"""What the cores of such a device do not get (assumed)."""
+FULL_WATTS = 700
+MODULE_WATTS = 550
+"""What is assumed to be left for the device where a module's limit is shared with its CPU. GH200
+is sold for 450 to 1000 W in all, and the cabinets of large machines bound it (eth-cscs/cscs-docs,
+docs/alps/hardware.md: chassis are left partly empty to give each device more)."""
+FULL_POWER = ("h100-80g-sxm", "h200-141g-sxm", "h800-80g-sxm", "b200-180g-sxm",
               "b300-288g-sxm", "gb200-186g")  # fmt: skip
-HOPPER = (CAPPED, *FULL_POWER)
-FULL_POWER_SHARE = round(CAPPED_SHARE * ((700 - 150) / (500 - 150)) ** (1 / 3), 3)
-"""What the same die sustains at 700 W, some 150 W of which its cores do not get (assumed): dynamic
-power goes with the cube of the clock where voltage follows it. The best product of a benchmark is
-reached for moments only. Blackwell, whose best product is the same share of its peak, is taken
-alike; no run of it was seen."""
+MODULES = ("gh200-96g",)
+HOPPER = (CAPPED, *FULL_POWER, *MODULES)
+
+
+def sustained_at(watts: float) -> float:
+    """The share of the peak that the die of the fitted H100 sustains at this power: dynamic power
+    goes with the cube of the clock where voltage follows it. The best product of a benchmark is
+    reached for moments only. Blackwell, whose best product is the same share of its peak, is
+    taken alike; no run of it was seen."""
+    cores = (watts - BESIDE_CORES_WATTS) / (CAPPED_WATTS - BESIDE_CORES_WATTS)
+    return round(CAPPED_SHARE * math.cbrt(cores), 3)
+
+
 # `benchmarks/accuracy.py --fit` fits these to published runs and writes what it found, with priors
 # and bounds, to its record; docs/accuracy.md shows them and the errors on rows that were held out.
 # Fitted to: 1/4 of the runs of four of the six one-node models (vTrain, MICRO 2024), the 22 B and
@@ -342,7 +357,11 @@ DEFAULT = Calibration(
         memory_fraction=0.947,
         launch_seconds=0.0,
         step_launch_seconds=2.84e-3,
-        sustained={CAPPED: CAPPED_SHARE, **dict.fromkeys(FULL_POWER, FULL_POWER_SHARE)},
+        sustained={
+            CAPPED: CAPPED_SHARE,
+            **dict.fromkeys(FULL_POWER, sustained_at(FULL_WATTS)),
+            **dict.fromkeys(MODULES, sustained_at(MODULE_WATTS)),
+        },
         tile_half=36.7,
         ramp=107.0,
         unaligned=0.63,
@@ -351,7 +370,7 @@ DEFAULT = Calibration(
         gap_seconds=3.6e-6,
         host_seconds=64e-6,
         arrival_seconds=16e-6,
-        compiled_share=0.49,
+        compiled_share=0.81,
         async_exposed=0.5,
         optimizer_passes=1.0,
         transfer_seconds=109e-6,

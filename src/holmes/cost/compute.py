@@ -20,7 +20,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from holmes.cost.calibration import BlockTime, Calibration, ComputeCoefficients
-from holmes.cost.execution import PLAIN, Execution, collectives_seconds
+from holmes.cost.execution import (
+    PLAIN,
+    Execution,
+    both_ways,
+    repeated_seconds,
+    tensor_collectives,
+)
 from holmes.cost.kernels import (
     HALF_BYTES,
     Rates,
@@ -210,7 +216,8 @@ def block_modes(
     """
     if block.kind == "head":
         how = replace(how, width=max(how.width, HALF_BYTES))  # fp8 recipes leave it out
-    inner = collectives_seconds(block, device, calibration, micro, tp, how)
+    talk = tensor_collectives(block, device, calibration, (micro, tp), how)
+    inner = both_ways(talk)
     segments = _Segments(device, calibration.compute, micro, tp, how)
     parts = [part for part in block.program(how.sequence_parallel) if isinstance(part, Segment)]
     each = [segments.forward(part) for part in parts]
@@ -231,7 +238,7 @@ def block_modes(
     measured = _measured(block, calibration, segments, parts, inner)
     if measured is None:
         inner -= hidden(sum(cost.seconds for cost in each))
-        return _analytic(block, segments, parts, each, inner)
+        return _analytic(block, segments, parts, each, inner, talk)
     measured = measured.scaled(micro / calibration.micro)
     base = measured - hidden(measured.forward - inner.forward)
     base = base.scaled(1.0 / device.speed)
@@ -271,15 +278,21 @@ def _analytic(
     parts: Sequence[Segment],
     each: Sequence[_Cost],
     inner: BlockTime,
+    talk: Sequence[tuple[Collective, float]],
 ) -> dict[Recompute, BlockTime]:
-    """Every mode from the forward of each part and the collectives that nothing hides."""
+    """Every mode from the forward of each part and the collectives that nothing hides (``inner``;
+    ``talk`` has them one by one)."""
     forward = sum(each, _Cost())
     backward = sum((segments.backward(p, block.backward_over_forward) for p in parts), _Cost())
     backward += segments.accumulation(block)
+    again_forward, again_inner = forward, inner.forward
+    if segments.how.stops_early:
+        last = max((i for i, part in enumerate(parts) if part.weight_bytes), default=len(parts))
+        again_forward, again_inner = sum(each[:last], _Cost()), repeated_seconds(talk)
     again: dict[Recompute, tuple[_Cost, float]] = {
         "none": (backward, 0.0),
         "selective": (backward + _selective(parts, each), 0.0),
-        "full": (backward + forward, inner.forward) if _repeats(block) else (backward, 0.0),
+        "full": (backward + again_forward, again_inner) if _repeats(block) else (backward, 0.0),
     }
     host, tp = segments.coefficients.host_seconds, segments.tp
     calls = sum(isinstance(p, Collective) and p.axis == "tensor" for p in block.inner) * (tp > 1)
@@ -287,9 +300,9 @@ def _analytic(
     return {
         mode: BlockTime(
             ahead,
-            _slower(cost.seconds + inner.backward + talk, (cost.kernels + calls) * host),
+            _slower(cost.seconds + inner.backward + more, (cost.kernels + calls) * host),
         ).scaled(1.0 / segments.device.speed)
-        for mode, (cost, talk) in again.items()
+        for mode, (cost, more) in again.items()
     }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holmes.cost.calibration import BlockTime, Calibration, CollectiveStyle, LinkCalibration
 from holmes.cost.collectives import SMALL_BYTES, SMALL_STEP, SWITCH_SHARE
-from holmes.cost.kernels import HALF_BYTES, missing
+from holmes.cost.kernels import HALF_BYTES, missing, rates_of
 from holmes.hardware.catalogue import DeviceKind
 from holmes.workload.workload import Block, Collective
 
@@ -55,6 +57,10 @@ class Execution:
         row_scales: products in fp8 scale each row of an operand by itself.
         compiled: element-wise kernels are fused by a compiler.
         async_tensor: tensor collectives are cut up and run under the products.
+        copies_tokens: what tensor ranks gather of tokens is put in order after it has come, and
+            before it is scattered, by a copy.
+        stops_early: full recomputation ends where it has all that the backward reads: before the
+            last product (PyTorch, torch.utils.checkpoint, set_checkpoint_early_stop).
         tensor_link: None means the link inside a node.
         chunks: parts in which tensor collectives run beside products.
     """
@@ -65,6 +71,8 @@ class Execution:
     row_scales: bool = False
     compiled: bool = False
     async_tensor: bool = False
+    copies_tokens: bool = False
+    stops_early: bool = False
     tensor_link: TensorLink | None = None
     chunks: int = 1
 
@@ -110,20 +118,34 @@ def tensor_link(device: DeviceKind, calibration: Calibration, how: Execution) ->
     )
 
 
-def collectives_seconds(
+def both_ways(each: Sequence[tuple[Collective, float]]) -> BlockTime:
+    """The sums of a block's collectives by direction."""
+    total = {"forward": 0.0, "backward": 0.0}
+    for part, seconds in each:
+        total[part.direction] += seconds
+    return BlockTime(total["forward"], total["backward"])
+
+
+def tensor_collectives(
     block: Block,
     device: DeviceKind,
     calibration: Calibration,
-    micro: int,
-    tp: int,
+    members: tuple[int, int],
     how: Execution,
-) -> BlockTime:
-    """Tensor-parallel collectives of the block."""
+) -> list[tuple[Collective, float]]:
+    """Each tensor-parallel collective of the block in order, with the seconds that it shows.
+
+    Args:
+        members: samples of a micro-batch, and tensor ranks.
+    """
+    micro, tp = members
     if tp == 1:
-        return BlockTime(0.0, 0.0)
+        return []
     link = tensor_link(device, calibration, how)
-    total = {"forward": 0.0, "backward": 0.0}
     arrival = calibration.compute.arrival_seconds * (tp - 1)
+    exposed = calibration.compute.async_exposed if how.async_tensor else 1.0
+    memory = rates_of(device, calibration.compute).memory if how.copies_tokens else math.inf
+    found = []
     for part in block.program(how.sequence_parallel):
         if isinstance(part, Collective) and part.axis == "tensor":
             rounds = 2 if part.op == "all_reduce" else 1
@@ -131,6 +153,18 @@ def collectives_seconds(
             payload = sent * tp / (rounds * (tp - 1))
             if part.op == "all_gather" and how.gathers_scaled:
                 payload *= how.width / HALF_BYTES
-            total[part.direction] += link.seconds(part.op, payload, tp) + rounds / 2 * arrival
-    exposed = calibration.compute.async_exposed if how.async_tensor else 1.0
-    return BlockTime(total["forward"] * exposed, total["backward"] * exposed)
+            seconds = link.seconds(part.op, payload, tp) + rounds / 2 * arrival
+            if part.tokens and rounds == 1:
+                seconds += 2 * payload / memory
+            found.append((part, seconds * exposed))
+    return found
+
+
+def repeated_seconds(each: Sequence[tuple[Collective, float]]) -> float:
+    """Of a block's collectives, what a recomputation that stops early adds.
+
+    What lies behind the last product is not repeated, and what is gathered again serves the
+    gradients of weights, which then need no gather of their own.
+    """
+    forward = [(part, seconds) for part, seconds in each if part.direction == "forward"]
+    return sum(seconds for part, seconds in forward[:-1] if part.op != "all_gather")

@@ -17,6 +17,9 @@ from holmes.workload import AttentionCore, Block, Collective, MatrixProduct, Seg
 
 Program = list[Segment | Collective]
 
+RMS_KERNELS = 8
+"""Of an RMSNorm in single operations: widen, square, mean, epsilon, root, scale, narrow, weight."""
+
 
 def layer_block(shape: DecoderShape) -> Block:
     """A layer whose name is still to be given."""
@@ -62,9 +65,24 @@ def tensor_sum(shape: DecoderShape, entering: bool) -> Collective:
 
 
 def norm(shape: DecoderShape, name: str) -> Segment:
-    """Reads and writes the stream; the backward reads input and gradient, writes one."""
-    stream = float(shape.sequence * shape.hidden * shape.widths.stream)
-    return Segment(name, 0.0, 2 * stream, split=(), backward_bytes=3 * stream)
+    """Reads and writes the stream; the backward reads input and gradient, writes one.
+
+    An RMSNorm in single operations computes in the loss's width (ATen's rms_norm before PyTorch
+    had a fused one): widen, square and average, scale, narrow, times the weight; and back.
+    """
+    size, narrow, wide = shape.sequence * shape.hidden, shape.widths.stream, shape.widths.loss
+    stream = float(size * narrow)
+    if not shape.stepwise or shape.layernorm:
+        return Segment(name, 0.0, 2 * stream, split=(), backward_bytes=3 * stream)
+    forward, backward = 4 * narrow + 7 * wide, 8 * narrow + 15 * wide
+    return Segment(
+        name,
+        0.0,
+        float(size * forward),
+        split=(),
+        backward_bytes=float(size * backward),
+        kernels=RMS_KERNELS,
+    )
 
 
 def _attention(shape: DecoderShape) -> Program:
@@ -77,6 +95,12 @@ def _attention(shape: DecoderShape) -> Program:
     rotated = 2.0 * s * (q + keys) * c
     normed = Segment("qk_norm", 0.0, rotated, backward_bytes=1.5 * rotated, kernels=2)
     rotary = Segment("rotary", 0.0, rotated, backward_bytes=rotated, kernels=10)
+    if (
+        shape.stepwise
+    ):  # widen, turn, narrow; and keys and values repeated for heads that share them
+        steps = 2.0 * s * (q + keys) * (c + 2 * shape.widths.loss)
+        steps += 2.0 * s * q * c if keys < q else 0.0
+        rotary = replace(rotary, bytes_=steps, backward_bytes=steps)
     return [
         norm(shape, "norm1"),
         tensor_sum(shape, entering=True),
@@ -169,6 +193,8 @@ def _matrices(shape: DecoderShape, tokens: int) -> Program:
     ups = tuple(MatrixProduct(each, n, h, count, tensor="n", experts=count > 1) for n in widths)
     down = MatrixProduct(each, h, f, count, tensor="k", experts=count > 1)
     inner = float(tokens * f * c)
+    # One kernel, or silu and product apart.
+    gating = (5, 9) if shape.stepwise and shape.gated else (up + 1, 2 * up + 1)
     return [
         Segment(
             "mlp_up",
@@ -181,8 +207,8 @@ def _matrices(shape: DecoderShape, tokens: int) -> Program:
         Segment(
             "mlp_activation",
             0.0,
-            (up + 1) * inner,
-            backward_bytes=(2 * up + 1) * inner,
+            gating[0] * inner,
+            backward_bytes=gating[1] * inner,
             kernels=up,
         ),
         Segment(

@@ -59,6 +59,8 @@ class DecoderShape:
         compiled: a compiler keeps only what the backward reads.
         loss_compiled: a compiler fuses the loss: of the logits, those as wide as products and
             their gradient exist.
+        stepwise: norms without a kernel of their own, rotation and gating run as one operation of
+            the framework after the other, each through memory.
         head_again: full recomputation repeats the head, too (with ``statistics``).
     """
 
@@ -82,6 +84,7 @@ class DecoderShape:
     masks_apart: bool = False
     compiled: bool = False
     loss_compiled: bool = False
+    stepwise: bool = False
     head_again: bool = True
     experts: int = 0
     top_k: int = 0
