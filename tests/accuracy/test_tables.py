@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from holmes.accuracy.case_model import workload_of
 from holmes.accuracy.case_plan import plan_of
 from holmes.accuracy.predict import predict
 from holmes.accuracy.table import read_table
@@ -57,6 +58,7 @@ def test_a_prediction_does_not_depend_on_what_was_measured(tmp_path: Path) -> No
         ((",2,64,", ",2,,"), "global_batch is not stated"),
         ((",full,", ",some,"), "recompute 'some'"),
         ((",0.5,,,,,", ",0.5,,,,SUSPECT,"), "SUSPECT"),
+        (("GPT,", "DeepSeek-MoE,"), "mixture of experts"),
         ((",8,2,1,4,2,64,", ",13,1,1,13,2,52,"), "whole nodes"),
     ],
 )
@@ -161,3 +163,34 @@ def test_time_wins_over_rate_and_rate_over_flops(tmp_path: Path) -> None:
     assert found.time[1].predicted == pytest.approx(64 / seconds)
     data = found.to_dict()
     assert data["n"] == 3 and set(data) >= {"mape", "median_ape", "bias", "spearman", "rows"}
+
+
+def test_a_mark_of_the_encoding_and_words_for_nothing_are_no_cells(tmp_path: Path) -> None:
+    path = table(tmp_path, ROW.replace(",0.5,,,,,", ",0.5,n/a,-,,,"))
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    (row,) = read_table(path)
+    assert row.case is not None and row.measured.samples_per_second is None
+
+
+def test_a_precision_without_a_price_is_skipped(tmp_path: Path) -> None:
+    for word, known in (("int4", False), ("amp_bf16", True), ("MXFP8", True)):
+        (row,) = read_table(table(tmp_path, f"{ROW},{word}", header=f"{HEADER},precision"))
+        assert (row.case is not None) == known and known != ("'int4' is not known" in row.reason)
+
+
+def test_a_mixture_of_experts_by_name_has_its_experts(tmp_path: Path) -> None:
+    row = ROW.replace("GPT,24,1024,16,1024,50257", "Mixtral-8x7B,32,4096,32,4096,")
+    (found,) = read_table(table(tmp_path, row))
+    assert found.case is not None
+    work = workload_of(found.case)
+    assert work.experts == 8 and work.vocabulary == 32_000
+    assert work.parameters == pytest.approx(46.7e9, rel=0.01)
+
+
+def test_attention_is_fused_on_devices_that_are_younger(tmp_path: Path) -> None:
+    for site, fused in (("h200-nodes", True), ("a100-nvswitch-800g", False)):
+        (row,) = read_table(table(tmp_path, ROW.replace("a100-nvswitch-800g", site)))
+        assert row.case is not None
+        made = plan_of(row.case, SITES, DEFAULT)
+        assert (made.plan.workload.attention == "fused") == fused
+        assert any("attention" in text for text in made.assumed) == fused

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holmes.accuracy.implementations import implementation_of, shape_as_run, without_head
+from holmes.accuracy.published import Published, published_of
 from holmes.accuracy.table import Case
-from holmes.accuracy.words import SINGLE, key
+from holmes.accuracy.words import EIGHT_BITS, SINGLE, key
 from holmes.models.common.describe import decoder_workload
 from holmes.models.common.shape import DecoderShape
 from holmes.workload.workload import Workload
@@ -16,19 +17,6 @@ PADDED_TO = 128
 taken to pad only where tensor ranks divide the table."""
 GATED = ("llama", "mistral", "qwen", "mixtral")
 """Families with gated MLPs, rotary positions, no biases, an own head, and fused attention."""
-PUBLISHED = {
-    # (hidden, layers, vocabulary): (MLP width, heads of keys)
-    (4096, 32, 128256): (14336, 8),
-    (8192, 80, 128256): (28672, 8),
-    (16384, 126, 128256): (53248, 8),
-    (2048, 16, 128256): (8192, 8),
-    (3072, 28, 128256): (8192, 8),
-    (4096, 32, 32000): (11008, 32),
-    (5120, 40, 32000): (13824, 40),
-    (6656, 60, 32000): (17920, 52),
-    (8192, 80, 32000): (28672, 8),
-}
-"""Llama 3.x 8B, 70B, 405B, 1B, 3B and Llama 2 7B, 13B, 30B, 70B (Hugging Face config.json)."""
 FP8_BYTES = 1
 FUSING = ("megatron", "nemo", "transformer engine", "mcore")
 """Words of software with own kernels for RMSNorm, rotation and gating (Transformer Engine)."""
@@ -42,6 +30,8 @@ def workload_of(case: Case) -> Workload:
     An fp8 run computes its products in fp8 and keeps bf16 activations.
     """
     gated = is_gated(case)
+    if not gated:
+        published_of(case)  # refuses what would be taken for another model
     shape = _gated(case) if gated else _gpt(case)
     made = implementation_of(case.software)
     if key(case.precision) in SINGLE:
@@ -50,7 +40,7 @@ def workload_of(case: Case) -> Workload:
     found = decoder_workload(shape, "llama" if gated else "gpt", case.model)
     if any(name in case.model.lower() for name in made.headless):
         found = without_head(found, shape)
-    if case.precision.startswith("fp8"):
+    if key(case.precision).startswith(EIGHT_BITS):
         found = replace(found, compute_bytes=FP8_BYTES)
     return found
 
@@ -80,21 +70,21 @@ def _gpt(case: Case) -> DecoderShape:
         dropout=True,
         statistics=False,
         joined=True,
+        core_again=True,
     )
 
 
 def _gated(case: Case) -> DecoderShape:
-    sizes = (case.hidden, case.layers, case.vocabulary)
-    software = case.software.lower()
-    inner, key_heads = PUBLISHED.get(sizes, (_inner_of(case), case.heads))
+    known = published_of(case) or Published(_inner_of(case), case.heads, case.vocabulary)
+    fuses = any(word in case.software.lower() for word in FUSING)
     return DecoderShape(
         layers=case.layers,
         hidden=case.hidden,
         heads=case.heads,
-        key_heads=key_heads,
+        key_heads=known.key_heads,
         sequence=case.sequence,
-        vocabulary=case.vocabulary,
-        inner=inner,
+        vocabulary=known.vocabulary,
+        inner=known.inner,
         gated=True,
         learned_positions=False,
         tied=False,
@@ -103,8 +93,11 @@ def _gated(case: Case) -> DecoderShape:
         attention="fused",
         precision="mixed",
         compiled=case.compiled,
-        stepwise=not case.compiled and not any(word in software for word in FUSING),
+        stepwise=not case.compiled and not fuses,
+        core_again=fuses,
         head_again=False,
+        experts=known.experts,
+        top_k=known.top_k,
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from holmes.accuracy.case_model import workload_of
+from holmes.accuracy.case_model import is_gated, workload_of
 from holmes.accuracy.implementations import implementation_of
 from holmes.accuracy.table import Case, UnusableRowError
-from holmes.cost.calibration import Calibration
+from holmes.accuracy.words import SINGLE, key
+from holmes.cost.calibration import HOPPER, Calibration
 from holmes.cost.execution import Execution
 from holmes.cost.model import CostModel
 from holmes.errors import HolmesError
+from holmes.hardware.catalogue import resolve
 from holmes.hardware.read import read_site
 from holmes.hardware.site import Cluster, NodeGroup, Site
 from holmes.hardware.topology import Topology
@@ -50,10 +52,25 @@ def plan_of(case: Case, sites: Path, calibration: Calibration) -> CasePlan:
     """
     try:
         site = scaled(read_site(sites / f"{case.site}.yaml"), case.devices)
+        case = _with_attention(case, site)
         workload = workload_of(case)
         return _plan(case, site, workload, calibration)
     except HolmesError as error:
         raise UnusableRowError(reason_of(error)) from None
+
+
+def _with_attention(case: Case, site: Site) -> Case:
+    """A case whose attention is fused where its devices are younger than fused attention: what
+    computes in fp8 is, and software for it has it (Transformer Engine, PyTorch 2). It takes
+    half precision alone."""
+    other = key(case.precision) in SINGLE or implementation_of(case.software).masks_apart
+    if case.flash_attention or is_gated(case) or other:
+        return case
+    kinds = [resolve(group.device) for cluster in site.clusters for group in cluster.groups()]
+    if not all(kind.peaks.get("fp8") or kind.name in HOPPER for kind in kinds):
+        return case
+    said = "attention not stated, taken as fused, as software for such devices has it"
+    return replace(case, flash_attention=True, assumed=(*case.assumed, said))
 
 
 def reason_of(error: HolmesError) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holmes.accuracy.implementations import Implementation, implementation_of
-from holmes.accuracy.words import RECOMPUTE, SCHEDULE, SHARDING, key
+from holmes.accuracy.words import RECOMPUTE, SCHEDULE, SHARDING, key, precision_known
 from holmes.errors import DataError
 from holmes.plan.layout import Recompute, ScheduleName, Sharding
 
@@ -21,6 +21,8 @@ GIB = 2**30
 NEEDED = (
     "model", "layers", "hidden", "heads", "seq", "site", "n_gpus", "global_batch",
 )  # fmt: skip
+NOTHING = ("-", "n/a", "na", "nan")
+"""What stands in cells that state nothing, besides an empty one."""
 DEFAULT_VOCABULARY = 51_200
 """GPT-2's table padded as Megatron-LM does; used where a row leaves the cell empty."""
 
@@ -116,9 +118,9 @@ def read_table(path: Path) -> tuple[Row, ...]:
         DataError: the file is missing, is no CSV table of runs, or a cell is no number.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-            header = csv.DictReader(path.open(newline="", encoding="utf-8")).fieldnames or []
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            lines, header = list(reader), reader.fieldnames or []
     except OSError as error:
         raise DataError(f"cannot read the table: {error.strerror}", where=str(path)) from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -143,7 +145,8 @@ class _Cells:
                 "the line has another number of cells than the header", where=f"{path}:{row}"
             )
         self.path, self.row = path, row
-        self.line = {str(key): str(value).strip() for key, value in line.items()}
+        cells = {str(key): str(value).strip() for key, value in line.items()}
+        self.line = {key: "" if text.lower() in NOTHING else text for key, text in cells.items()}
 
     def text(self, name: str) -> str:
         return self.line.get(name, "")
@@ -208,6 +211,8 @@ def _case(cells: _Cells) -> Case:
         raise UnusableRowError(f"recompute {recompute!r} is not known")
     if key(sharding) not in SHARDING:
         raise UnusableRowError(f"sharding {sharding!r} is not known")
+    if (precision := cells.text("precision")) and not precision_known(precision):
+        raise UnusableRowError(f"precision {precision!r} is not known")
     software = f"{cells.text('framework')} {cells.text('source')}"
     made = implementation_of(software)
     case = Case(

@@ -58,6 +58,19 @@ SCHEDULE: dict[str, ScheduleName] = {
 SINGLE = frozenset({"fp32", "tf32", "float32"})
 """Precisions that are no half-precision mixed training."""
 
+EIGHT_BITS = ("fp8", "float8", "mxfp8", "ampfp8")
+"""Words with which precisions begin whose products are in eight bits."""
+HALVES = frozenset(
+    {"mixed", "bf16", "fp16", "bfloat16", "float16", "half", "ampbf16", "ampfp16", "bf16mixed"}
+    | {"fp16mixed", "16", "16mixed"}
+)
+
+
+def precision_known(text: str) -> bool:
+    """Whether a precision is one that is priced."""
+    word = key(text)
+    return word in SINGLE | HALVES or word.startswith(EIGHT_BITS)
+
 
 def key(text: str) -> str:
     """A word without case, spaces and signs."""

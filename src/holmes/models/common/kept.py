@@ -33,7 +33,7 @@ class Item:
 def layer_kept(shape: DecoderShape) -> tuple[dict[str, float], dict[str, float]]:
     """(all, whole) bytes of one sample by recomputation mode, the layer's input included."""
     everything = [*_attention(shape), *_mlp(shape)]
-    if shape.attention == "unfused":
+    if shape.attention == "unfused" or shape.core_again:
         selective = [item for item in everything if item.name != "scores"]
     else:
         selective = _every_second_product(shape)
@@ -47,7 +47,7 @@ def layer_kept(shape: DecoderShape) -> tuple[dict[str, float], dict[str, float]]
 
 def repeated_shares(shape: DecoderShape) -> dict[str, float]:
     """Segment name to the part of its forward that selective recomputation repeats."""
-    if shape.attention == "unfused":
+    if shape.attention == "unfused" or shape.core_again:
         return {"attention": 1.0}
     keys = shape.key_width / (shape.query_width + 2 * shape.key_width)
     whole = (

@@ -61,6 +61,8 @@ class DecoderShape:
             their gradient exist.
         stepwise: norms without a kernel of their own, rotation and gating run as one operation of
             the framework after the other, each through memory.
+        core_again: selective recomputation repeats the attention core, be it fused, and no product
+            (Megatron-LM), instead of every second product.
         head_again: full recomputation repeats the head, too (with ``statistics``).
     """
 
@@ -85,6 +87,7 @@ class DecoderShape:
     compiled: bool = False
     loss_compiled: bool = False
     stepwise: bool = False
+    core_again: bool = False
     head_again: bool = True
     experts: int = 0
     top_k: int = 0
