@@ -22,7 +22,9 @@ RETRANSMITS, SEGMENTS, DUPLICATES = 100, 156, 216
 (Linux 4.19 on)."""
 ENOUGH = DUPLICATES + 4
 REST_SECONDS = 0.05
-"""A look costs about 6 us a connection: short steps are looked at together."""
+"""Short steps are looked at together."""
+LIST_SECONDS = 1.0
+"""Connections are made at the start, so which there are is asked less often than what they sent."""
 
 
 class Wire(NamedTuple):
@@ -45,7 +47,8 @@ class Connections:
         self._ends: dict[tuple[int, int], tuple[str, str] | None] = {}
         self._counts: dict[tuple[int, int], tuple[int, int]] = {}
         self._cards: dict[str, str] = {}
-        self._last = -REST_SECONDS
+        self._sockets: list[tuple[int, int]] = []
+        self._last = self._listed = -LIST_SECONDS
         self.since()
 
     def since(self) -> tuple[Wire, ...]:
@@ -57,12 +60,16 @@ class Connections:
         if now - self._last < REST_SECONDS:
             return ()
         self._last = now
+        if now - self._listed >= LIST_SECONDS:
+            self._listed, self._sockets = now, _sockets()
         sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         ends: dict[tuple[int, int], tuple[str, str] | None] = {}
         counts: dict[tuple[int, int], tuple[int, int]] = {}
-        for descriptor, inode in _sockets():
-            key = descriptor, inode
+        for key in self._sockets:
+            descriptor, inode = key
             try:
+                if os.fstat(descriptor).st_ino != inode:
+                    continue
                 found = self._ends[key] if key in self._ends else _ends(descriptor)
                 ends[key] = found
                 if found is None:
@@ -115,8 +122,12 @@ def _ends(descriptor: int) -> tuple[str, str] | None:
 
 def _counts(descriptor: int) -> tuple[int, int]:
     """Data segments sent, and sent again less those that came twice."""
-    with socket.socket(fileno=os.dup(descriptor)) as one:
+    # With family and type given the kernel is not asked for them; the option is of any TCP socket.
+    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
+    try:
         info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ENOUGH)
+    finally:
+        one.detach()
     if len(info) < ENOUGH:
         return 0, 0
     sent, again, twice = (

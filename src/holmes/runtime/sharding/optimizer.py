@@ -77,7 +77,7 @@ class StepOptimizer(Protocol):
 
 
 FAR_ABOVE = 100.0
-"""Squared norms of a rank's own gradients in two steps are rarely further apart."""
+"""Squared norms of a rank's own gradients rarely exceed those of the last step's sums by more."""
 
 
 def rank_of(value: float) -> float:
@@ -90,6 +90,13 @@ def _common(bucket: FlatBucket) -> str:
     first = bucket.placed[0].slot
     part = f"{first.piece and first.piece.box}, {bucket.kept_interval}"
     return f"{first.name} and {len(bucket.placed) - 1} more, {part}"
+
+
+def _leaves_others(bucket: FlatBucket) -> bool:
+    """Whether the one exchange of a step overwrites no more than the part that this rank updates:
+    a reduce-scatter in place, with the whole gradients kept until the step."""
+    shards = bucket.shards
+    return shards.gradients == 1 and shards.states == shards.members > 1
 
 
 def _sum_of_words(flat: Tensor) -> int:
@@ -135,10 +142,10 @@ class ShardedAdamW:
         # Filled as buckets are reduced, under the backward, so that the norm is soon known.
         self._squares: dict[int, list[tuple[int, Tensor]]] = {}
         self._norm_limit = math.inf
-        # Squared norms of this rank's own gradients, and those of the last applied step.
+        # Squared norms of this step's own gradients that an exchange has overwritten, by bucket.
         self._own: dict[int, Tensor] = {}
-        self._added: set[int] = set()  # buckets that ``_own`` has of this step
-        self._usual: dict[int, Tensor] = {}
+        self._usual: Tensor | None = None  # squared norms of the tensors in the last applied step
+        self._suspects: list[str] = []
         self._states = {b.index: BucketState(b, settings, whole=self._deferred) for b in buckets}
 
     def set_learning_rate(self, value: float) -> None:
@@ -151,27 +158,45 @@ class ShardedAdamW:
 
     def suspects(self) -> list[str]:
         """After a step that changed nothing: tensors, the largest first, of buckets in which this
-        rank's own gradients, before any exchange, were no numbers or far above the last ones."""
+        rank's own gradients, before any exchange, were no numbers or far above the last sums."""
+        return self._suspects
+
+    def _suspicious(self, squares: Tensor) -> list[str]:
         found = []
-        for index, own in self._own.items():
-            usual = self._usual.get(index)
-            value, limit = float(own), math.inf if usual is None else FAR_ABOVE * float(usual)
-            if not (math.isfinite(value) and value <= limit):
-                found += [item.slot for item in self._buckets[index].placed]
-        most = self._last_squares
-        order = sorted(found, key=lambda slot: -rank_of(float(most[slot.norm_index])))
+        for bucket in self._buckets.values():
+            slots = [item.slot for item in bucket.placed]
+            usual = math.inf
+            if self._usual is not None:
+                usual = sum(float(self._usual[place]) for place in {s.norm_index for s in slots})
+            value = self._own_square(bucket)
+            if not (math.isfinite(value) and value <= FAR_ABOVE * usual):
+                found += slots
+        order = sorted(found, key=lambda slot: -rank_of(float(squares[slot.norm_index])))
         return [slot.name for slot in order]
+
+    def _own_square(self, bucket: FlatBucket) -> float:
+        """Of this rank's own gradients: what an exchange overwrote, and what is still there."""
+        overwritten = self._own.get(bucket.index)
+        if overwritten is None:
+            return float(sum_of_squares(bucket.sums))
+        total = float(overwritten)
+        if _leaves_others(bucket):
+            low, high = bucket.shard
+            for rest in (bucket.gradients[:low], bucket.gradients[high:]):
+                total += float(sum_of_squares(rest))
+        return total
 
     def checksums(self) -> dict[str, int]:
         """Of each bucket's parameters, which replicas hold alike; sees every flipped bit."""
         return {_common(b): _sum_of_words(b.kept) for b in self._buckets.values()}
 
     def _remember(self, bucket: FlatBucket) -> None:
-        flat = bucket.gradients
-        square = torch.dot(flat, flat)
-        known = self._own.get(bucket.index) if bucket.index in self._added else None
+        """Take down what the exchange is about to overwrite of this rank's own gradients."""
+        lost = bucket.gradients
+        if _leaves_others(bucket):
+            lost = lost[slice(*bucket.shard)]
+        square, known = torch.dot(lost, lost), self._own.get(bucket.index)
         self._own[bucket.index] = square if known is None else known + square
-        self._added.add(bucket.index)
 
     def parameters(self) -> Iterator[Tensor]:
         """The flat weights that this rank keeps of each bucket, as they are now."""
@@ -242,8 +267,6 @@ class ShardedAdamW:
         for index, bucket in self._buckets.items():
             early = self._squares.pop(index, None)
             if early is None:  # nobody to exchange it with, or done for each micro-batch
-                if index not in self._added:
-                    self._remember(bucket)
                 early = self._squares_of(bucket)
             for place, square in (*early, *self._squares_of(bucket, shared=True)):
                 squares[place] += square
@@ -265,10 +288,10 @@ class ShardedAdamW:
         scale = self.scale.value
         norm = global_norm(squares) / scale
         applied = math.isfinite(norm) and norm <= self._norm_limit
-        self._last_squares = squares
-        self._added.clear()
+        self._suspects = [] if applied else self._suspicious(squares)
+        self._own.clear()
         if applied:
-            self._usual, self._own = self._own, {}
+            self._usual = squares
         coefficient = clip_coefficient(norm, self._settings.clip) / scale
         for index, state in self._states.items():
             if self._deferred:
