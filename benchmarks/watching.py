@@ -5,8 +5,8 @@ Real ranks on shaped hosts. The seconds inside all that a step does to be watche
 published, recorded or remembered; the watched arm also runs against itself, which shows what
 that comparison can resolve. Wall time is not compared: waiting hides such costs.
 
-Most of it is one pass over a rank's own gradients before they are exchanged, so the share is
-larger the fewer tokens a rank has in a step: the small batch shows it.
+Most of it is one pass over those of a rank's own gradients that an exchange overwrites, so the
+share is larger the fewer tokens a rank has in a step: the small batch shows it.
 """
 
 from __future__ import annotations
