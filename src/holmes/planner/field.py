@@ -92,6 +92,8 @@ class Field:
     """Score also what a bound on memory or compute rules out, for lists and fronts."""
     narrow: Settings | None = None
     """Only what these allow rules out others, so that the best of them is found too."""
+    _bounds: dict[Candidate, float] = field(default_factory=dict)
+    """What :meth:`by_bound` found."""
 
     @staticmethod
     def of(cost: CostModel, settings: Settings, global_batch: int) -> Field:
@@ -129,8 +131,9 @@ class Field:
                 return
             wanted = bounds <= self.best * (1 + DOUBT)
         scores = self.survey.scores(stages, wanted)
-        self.counts.pruned += scores.left_out
-        self.counts.evaluated += len(scores.places)
+        evaluated = int(np.isfinite(scores.seconds).sum())
+        self.counts.pruned += scores.left_out + len(scores.places) - evaluated
+        self.counts.evaluated += evaluated
         self.counts.feasible += int(scores.fits.sum())
         self.scores.append(scores)
         runnable = scores if self.narrow is None else scores.within(self.narrow)
@@ -146,16 +149,21 @@ class Field:
 
     def by_bound(self, layouts: Sequence[Candidate]) -> list[Candidate]:
         """Layouts, the least compute first."""
-        return sorted(layouts, key=lambda one: self.survey.least_seconds(*one))
+        return sorted(layouts, key=lambda one: self._least_seconds(*one))
+
+    def _least_seconds(self, layout: Layout, micros: tuple[int, ...]) -> float:
+        if (layout, micros) not in self._bounds:
+            self._bounds[layout, micros] = self.survey.least_seconds(layout, micros)
+        return self._bounds[layout, micros]
 
     def skip(self, layout: Layout, micros: tuple[int, ...]) -> None:
         """Leave a layout unscored, because the search's deadline has passed."""
-        self.skipped = min(self.skipped, self.survey.least_seconds(layout, micros))
+        self.skipped = min(self.skipped, self._least_seconds(layout, micros))
         self._prune(layout, micros, "not looked at: the search's deadline had passed")
 
     def too_slow(self, layout: Layout, micros: tuple[int, ...]) -> bool:
         """Whether the compute of a layout alone takes longer than the best score; counts it."""
-        return self._too_slow(self.survey.least_seconds(layout, micros), layout, micros)
+        return self._too_slow(self._least_seconds(layout, micros), layout, micros)
 
     def _too_slow(self, least: float, layout: Layout, micros: tuple[int, ...]) -> bool:
         if self.exhaustive or least <= self.best * (1 + DOUBT):

@@ -124,7 +124,10 @@ def _levels(
 ) -> tuple[Level, ...]:
     count, everywhere = ground.replicas, ground.exchanges
     if count == 1 or not any(gathers(sharding)):
-        return tuple(Level(NO_EXCHANGE, NO_EXCHANGE, one, one) for one in everywhere)
+        known = {
+            one: Level(NO_EXCHANGE, NO_EXCHANGE, one, one) for one in dict.fromkeys(everywhere)
+        }
+        return tuple(known[one] for one in everywhere)
     shards = Layout(dp=count, shard=shard_sizes(ground, sharding, wish)).shards(sharding)
     near = _near(ground, shards.weights), _near(ground, shards.gradients)
     gather, reduce = _narrowed(ground, quantize, *near)

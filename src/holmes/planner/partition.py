@@ -160,17 +160,10 @@ def exact(costs: StageCosts, limit: float = math.inf) -> Borders | None:
                     break
                 if not costs.fits(stage, start, stop):
                     break
-                added = _Added(
-                    stop,
-                    costs.forward_seconds(stage, start, stop),
-                    seconds,
-                    costs.exposed(stage, start, stop),
-                )
+                forward = costs.forward_seconds(stage, start, stop)
+                added = _Added(stop, forward, seconds, costs.exposed(stage, start, stop))
                 most = slack - fill * rest[stop]
-                for partial in front:
-                    grown = partial.grown(added, fill)
-                    if grown.bound(costs) <= most:
-                        _insert(following.setdefault(stop, []), grown)
+                _grow(front, added, costs, most, following.setdefault(stop, []))
         fronts = following
     complete = fronts.get(blocks, [])
     if not complete:
@@ -217,34 +210,34 @@ class _Partial(NamedTuple):
         fill = costs.fill
         return fill * self.total + (costs.microbatches - fill) * self.slowest + self.tail
 
-    def grown(self, added: _Added, fill: float) -> _Partial:
-        """This cut with one more stage."""
-        drained = fill * (self.total - self.forward)
-        return _Partial(
-            stops=(*self.stops, added.stop),
-            forward=self.forward + added.forward,
-            total=self.total + added.seconds,
-            slowest=max(self.slowest, added.seconds),
-            tail=max(self.tail, added.exposed - drained),
-        )
 
-    def beats(self, other: _Partial) -> bool:
-        """Whether nothing of this cut is larger but by rounding."""
-        return (
-            self.slowest <= other.slowest * EQUAL
-            and self.total <= other.total * EQUAL
-            and self.forward <= other.forward * EQUAL
-            and self.tail <= other.tail * EQUAL
-        )
-
-
-def _insert(front: list[_Partial], new: _Partial) -> None:
-    """Keep the front free of beaten members."""
-    for member in front:
-        if member.beats(new):
-            return
-    front[:] = [member for member in front if not new.beats(member)]
-    front.append(new)
+def _grow(
+    front: list[_Partial], added: _Added, costs: StageCosts, most: float, into: list[_Partial]
+) -> None:
+    """Put each cut with one more stage into a front, unless its bound is above ``most`` or a
+    member is no larger, but by rounding, in any of four: then it can only lose."""
+    fill, later = costs.fill, costs.microbatches - costs.fill
+    stop, ahead, seconds, exposed = added
+    for stops, old_forward, old_total, old_slowest, old_tail in front:
+        tail = max(old_tail, exposed - fill * (old_total - old_forward))
+        forward, total = old_forward + ahead, old_total + seconds
+        slowest = max(old_slowest, seconds)
+        if fill * total + later * slowest + tail > most:
+            continue
+        bounds = slowest * EQUAL, total * EQUAL, forward * EQUAL, tail * EQUAL
+        for _, f, t, s, e in into:
+            if s <= bounds[0] and t <= bounds[1] and f <= bounds[2] and e <= bounds[3]:
+                break
+        else:
+            into[:] = [
+                member
+                for member in into
+                if slowest > member[3] * EQUAL
+                or total > member[2] * EQUAL
+                or forward > member[1] * EQUAL
+                or tail > member[4] * EQUAL
+            ]
+            into.append(_Partial((*stops, stop), forward, total, slowest, tail))
 
 
 def _balanced(costs: StageCosts) -> Borders:

@@ -40,7 +40,8 @@ class Scores:
         places: of each scored choice, in the rows of :class:`Stages` once for each schedule
             in turn. Those are left out that are the same as another by symmetry, cannot
             be, or cannot be the best.
-        seconds, bytes_: of each choice; bytes of the fullest rank.
+        seconds, bytes_: of each choice; bytes of the fullest rank. Seconds are infinite where
+            memory alone ruled a choice out.
         fits: whether some partition fits in memory.
         left_out: choices that a bound on memory or compute ruled out.
     """
@@ -178,7 +179,7 @@ class Survey:
             added = extras[tried % len(stages.micro)]
             added[: len(places)] = 0.0
         batch = _Batch.of(self, stages, schedules, tried, added)
-        seconds, bytes_, fits = batch.scored()
+        seconds, bytes_, fits = batch.scored(all_=wanted is None)
         best = np.arange(len(places))
         if len(again):
             other = len(places) + np.arange(len(again))
@@ -269,19 +270,48 @@ class _Batch:
             splits,
         )
 
-    def scored(self) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        """(seconds, bytes, fits) of every row."""
+    def scored(self, *, all_: bool) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """(seconds, bytes, fits) of every row.
+
+        Args:
+            all_: price also what does not fit; else its seconds are infinite.
+        """
         stages, layers = self.stages, float(self.survey.tables.layers)
         fixed, slope = stages.memory(self.base, self.flight, self.waiting, self.ends)
         most = np.clip(np.floor((stages.room - fixed) / slope), -1.0, layers)
         fits = (most.sum(axis=1) >= layers) & np.all(most >= self._least_blocks, axis=1)
-        work = stages.free.rows(self.base)
-        # Memory moves borders only where the free partition does not fit.
-        short = fits & np.any(np.ceil(work.blocks - 1e-9) > most, axis=1)
-        if short.any():
-            work = work.put(short, stages.work(self.base[short], most[short]))
-        bytes_ = np.max(fixed + slope * work.blocks, axis=1)
-        return self._seconds(work), bytes_, fits
+        bytes_ = np.max(fixed + slope * stages.free.blocks[self.base], axis=1)
+        seconds = np.full(len(bytes_), np.inf)
+        rows = np.arange(len(bytes_)) if all_ else np.flatnonzero(fits)
+        if len(rows):
+            part = self._rows(rows)
+            work = stages.free.rows(part.base)
+            # Memory moves borders only where the free partition does not fit.
+            short = fits[rows] & np.any(np.ceil(work.blocks - 1e-9) > most[rows], axis=1)
+            if short.any():
+                moved = stages.work(part.base[short], most[rows[short]])
+                work = work.put(short, moved)
+                bytes_[rows[short]] = np.max(
+                    fixed[rows[short]] + slope[rows[short]] * moved.blocks, axis=1
+                )
+            seconds[rows] = part._seconds(work)
+        return seconds, bytes_, fits
+
+    def _rows(self, index: NDArray[np.int64]) -> _Batch:
+        """These rows alone."""
+        return replace(
+            self,
+            base=self.base[index],
+            flight=self.flight[index],
+            ends=self.ends[index],
+            waiting=None if self.waiting is None else self.waiting[index],
+            turns=self.turns[index],
+            share=self.share[index],
+            virtual=self.virtual[index],
+            trips=self.trips[index],
+            breadth=self.breadth[index],
+            splits=self.splits[index],
+        )
 
     @property
     def _least_blocks(self) -> Floats:
