@@ -93,7 +93,8 @@ def export_megatron(plan: Plan, resolved: ResolvedJob, folder: Path) -> list[str
     config = describe(family_of(resolved.job.model)).config_from(resolved.job.model)
     names = {"layers", "hidden", "heads", "sequence", "vocabulary"}
     sizes = {name: int(getattr(config, name)) for name in names}
-    return export(plan, folder, {**sizes, "ffn": int(config.inner)})
+    taken = {"top_k": int(config.top_k)} if plan.workload.experts else {}
+    return export(plan, folder, {**sizes, **taken, "ffn": int(config.inner)})
 
 
 def _request(resolved: ResolvedJob, note: bool, search_seconds: float | None) -> PlanRequest:

@@ -82,7 +82,8 @@ def layout_text(plan: Plan) -> str:
         each = (stage.layout for stage in plan.stages[: plan.pp])
         return f"pp {plan.pp} of " + ", ".join(f"tp {one.tp} x dp {one.dp}" for one in each)
     text = f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}"
-    return text if layout.cp == 1 else f"{text} x cp {layout.cp}"
+    more = {"cp": layout.cp, "ep": layout.ep}
+    return text + "".join(f" x {axis} {n}" for axis, n in more.items() if n > 1)
 
 
 def shares_text(plan: Plan) -> str:
@@ -200,6 +201,12 @@ def _schedule(plan: Plan, notes: Notes) -> Iterable[str]:
         yield (
             f"  attention over {plan.context} context ranks: {CONTEXT[plan.context_algorithm]}; "
             f"{plan.tokens_held} of {plan.workload.sequence} tokens each"
+        )
+    if plan.expert > 1:
+        yield (
+            f"  experts over {plan.expert} of {plan.stages[0].replicas} data ranks: "
+            f"{plan.workload.experts // plan.expert} of {plan.workload.experts} each, tokens go to "
+            "them and back (all-to-all), as many to every expert as to every other"
         )
     if plan.pp > 1 and any(stage.layout.tp > 1 for stage in plan.stages):
         passes = "its own tokens" if plan.scatter_gather else "all tokens, gathered in its node"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
@@ -12,7 +12,7 @@ from holmes.plan.plan import Batch, Rejected
 from holmes.planner.partition import check_stage_count
 from holmes.planner.request import PlanRequest
 from holmes.planner.schedules import schedules_of
-from holmes.planner.settings import Settings
+from holmes.planner.settings import NESTED, Settings
 from holmes.schedule.generate import generate
 
 LARGEST_MICRO = 16
@@ -92,9 +92,10 @@ def enumerate_layouts(request: PlanRequest, settings: Settings, topology: Topolo
 
 
 def name_of(layout: Layout) -> str:
-    """`tp 1 x pp 2 x dp 2`, with the context degree where there is one."""
+    """`tp 1 x pp 2 x dp 2`, with the context and the expert degree where there is one."""
     text = f"tp {layout.tp} x pp {layout.pp} x dp {layout.dp}"
-    return text if layout.cp == 1 else f"{text} x cp {layout.cp}"
+    more = {"cp": layout.cp, "ep": layout.ep}
+    return text + "".join(f" x {axis} {n}" for axis, n in more.items() if n > 1)
 
 
 def _layouts(request: PlanRequest, settings: Settings, topology: Topology) -> list[Layout]:
@@ -111,7 +112,7 @@ def _layouts(request: PlanRequest, settings: Settings, topology: Topology) -> li
     if "data" not in settings.axes:
         found = [layout for layout in found if layout.dp == 1]
     if found:
-        return found
+        return [one for layout in found for one in _with_experts(request, settings, layout)]
     given = {
         key: degree
         for key, degree in (
@@ -134,6 +135,19 @@ def _layouts(request: PlanRequest, settings: Settings, topology: Topology) -> li
         + f" {devices}; no device may be left idle",
         next_step=f"choose degrees whose product is {devices}, or change the site's nodes",
     )
+
+
+def _with_experts(request: PlanRequest, settings: Settings, layout: Layout) -> list[Layout]:
+    """A layout with every degree in which its data ranks can share the experts of a layer."""
+    wish, workload = request.wishes.expert, request.workload
+    if wish is not None:
+        return [replace(layout, ep=wish)]
+    if not workload.experts or "expert" not in settings.axes or request.wishes.sharding in NESTED:
+        return [layout]
+    degrees = range(1, min(layout.dp, workload.experts) + 1)
+    return [
+        replace(layout, ep=ep) for ep in degrees if workload.expert_obstacle(layout.dp, ep) is None
+    ]
 
 
 def _degrees(wish: int | None, devices: int, allowed: bool) -> list[int]:
@@ -168,6 +182,7 @@ def _check_layout(
             why="each tensor rank holds whole heads, and equal parts of all else",
             next_step="use a degree that divides heads, sequence and MLP width",
         )
+    _check_experts(request, layout)
     largest = max(node.device.count for node in topology.nodes)
     if layout.tp > largest:
         raise ConfigError(
@@ -188,6 +203,30 @@ def _check_layout(
             next_step="use fewer context ranks, or parallel.context_algorithm=ring",
         )
     check_stage_count(len(workload.blocks), layout.pp)
+
+
+def _check_experts(request: PlanRequest, layout: Layout) -> None:
+    """Refuse expert ranks that these data ranks or this model cannot be.
+
+    Raises:
+        ConfigError: what does not divide, or groups inside the replicas beside them.
+    """
+    obstacle = request.workload.expert_obstacle(layout.dp, layout.ep)
+    if obstacle is not None:
+        raise ConfigError(
+            obstacle,
+            where="parallel.expert, parallel.data",
+            why="each expert rank holds whole experts, as many as every other of its group, and "
+            "the groups are made of data ranks",
+            next_step="use a degree that divides experts and data ranks, or leave it out",
+        )
+    if layout.ep > 1 and request.wishes.sharding in NESTED:
+        raise ConfigError(
+            f"parallel.expert={layout.ep} with sharding {request.wishes.sharding}",
+            where="parallel.expert, parallel.sharding",
+            why="groups inside the replicas would hold different experts",
+            next_step="leave one of them out, or use sharding optimizer, gradients or parameters",
+        )
 
 
 def _scheduled(request: PlanRequest, settings: Settings, layout: Layout) -> tuple[int, ...]:

@@ -229,7 +229,13 @@ def _runs(layout: Layout, settings: Settings | None) -> bool:
     """Whether the settings have the axes of a layout."""
     if settings is None:
         return True
-    degrees = {"tensor": layout.tp, "pipeline": layout.pp, "data": layout.dp, "context": layout.cp}
+    degrees = {
+        "tensor": layout.tp,
+        "pipeline": layout.pp,
+        "data": layout.dp,
+        "context": layout.cp,
+        "expert": layout.ep,
+    }
     return all(degree == 1 or axis in settings.axes for axis, degree in degrees.items())
 
 

@@ -17,7 +17,8 @@ def export(plan: Plan, folder: Path, sizes: dict[str, int]) -> list[str]:
     """Write ``megatron.args``, ``hostfile``, ``run.sh`` and ``notes.txt``.
 
     Args:
-        sizes: ``layers``, ``hidden``, ``heads``, ``sequence``, ``ffn`` and ``vocabulary``.
+        sizes: ``layers``, ``hidden``, ``heads``, ``sequence``, ``ffn`` and ``vocabulary``;
+            ``top_k`` experts that a token takes, where there are any.
 
     Returns:
         The paths written.
@@ -69,6 +70,13 @@ def arguments(plan: Plan, sizes: dict[str, int]) -> list[str]:
     if layout.cp > 1:
         found.append(f"--context-parallel-size {layout.cp}")
         found += ["--cp-comm-type a2a"] if plan.context_algorithm == "ulysses" else []
+    if plan.workload.experts:
+        found += [
+            f"--num-experts {plan.workload.experts}",
+            f"--moe-router-topk {sizes['top_k']}",
+            f"--expert-model-parallel-size {layout.ep}",
+            "--moe-token-dispatcher-type alltoall",
+        ]
     if plan.sequence_parallel:
         found.append("--sequence-parallel")
     if schedule.virtual_stages > 1:

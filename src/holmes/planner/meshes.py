@@ -64,7 +64,14 @@ def unequal(request: PlanRequest) -> bool:
     """Whether stages of their own degrees may help: unequal clusters, and nothing fixed that
     says otherwise."""
     wishes, clusters = request.wishes, request.site.clusters
-    fixed = (wishes.tensor, wishes.pipeline, wishes.data, wishes.context, wishes.rank_map)
+    fixed = (
+        wishes.tensor,
+        wishes.pipeline,
+        wishes.data,
+        wishes.context,
+        wishes.expert,
+        wishes.rank_map,
+    )
     able = request.capabilities is None or request.capabilities.unequal_stages
     if not able or any(one is not None for one in fixed) or wishes.order not in (None, "cluster"):
         return False

@@ -342,6 +342,7 @@ class Search:
         return (
             self.settings.schedules.index(choice.schedule),
             layout.cp,
+            layout.ep,
             choice.virtual_stages,
             self.settings.shardings.index(choice.sharding),
         )

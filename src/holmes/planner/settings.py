@@ -99,7 +99,7 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
     _check_extra(wishes)
     _check_sharding(wishes)
     allowed = capabilities or Capabilities(
-        axes=frozenset({"tensor", "pipeline", "data", "context"}),
+        axes=frozenset({"tensor", "pipeline", "data", "context", "expert"}),
         schedules=frozenset(SCHEDULES),
         shardings=frozenset(SHARDINGS + NESTED),
         recompute=frozenset(RECOMPUTES),
@@ -247,8 +247,6 @@ def _check_axes(wishes: Wishes) -> None:
                 where=f"parallel.{key}",
                 why="a degree is at least 1",
             )
-        if key == "expert" and degree not in (None, 1):
-            raise _beyond(f"parallel.{key}", degree, (1,))
 
 
 def _check_extra(wishes: Wishes) -> None:

@@ -12,7 +12,14 @@ from holmes.plan.plan import Plan
 from holmes.planner.request import PlanRequest
 from holmes.planner.search import make_plan
 
-DEGREES = {"tp": "tensor", "pp": "pipeline", "dp": "data", "cp": "context", "v": "virtual_stages"}
+DEGREES = {
+    "tp": "tensor",
+    "pp": "pipeline",
+    "dp": "data",
+    "cp": "context",
+    "ep": "expert",
+    "v": "virtual_stages",
+}
 WORDS = ("order", "schedule", "recompute", "sharding", "transport", "partition")
 MOST_REASONS = 3
 

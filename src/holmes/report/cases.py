@@ -122,6 +122,7 @@ def _layout(plan: Plan) -> str:
     degrees = plan.degrees
     tensor = "" if degrees["tp"] == 1 else f", tensor {degrees['tp']}"
     tensor += f", context {plan.context}" if plan.context > 1 else ""
+    tensor += f", expert {plan.expert}" if plan.expert > 1 else ""
     return f"pipeline {degrees['pp']}, data {degrees['dp']}{tensor}"
 
 

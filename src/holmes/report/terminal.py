@@ -49,6 +49,7 @@ def plan_table(plan: Plan) -> Table:
     full = max(said.memory_bytes.values(), default=0)
     degrees = "pipeline {pp}, data {dp}, tensor {tp}".format(**plan.degrees)
     degrees += f", context {plan.context}" if plan.context > 1 else ""
+    degrees += f", expert {plan.expert}" if plan.expert > 1 else ""
     blocks = [str(stage.blocks[1] - stage.blocks[0]) for stage in plan.stages]
     extra = plan.schedule.extra_warmup_per_cut or (plan.schedule.extra_warmup,)
     warm = f", {max(extra)} extra warm-up" if max(extra, default=0) else ""

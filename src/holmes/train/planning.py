@@ -119,6 +119,7 @@ def check_wishes(plan: Plan, resolved: ResolvedJob, *, where: str) -> None:
         "pipeline": plan.pp,
         "data": _of_stages(plan, "dp"),
         "context": _of_stages(plan, "cp"),
+        "expert": _of_stages(plan, "ep"),
         "scatter_gather": plan.scatter_gather,
         "tensor_chunks": plan.tensor_chunks,
         "context_algorithm": plan.context_algorithm,

@@ -19,15 +19,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from holmes.cost.axes import unfilled_seconds
+from holmes.cost.axes import Split, unfilled_seconds
 from holmes.plan.layout import Layout
 from holmes.planner.candidates import Choice
 from holmes.planner.ground import Ground
 from holmes.planner.round_trips import round_trips
 from holmes.planner.schedules import Looped, schedules_of
 from holmes.planner.settings import Settings
-from holmes.planner.survey.stages import Stages, Work
+from holmes.planner.survey.stages import Stages
 from holmes.planner.survey.tables import Floats, Tables
+from holmes.planner.survey.work import Work
 from holmes.planner.warmup import MOST, WORTH
 from holmes.schedule.generate import FORMS, WITH_WARMUP
 
@@ -116,8 +117,8 @@ class Survey:
 
     def least_seconds(self, layout: Layout, micros: tuple[int, ...]) -> float:
         """No choice of a layout is faster: its blocks on the fastest devices, evenly divided."""
-        tables = self.tables
-        each = [tables.block_times([slot], layout.tp, layout.cp, micros) for slot in tables.kinds]
+        tables, split = self.tables, Split(layout.cp, expert=layout.ep)
+        each = [tables.block_times([slot], layout.tp, split, micros) for slot in tables.kinds]
         whole = np.min([times.forward + times.backward for times in each], axis=0)
         ends = np.min(
             [

@@ -6,13 +6,15 @@ order, the last fastest; columns are pipeline stages.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from holmes.cost.axes import Split
+from holmes.cost.experts import exchange_seconds
 from holmes.plan.layout import Layout
 from holmes.planner.buckets import BUCKETS_PER_STAGE
 from holmes.planner.ground import Ground
@@ -21,66 +23,11 @@ from holmes.planner.settings import Settings
 from holmes.planner.shard_sizes import shard_sizes
 from holmes.planner.survey.partition import blocks_within, least_bottleneck
 from holmes.planner.survey.tables import BlockTimes, Floats, Tables
+from holmes.planner.survey.work import Work, bound
 
 LEAST_SECONDS = 1e-12
 UNEVEN = 1.5
 """Ratio of exchange rates from which a partition weighs them."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A partition and what follows from it, [row, stage] but for ``slowest`` [row].
-
-    ``exposed`` is the gradient exchange and optimiser that nothing hides, seconds;
-    ``steps`` the optimiser alone.
-    """
-
-    slowest: Floats
-    blocks: Floats
-    forward: Floats
-    backward: Floats
-    exposed: Floats
-    steps: Floats
-
-    def rows(self, index: NDArray[np.int64]) -> Work:
-        """The work of these rows."""
-        return Work(*(values[index] for values in self._all))
-
-    def put(self, rows: NDArray[np.bool_], other: Work) -> Work:
-        """This work with some rows taken from another."""
-        return Work(*(_put(a, rows, b) for a, b in zip(self._all, other._all, strict=True)))
-
-    def longer_backward(self, more: Floats) -> Work:
-        """This work with these seconds added to the backward of a stage."""
-        backward = self.backward + more
-        before, after = (
-            (self.forward + seconds).max(axis=1) for seconds in (self.backward, backward)
-        )
-        return replace(self, backward=backward, slowest=self.slowest + (after - before))
-
-    @property
-    def _all(self) -> tuple[Floats, ...]:
-        return (
-            self.slowest,
-            self.blocks,
-            self.forward,
-            self.backward,
-            self.exposed,
-            self.steps,
-        )
-
-
-def _bound(work: Work, microbatches: Floats) -> Floats:
-    """What a partition decides of the step, [row]."""
-    drained = np.cumsum(work.backward, axis=1) - work.backward
-    found: Floats = microbatches * work.slowest + np.max(work.exposed - drained, axis=1)
-    return found
-
-
-def _put(values: Floats, rows: NDArray[np.bool_], others: Floats) -> Floats:
-    found = values.copy()
-    found[rows] = others
-    return found
 
 
 @dataclass(frozen=True)
@@ -108,6 +55,11 @@ class Stages:
     def count(self) -> int:
         """Pipeline stages."""
         return self.ground.layout.pp
+
+    @cached_property
+    def split(self) -> Split:
+        """How context and expert ranks split a sample's work."""
+        return Split(self.ground.layout.cp, expert=self.ground.layout.ep)
 
     @cached_property
     def micro(self) -> Floats:
@@ -217,7 +169,8 @@ class Stages:
         workload = self.tables.cost.workload
         sent = workload.gradient_bytes + workload.parameter_bytes
         exchange = np.array([e.per_byte for e in self.ground.exchanges]) * sent
-        both = each + exchange * self.tables.middle_parameters / microbatches[:, None]
+        elements, _ = self.tables.middle_sizes(self.ground.layout.ep)
+        both = each + exchange * elements / microbatches[:, None]
         every = np.arange(len(each)) if rows is None else rows
         twice = np.broadcast_to(most, each.shape)
         tried = self._balanced(
@@ -227,7 +180,7 @@ class Stages:
         )
         found = tried.rows(np.arange(len(each)))
         other = tried.rows(np.arange(len(each), 2 * len(each)))
-        faster = _bound(other, microbatches) < _bound(found, microbatches)
+        faster = bound(other, microbatches) < bound(found, microbatches)
         return found.put(faster, other.rows(np.flatnonzero(faster)))
 
     def _balanced(self, rows: NDArray[np.int64] | None, most: Floats, each: Floats) -> Work:
@@ -243,14 +196,17 @@ class Stages:
         forwards, backwards = ends_forward + blocks * forward, ends_backward + blocks * backward
         # The slowest stage holds whole blocks; the others share what is left over.
         slowest = np.max(fixed + whole * (forward + backward), axis=1)
-        elements = self._elements(blocks)
+        elements, experts = self._elements(blocks), None
         few, per_element = self._steps
-        owned = self._owned if rows is None else self._owned[rows]
-        steps = few + elements / owned * per_element
+        owned = self._owned[slice(None) if rows is None else rows]
+        steps = few + elements / owned[:, :1] * per_element
+        if self.ground.layout.ep > 1:
+            experts = blocks * self.tables.middle_sizes(self.ground.layout.ep)[1]
+            steps = steps + experts / owned[:, 1:] * per_element
         exposed = steps
         if self.ground.replicas > 1:
             every = np.arange(len(self.micro)) if rows is None else rows
-            exposed = steps + self._exchanged(forwards, backwards, elements, every)
+            exposed = steps + self._exchanged((forwards, backwards), elements, experts, every)
         return Work(slowest, blocks, forwards, backwards, exposed, steps)
 
     def _of(self, rows: NDArray[np.int64] | None) -> tuple[Floats, Floats, Floats, Floats]:
@@ -297,7 +253,7 @@ class Stages:
         layout = self.ground.layout
         ends = [(s == 0, s == self.count - 1) for s in range(self.count)]
         held = {
-            e: self.tables.held(layout.tp, layout.cp, (self.ground.replicas, self._sizes), e)
+            e: self.tables.held(layout.tp, self.split, (self.ground.replicas, self._sizes), e)
             for e in dict.fromkeys(ends)
         }
         columns = [list(held).index(e) for e in ends]
@@ -332,7 +288,7 @@ class Stages:
         layout = self.ground.layout
         firsts, index = self._patterns
         each = [
-            self.tables.block_times(self.ground.kinds[s], layout.tp, layout.cp, self.micros)
+            self.tables.block_times(self.ground.kinds[s], layout.tp, self.split, self.micros)
             for s in firsts
         ]
         both = [self._with_exchanges(t, s) for t, s in zip(each, firsts, strict=True)]
@@ -383,7 +339,7 @@ class Stages:
         layout = self.ground.layout
         firsts, index = self._patterns
         each = [
-            self.tables.block_times(self.ground.kinds[s], layout.tp, layout.cp, self.micros)
+            self.tables.block_times(self.ground.kinds[s], layout.tp, self.split, self.micros)
             for s in firsts
         ]
         middle = np.stack([self._spread(parts(times)[1][..., None]) for times in each], -1)
@@ -397,14 +353,29 @@ class Stages:
         for every micro-batch, [row] each."""
         ground = self.ground
         exchanged = tuple(each[stage] for each in self._levels)
-        layout = ground.layout
-        key = ("exchanges", id(times), ground.rings[stage], exchanged, layout.tp, layout.cp)
+        network = ground.rings[stage], ground.tokens[stage], exchanged
+        key = ("exchanges", id(times), network, ground.layout.tp, self.split)
         return self.tables.shared(key, lambda: self._added(times, stage))
 
     def _added(self, times: BlockTimes, stage: int) -> tuple[Floats, Floats]:
         forward, backward = self._in_context(times, stage)
-        size = self.tables.middle_parameters
-        return self._with_gathers(times.forward + forward, times.backward + backward, stage, size)
+        sizes = self.tables.middle_sizes(self.ground.layout.ep)
+        forward, backward = times.forward + forward, times.backward + backward
+        if self.ground.layout.ep > 1:
+            moved = self._among_experts(stage)
+            forward, backward = forward + moved[0], backward + moved[1]
+        return self._with_gathers(forward, backward, stage, *sizes)
+
+    def _among_experts(self, stage: int) -> tuple[Floats, Floats]:
+        """What a block's tokens take to their experts and back, [m, r, s] each."""
+        way, block = self.ground.tokens[stage], self.tables.cost.workload.blocks[1]
+        micro = np.array(self.micros, dtype=float)
+        each = [
+            exchange_seconds(block, micro, self.split.context, lambda n: way.seconds(n, 1), mode)
+            for mode in self.tables.recomputes
+        ]
+        forward, backward = (np.stack(side, -1)[..., None] for side in zip(*each, strict=True))
+        return forward, backward
 
     def _in_context(self, times: BlockTimes, stage: int) -> tuple[Floats, Floats]:
         """What context ranks add to forward and backward of a block by the algorithm that adds
@@ -430,12 +401,14 @@ class Stages:
         return forward, backward
 
     def _with_gathers(
-        self, forward: Floats, backward: Floats, stage: int, elements: float
+        self, forward: Floats, backward: Floats, stage: int, elements: float, experts: float = 0.0
     ) -> tuple[Floats, Floats]:
         """Times of a block of so many parameters, [m, r, s], no shorter than what every
         micro-batch gathers and reduces of it, [row]."""
         workload = self.tables.cost.workload
-        floors = np.array([each[stage].floors(elements, workload) for each in self._levels])
+        floors = np.array(
+            [each[stage].floors(elements, workload, experts) for each in self._levels]
+        )
         return (
             np.maximum(forward[..., None], floors[:, 0]).reshape(-1),
             np.maximum(backward[..., None], floors[:, 1]).reshape(-1),
@@ -443,7 +416,7 @@ class Stages:
 
     def _elements(self, blocks: Floats) -> Floats:
         workload = self.tables.cost.workload
-        found = blocks * self.tables.middle_parameters
+        found = blocks * self.tables.middle_sizes(self.ground.layout.ep)[0]
         found[:, 0] += workload.blocks[0].parameters
         found[:, -1] += workload.blocks[-1].parameters
         if self.count == 1:
@@ -452,14 +425,16 @@ class Stages:
 
     @cached_property
     def _owned(self) -> Floats:
-        """Ranks over which a stage's optimiser states are divided, [row, 1]."""
+        """Ranks over which a stage's optimiser states are divided, and those of experts that
+        several ranks share, [row, 2]."""
         layout = Layout(dp=self.ground.replicas)
         ways = [
             1 if z == "none" else replace(layout, shard=sizes).shards(z).states
             for z, sizes in zip(self.tables.shardings, self._sizes, strict=True)
         ]
         divided = self._spread(np.array(ways, dtype=float)[None, None, None])
-        return (divided * self.ground.layout.tp)[:, None]
+        experts = np.maximum(divided / self.ground.layout.ep, 1.0)
+        return np.stack([divided, experts], -1) * self.ground.layout.tp
 
     @cached_property
     def _steps(self) -> tuple[Floats, Floats]:
@@ -468,27 +443,36 @@ class Stages:
         return pairs[:, 0], pairs[:, 1]
 
     @cached_property
-    def _once(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """Latency and seconds per byte of a step's gradients, and of its new weights,
-        [sharding, stage] each."""
-        each = [
-            [(a.latency, a.per_byte, b.latency, b.per_byte) for a, b in stages]
-            for stages in (
-                [(level.summed, level.refreshed) for level in row] for row in self._levels
-            )
-        ]
-        first, second, third, fourth = np.moveaxis(np.array(each), -1, 0)
-        return first, second, third, fourth
+    def _once(self) -> tuple[Floats, ...]:
+        return _of_a_step(self._levels)
+
+    @cached_property
+    def _once_of_experts(self) -> tuple[Floats, ...]:
+        return _of_a_step([[one.experts or one for one in row] for row in self._levels])
 
     def _exchanged(
-        self, forward: Floats, backward: Floats, elements: Floats, rows: NDArray[np.int64]
+        self,
+        ways: tuple[Floats, Floats],
+        elements: Floats,
+        experts: Floats | None,
+        rows: NDArray[np.int64],
     ) -> Floats:
-        """Gradient reduction and parameter gather that nothing hides, [row, stage]."""
+        """Gradient reduction and parameter gather that nothing hides, [row, stage].
+
+        Args:
+            ways: forward and backward of a micro-batch.
+            experts: parameters besides that expert ranks share.
+        """
+        forward, backward = ways
         workload = self.tables.cost.workload
         level = rows % len(self.tables.shardings)
         starts, summed, again, refreshed = (values[level] for values in self._once)
         reduce = starts * BUCKETS_PER_STAGE + elements * workload.gradient_bytes * summed
         gather = again * BUCKETS_PER_STAGE + elements * workload.parameter_bytes * refreshed
+        if experts is not None:
+            starts, summed, again, refreshed = (values[level] for values in self._once_of_experts)
+            reduce += starts * BUCKETS_PER_STAGE + experts * workload.gradient_bytes * summed
+            gather += again * BUCKETS_PER_STAGE + experts * workload.parameter_bytes * refreshed
         if not self.settings.overlap:
             found: Floats = reduce + gather
             return found
@@ -496,3 +480,13 @@ class Stages:
         found = np.maximum(reduce - hidden * backward, reduce / BUCKETS_PER_STAGE)
         found += np.maximum(gather - hidden * forward, gather / BUCKETS_PER_STAGE)
         return found
+
+
+def _of_a_step(levels: Sequence[Sequence[Level]]) -> tuple[Floats, ...]:
+    """Latency and seconds per byte of a step's gradients, and of its new weights,
+    [sharding, stage] each."""
+    each = [
+        [(a.latency, a.per_byte, b.latency, b.per_byte) for a, b in stages]
+        for stages in ([(level.summed, level.refreshed) for level in row] for row in levels)
+    ]
+    return tuple(np.moveaxis(np.array(each), -1, 0))

@@ -98,6 +98,14 @@ class Tables:
         middle = self.cost.workload.blocks[1:-1]
         return sum(block.parameters for block in middle) / max(1, len(middle))
 
+    def middle_sizes(self, ep: int) -> tuple[float, float]:
+        """The same without the experts that several ranks share, and these on one of them."""
+        if ep == 1:
+            return self.middle_parameters, 0.0
+        middle = self.cost.workload.blocks[1:-1]
+        experts = sum(block.expert_parameters for block in middle) / max(1, len(middle))
+        return self.middle_parameters - experts, experts / ep
+
     def workload(self, middles: int) -> Workload:
         """The ends of the chain, with this many of its mean middle block."""
         key = ("workload", middles)
@@ -121,19 +129,20 @@ class Tables:
             self._known["middle",] = replace(
                 middle[0],
                 parameters=round(sum(block.parameters for block in middle) / len(middle)),
+                expert_parameters=round(sum(b.expert_parameters for b in middle) / len(middle)),
                 activation_bytes=kept,
             )
         found: Block = self._known["middle",]
         return found
 
     def block_times(
-        self, slots: Sequence[DeviceSlot], tp: int, cp: int, micros: tuple[int, ...]
+        self, slots: Sequence[DeviceSlot], tp: int, split: Split, micros: tuple[int, ...]
     ) -> BlockTimes:
-        """Block times on the slowest of these devices."""
+        """Block times on the slowest of these devices, by ranks that split the work so."""
         devices = [self._like(slot, tp) for slot in slots]
-        key = ("times", tuple(id(slot.node.group) for slot in devices), tp, cp, micros)
+        key = ("times", tuple(id(slot.node.group) for slot in devices), tp, split, micros)
         if key not in self._known:
-            each = [self._times(slot, tp, cp, micros) for slot in devices]
+            each = [self._times(slot, tp, split, micros) for slot in devices]
             self._known[key] = BlockTimes(*np.max(np.stack(each), axis=0))
         found: BlockTimes = self._known[key]
         return found
@@ -168,16 +177,16 @@ class Tables:
             ),
         )
 
-    def held(self, tp: int, cp: int, shared: Shared, ends: tuple[bool, bool]) -> Held:
+    def held(self, tp: int, split: Split, shared: Shared, ends: tuple[bool, bool]) -> Held:
         """Memory coefficients of a stage that starts and/or ends the chain.
 
         Args:
             shared: replicas, and by sharding the sizes of the groups that share states.
         """
-        key = ("held", tp, cp, shared, ends)
+        key = ("held", tp, split, shared, ends)
         if key not in self._known:
-            fixed, per_block = self._states(tp, shared, ends)
-            self._known[key] = Held(fixed, per_block, *self._activations(tp, cp, ends))
+            fixed, per_block = self._states(tp, split.expert, shared, ends)
+            self._known[key] = Held(fixed, per_block, *self._activations(tp, split, ends))
         found: Held = self._known[key]
         return found
 
@@ -191,7 +200,7 @@ class Tables:
         found: tuple[float, float] = self._known[key]
         return found
 
-    def _times(self, slot: DeviceSlot, tp: int, cp: int, micros: tuple[int, ...]) -> Floats:
+    def _times(self, slot: DeviceSlot, tp: int, split: Split, micros: tuple[int, ...]) -> Floats:
         shape = (13, len(micros), len(self.recomputes), len(self.sequences))
         slower = straggling(len(self.cost.topology.devices), self.cost.calibration)
         found = np.zeros(shape)
@@ -199,7 +208,7 @@ class Tables:
             if s and tp == 1:  # nothing to divide a sequence over
                 found[..., s] = found[..., 0]
                 continue
-            model = self._model(Split(cp))
+            model = self._model(split)
             read = partial(model.block_time, sequence_parallel=sequence and tp > 1)
             middle = range(1, len(model.workload.blocks) - 1)
             for m, micro in enumerate(micros):
@@ -247,14 +256,16 @@ class Tables:
         found: CostModel = self._known[key]
         return found
 
-    def _states(self, tp: int, shared: Shared, ends: tuple[bool, bool]) -> tuple[Floats, Floats]:
+    def _states(
+        self, tp: int, ep: int, shared: Shared, ends: tuple[bool, bool]
+    ) -> tuple[Floats, Floats]:
         """Bytes that no micro-batch adds to, by sharding: fixed, and per block."""
-        key = ("states", tp, shared, ends)
+        key = ("states", tp, ep, shared, ends)
         if key in self._known:
             known: tuple[Floats, Floats] = self._known[key]
             return known
         replicas, sizes = shared
-        layout = Layout(tp, 1 if all(ends) else 2, replicas)
+        layout = Layout(tp, 1 if all(ends) else 2, replicas, ep=ep)
         chains = [self.workload(middles) for middles in (1, 2)]
         values = np.array(
             [
@@ -270,10 +281,10 @@ class Tables:
         self._known[key] = found
         return found
 
-    def _activations(self, tp: int, cp: int, ends: tuple[bool, bool]) -> tuple[Floats, ...]:
+    def _activations(self, tp: int, whole: Split, ends: tuple[bool, bool]) -> tuple[Floats, ...]:
         """Bytes per sample, by (recompute, sequence): working; kept; kept per block; waiting;
         waiting per block."""
-        key = ("activations", tp, cp, ends)
+        key = ("activations", tp, whole, ends)
         if key not in self._known:
             found = np.zeros((5, len(self.recomputes), len(self.sequences)))
             for s, sequence in enumerate(self.sequences):
@@ -281,7 +292,7 @@ class Tables:
                     found[..., s] = found[..., 0]
                     continue
                 for r, recompute in enumerate(self.recomputes):
-                    split = Split(cp, sequence)
+                    split = replace(whole, sequence=sequence)
                     one, two = (
                         self._probed(middles, tp, split, recompute, ends) for middles in (1, 2)
                     )
@@ -298,7 +309,8 @@ class Tables:
         """Bytes per sample: without a micro-batch in flight, and what one adds that waits for
         its backward, or for its weights' gradients."""
         chain = split_by_tokens(self.workload(middles), split.context, split.sequence)
-        blocks, layout = _range(chain, ends), Layout(tp, 1, 1)
+        ep = split.expert
+        blocks, layout = _range(chain, ends), Layout(tp, 1, ep, ep=ep)
         empty, idle, flown = (
             float(stage_memory(chain, blocks, layout, "none", flight, micro, recompute))
             for flight, micro in ((0, 0), (0, 1), (1, 1))

@@ -171,6 +171,7 @@ def _facts(runs: Sequence[RunData]) -> Html:
         facts.append(("model", work.name, f"{units.count(work.parameters)} parameters"))
         tensor = "" if degrees["tp"] == 1 else f", tensor {degrees['tp']}"
         tensor += f", context {run.plan.context}" if run.plan.context > 1 else ""
+        tensor += f", expert {run.plan.expert}" if run.plan.expert > 1 else ""
         facts.append(
             (
                 "ranks",
