@@ -11,7 +11,10 @@ from holmes.data.documents import Document, checked, too_long
 from holmes.errors import DataError, HolmesError, suggestion
 
 ROWS = 256
-"""Rows in memory at a time, of a parquet file; an arrow file says itself."""
+BATCH_BYTES = 4 * 2**20
+BUFFER_BYTES = 2**20
+"""Of a parquet file: rows and bytes of them (on average) in memory at a time, and of the file
+itself, however large its row groups are; an arrow file says itself."""
 
 
 def read_rows(path: Path, name: str, field: str, limit: int) -> Iterator[Document]:
@@ -37,9 +40,11 @@ def _columns(path: Path, field: str) -> Iterator[Any]:
     if path.suffix == ".parquet":
         from pyarrow import parquet
 
-        with parquet.ParquetFile(path) as file:
+        # with pre_buffer the column of a whole row group is fetched before its first row is there
+        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
             _check_column(path, file.schema_arrow, field)
-            for batch in file.iter_batches(ROWS, columns=[field]):
+            rows = _rows_at_a_time(file.metadata, field)
+            for batch in file.iter_batches(rows, columns=[field], use_threads=False):
                 yield batch.column(field)
         return
     from pyarrow import ArrowInvalid, ipc, memory_map
@@ -56,6 +61,19 @@ def _columns(path: Path, field: str) -> Iterator[Any]:
         _check_column(path, reader.schema, field)
         for batch in batches:
             yield batch.column(field)
+
+
+def _rows_at_a_time(metadata: Any, field: str) -> int:
+    """Of long texts fewer: as many as the sizes that the file states leave room for."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    sizes = [
+        column.total_uncompressed_size
+        for group in groups
+        for column in map(group.column, range(group.num_columns))
+        if column.path_in_schema == field
+    ]
+    each = sum(sizes) // max(metadata.num_rows, 1)
+    return max(1, min(ROWS, BATCH_BYTES // max(each, 1)))
 
 
 def _check_column(path: Path, schema: Any, field: str) -> None:
