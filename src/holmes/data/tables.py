@@ -72,7 +72,7 @@ def _rows_at_a_time(metadata: Any, field: str) -> int:
         for column in map(group.column, range(group.num_columns))
         if column.path_in_schema == field
     ]
-    each = sum(sizes) // max(metadata.num_rows, 1)
+    each: int = sum(sizes) // max(metadata.num_rows, 1)
     return max(1, min(ROWS, BATCH_BYTES // max(each, 1)))
 
 

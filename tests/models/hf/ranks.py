@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,9 +22,12 @@ from holmes.models.registry import (
     sharding_module,
     weights_module,
 )
-from holmes.runtime.pipeline.assemble import StageModel, real_engine
+from holmes.runtime.checkpoint.manifest import Box
+from holmes.runtime.pipeline import assemble
+from holmes.runtime.pipeline.assemble import ReadParameter, StageModel, real_engine
 from holmes.runtime.pipeline.program import MicroBatch
 from holmes.runtime.sharding.bucket_state import AdamWSettings
+from holmes.runtime.sharding.buckets import Slot
 from tests.runtime.cases import join
 from tests.runtime.plans import Spec, plan_of
 
@@ -64,7 +68,12 @@ def logits(context: RankContext, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def memory(context: RankContext, spec: dict[str, Any], whole: bool) -> dict[str, int]:
-    """Resident bytes before, at the peak of and after making this rank's engine, and of parameters.
+    """Bytes of this rank's memory while it reads its parameters and makes its engine.
+
+    ``before`` is resident when torch is there and the groups are open, ``peak`` at most from
+    then on, ``after`` at the end; ``empty`` when the parameters and their gradients have their
+    place, ``read`` at most until the parameters are read into it; ``own`` is the largest while
+    reading when pages that ranks share count in parts. ``parameters`` are this rank's.
 
     Args:
         whole: load all files before the parts are taken, as the obvious way would.
@@ -76,18 +85,42 @@ def memory(context: RankContext, spec: dict[str, Any], whole: bool) -> dict[str,
     model = stage_model(chosen)
     files = sorted(Path(chosen.folder).glob("*.safetensors")) if whole else []
     every = {name: t.clone() for file in files for name, t in load_file(file).items()}
-    engine = real_engine(plan_of(chosen), groups, model, AdamWSettings())
+    own: list[int] = []
+    found: dict[str, int] = {}
+    as_ever = assemble.fill
+
+    def fill(slots: Sequence[Slot], read: ReadParameter) -> None:
+        def watched(name: str, shape: tuple[int, ...], box: Box | None) -> torch.Tensor:
+            tensor = read(name, shape, box)
+            own.append(resident("Pss", "smaps_rollup"))
+            return tensor
+
+        found.update(empty=resident("VmRSS"), early=resident("VmHWM"))
+        Path("/proc/self/clear_refs").write_text("5")
+        as_ever(slots, watched)
+        own.append(resident("Pss", "smaps_rollup"))
+        found["read"] = resident("VmHWM")
+
+    with patch.object(assemble, "fill", fill):
+        engine = real_engine(plan_of(chosen), groups, model, AdamWSettings())
     every.clear()
-    peak, after = resident("VmHWM"), resident("VmRSS")
+    peak, after = max(resident("VmHWM"), found.pop("early")), resident("VmRSS")
     parameters = sum(slot.parameter.nbytes for slot in engine.slots)
     engine.interpreter.close()
     groups.close()
-    return {"before": before, "peak": peak, "after": after, "parameters": parameters}
+    return {
+        "before": before,
+        **found,
+        "own": max(own),
+        "peak": peak,
+        "after": after,
+        "parameters": parameters,
+    }
 
 
-def resident(kind: str) -> int:
-    """Bytes of this process that are in memory, now or at most so far."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def resident(kind: str, file: str = "status") -> int:
+    """Bytes of this process that are in memory: now, at most so far, or in parts (Pss)."""
+    for line in Path("/proc/self", file).read_text().splitlines():
         if line.startswith(kind + ":"):
             return int(line.split()[1]) * 1024
     raise ValueError(kind)
