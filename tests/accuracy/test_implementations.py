@@ -123,3 +123,21 @@ def test_single_operations_move_more_than_own_kernels() -> None:
     assert (apart["mlp_activation"], own["mlp_activation"]) == (10 * 14336, 6 * 14336)
     compiled = workload_of(replace(case, compiled=True)).blocks[1].inner
     assert {p.name: p.bytes_ / case.sequence for p in compiled if isinstance(p, Segment)} == own
+
+
+def test_a_pipeline_of_torchtitan_divides_the_batch_of_a_replica() -> None:
+    case = next(row.case for row in read_table(TABLES / "h100_llama3_8b.csv") if row.case)
+    piped = replace(case, pp=4, devices=4 * case.devices, micro=32, global_batch=32 * case.dp)
+    assert plan_of(piped, SITES, DEFAULT).plan.batch.micro == 8
+    made = plan_of(replace(piped, software="somebody"), SITES, DEFAULT)
+    assert made.plan.batch.micro == 32
+
+
+def test_software_with_own_kernels_has_the_newest_attention() -> None:
+    case = next(row.case for row in read_table(TABLES / "h100_llama3_8b.csv") if row.case)
+    case = replace(case, sequence=65536, compiled=True, recompute="none")
+    times = [
+        predict(replace(case, software=software), SITES, DEFAULT).seconds
+        for software in ("NeMo", "somebody")
+    ]
+    assert times[0] < 0.85 * times[1]

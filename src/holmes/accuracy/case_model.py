@@ -50,6 +50,11 @@ def is_gated(case: Case) -> bool:
     return any(name in case.model.lower() for name in GATED)
 
 
+def fuses(case: Case) -> bool:
+    """Whether the case's software is named as one with own kernels (see ``FUSING``)."""
+    return any(word in case.software.lower() for word in FUSING)
+
+
 def _gpt(case: Case) -> DecoderShape:
     padded = PADDED_TO * case.tp if case.tp > 1 or "megatron" in case.framework.lower() else 1
     return DecoderShape(
@@ -76,7 +81,6 @@ def _gpt(case: Case) -> DecoderShape:
 
 def _gated(case: Case) -> DecoderShape:
     known = published_of(case) or Published(_inner_of(case), case.heads, case.vocabulary)
-    fuses = any(word in case.software.lower() for word in FUSING)
     return DecoderShape(
         layers=case.layers,
         hidden=case.hidden,
@@ -93,8 +97,8 @@ def _gated(case: Case) -> DecoderShape:
         attention="fused",
         precision="mixed",
         compiled=case.compiled,
-        stepwise=not case.compiled and not fuses,
-        core_again=fuses,
+        stepwise=not case.compiled and not fuses(case),
+        core_again=fuses(case),
         head_again=False,
         experts=known.experts,
         top_k=known.top_k,

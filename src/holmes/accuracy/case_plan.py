@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from holmes.accuracy.case_model import is_gated, workload_of
+from holmes.accuracy.case_model import fuses, is_gated, workload_of
 from holmes.accuracy.implementations import implementation_of
 from holmes.accuracy.table import Case, UnusableRowError
 from holmes.accuracy.words import SINGLE, key
@@ -52,11 +52,23 @@ def plan_of(case: Case, sites: Path, calibration: Calibration) -> CasePlan:
     """
     try:
         site = scaled(read_site(sites / f"{case.site}.yaml"), case.devices)
-        case = _with_attention(case, site)
+        case = _with_microbatches(_with_attention(case, site))
         workload = workload_of(case)
         return _plan(case, site, workload, calibration)
     except HolmesError as error:
         raise UnusableRowError(reason_of(error)) from None
+
+
+def _with_microbatches(case: Case) -> Case:
+    """A case whose pipeline has micro-batches: a row with one alone states the batch of a replica,
+    which code with a default number of them divides among the stages."""
+    parts, rest = divmod(case.micro, case.pp)
+    if case.pp == 1 or case.microbatches > 1 or rest:
+        return case
+    if not implementation_of(case.software).splits_by_stages:
+        return case
+    said = f"{case.micro} samples of a replica taken as {case.pp} micro-batches, its code's default"
+    return replace(case, micro=parts, assumed=(*case.assumed, said))
 
 
 def _with_attention(case: Case, site: Site) -> Case:
@@ -177,6 +189,7 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
         row_scales="rowwise" in case.precision,
         copies_tokens=made.copies_tokens,
         stops_early=made.stops_early,
+        newest_attention=fuses(case),
     )
     cost = CostModel(topology, workload, calibration, execution=execution)
     ranks = _ranks(topology, layout, settings)

@@ -23,6 +23,7 @@ class Implementation:
         stops_early: full recomputation ends before the last product of a block.
         gathers_once: with a pipeline, fully sharded parameters are gathered once a step, and their
             gradients reduced once.
+        splits_by_stages: by default a replica's batch is as many micro-batches as pipeline ranks.
         compiles_loss: where the model is compiled, the loss is, too.
     """
 
@@ -33,12 +34,15 @@ class Implementation:
     copies_tokens: bool = False
     stops_early: bool = False
     gathers_once: bool = False
+    splits_by_stages: bool = False
     compiles_loss: bool = False
 
 
 PLAIN = Implementation()
 """Megatron-LM's: its fused softmax masks, too."""
-TITAN = Implementation(copies_tokens=True, stops_early=True, gathers_once=True)
+TITAN = Implementation(
+    copies_tokens=True, stops_early=True, gathers_once=True, splits_by_stages=True
+)
 IMPLEMENTATIONS = (
     # third_party/Megatron-DeepSpeed/megatron/model/gpt_neo_model.py of eth-easl/sailor: the core
     # applies no dropout, the last specs of the pipeline are norm and loss. Precision is an option
@@ -53,7 +57,8 @@ IMPLEMENTATIONS = (
     # (torch/utils/checkpoint.py). With a pipeline, layers are not sharded again
     # after the forward (fsdp_reshard_after_forward, "default"), and its stages reduce gradients
     # after their last backward (torch/distributed/pipelining/stage.py).
-    ("torchtitan", 202504, replace(TITAN, compiles_loss=True)),
+    # A replica's batch was divided among pipeline ranks (pipeline_parallel_microbatches, 2024).
+    ("torchtitan", 202504, replace(TITAN, compiles_loss=True, splits_by_stages=False)),
     ("torchtitan", 0, TITAN),
 )
 """(word, year and month since when, what the code does)"""

@@ -327,7 +327,11 @@ docs/alps/hardware.md: chassis are left partly empty to give each device more)."
 FULL_POWER = ("h100-80g-sxm", "h200-141g-sxm", "h800-80g-sxm", "b200-180g-sxm",
               "b300-288g-sxm", "gb200-186g")  # fmt: skip
 MODULES = ("gh200-96g",)
-HOPPER = (CAPPED, *FULL_POWER, *MODULES)
+CARD = "h100-80g-pcie"
+CARD_SHARE = 0.51
+"""Of the peak of the card of 350 W, which is counted at a lower clock: a multiprocessor gets
+200 / 114 W where one of the fitted device gets 350 / 132, and the cube root of that clock."""
+HOPPER = (CAPPED, *FULL_POWER, *MODULES, CARD)
 
 
 def sustained_at(watts: float) -> float:
@@ -359,6 +363,7 @@ DEFAULT = Calibration(
         step_launch_seconds=2.84e-3,
         sustained={
             CAPPED: CAPPED_SHARE,
+            CARD: CARD_SHARE,
             **dict.fromkeys(FULL_POWER, sustained_at(FULL_WATTS)),
             **dict.fromkeys(MODULES, sustained_at(MODULE_WATTS)),
         },

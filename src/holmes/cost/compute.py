@@ -48,6 +48,9 @@ SOFTMAX_BATCHES = 4
 (megatron/model/fused_softmax.py, is_kernel_available)."""
 SOFTMAX_STEPS = 4
 """Instead it casts to fp32, scales, masks, takes the softmax and casts back: four kernels more."""
+NEWEST_ATTENTION = 1.5
+"""How much faster attention is that is written for Hopper than FlashAttention-2 there: the lower
+end of what Shah et al. 2024 (FlashAttention-3) report; that of cuDNN is near."""
 SHARPNESS = 4
 """Exponent that joins device and host time; infinite would be their maximum."""
 
@@ -139,7 +142,9 @@ class _Segments:
         if core is not None and core.fused:
             flops = segment.flops * self.micro * self._share(segment)
             factor = core.backward_over_forward if backward else 1.0
-            return attention_seconds(core, flops, self.device, c) * factor
+            seconds = attention_seconds(core, flops, self.device, c) * factor
+            newest = self.how.newest_attention and self.device.name in c.attention_of
+            return seconds / NEWEST_ATTENTION if newest else seconds
         if not segment.products:
             return None if segment.flops else 0.0
         # A scale of a whole operand serves both products that read it: what a backward scales

@@ -61,6 +61,7 @@ class Execution:
             before it is scattered, by a copy.
         stops_early: full recomputation ends where it has all that the backward reads: before the
             last product (PyTorch, torch.utils.checkpoint, set_checkpoint_early_stop).
+        newest_attention: fused attention is written for the newest devices.
         tensor_link: None means the link inside a node.
         chunks: parts in which tensor collectives run beside products.
     """
@@ -73,6 +74,7 @@ class Execution:
     async_tensor: bool = False
     copies_tokens: bool = False
     stops_early: bool = False
+    newest_attention: bool = False
     tensor_link: TensorLink | None = None
     chunks: int = 1
 
