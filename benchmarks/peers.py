@@ -5,11 +5,14 @@ processor seconds per step and rank, and wall time. On the demo's two clusters w
 PyTorch's own have one process group, so it goes over Ethernet.
 
 Run it as `PYTHONPATH=. python benchmarks/peers.py`: ranks import `benchmarks.peer_tasks`.
-DeepSpeed builds kernels when it is installed and is left out.
+In parts: `--only CASE`; the record keeps the other cases. DeepSpeed is no dependency of this
+project: `--deepspeed FOLDER` is where it was installed (`pip install --target FOLDER --no-deps
+deepspeed hjson py-cpuinfo einops msgpack`), and adds its ZeRO stages.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ from holmes.plan.plan import Plan
 from holmes.train.assignment import Assignment
 from holmes.train.rehearsal import Progress, Rehearsal
 
-STEPS, WARM_UP, DEADLINE = 12, 4, 300.0
+STEPS, WARM_UP, DEADLINE, ROUNDS = 9, 3, 300.0, 3
 BUSY_LIMIT, WALL_LIMIT = 1.05, 1.10
 FAST = (
     "{name: fast, clusters: [{name: c0, nodes: 2, device: {kind: cpu-core}, "
@@ -34,21 +37,36 @@ FAST = (
 
 @dataclass(frozen=True)
 class Case:
-    """A layout of ours and the one of PyTorch's that it stands against."""
+    """A layout of ours and the one of the peer's that it stands against.
+
+    ``needs`` is a package that is no dependency of this project.
+    """
 
     peer: str
     site: str
     ours: str
     on: str
+    needs: str = ""
 
 
-CASES = (
-    Case("ddp", FAST, "pipeline: 1, data: 2, sharding: none", "fast"),
-    Case("fsdp2", FAST, "pipeline: 1, data: 2, sharding: parameters", "fast"),
-    Case("torch pipelining", FAST, "pipeline: 2, data: 1, schedule: 1f1b", "fast"),
-    Case("ddp", "demo", "pipeline: 2, data: 2, sharding: optimizer", "two clusters"),
-    Case("fsdp2", "demo", "pipeline: 2, data: 2, sharding: optimizer", "two clusters"),
-)
+TWO = "pipeline: 2, data: 2, sharding: optimizer"
+CASES = {
+    "ddp": Case("ddp", FAST, "pipeline: 1, data: 2, sharding: none", "fast"),
+    "fsdp2": Case("fsdp2", FAST, "pipeline: 1, data: 2, sharding: parameters", "fast"),
+    "pipelining": Case("torch pipelining", FAST, "pipeline: 2, data: 1, schedule: 1f1b", "fast"),
+    "ddp-two": Case("ddp", "demo", TWO, "two clusters"),
+    "fsdp2-two": Case("fsdp2", "demo", TWO, "two clusters"),
+    **{
+        f"zero{stage}": Case(
+            f"deepspeed zero-{stage}",
+            FAST,
+            f"pipeline: 1, data: 2, sharding: {level}",
+            "fast",
+            needs="deepspeed",
+        )
+        for stage, level in ((1, "optimizer"), (2, "gradients"), (3, "parameters"))
+    },
+}
 
 
 def job(case: Case) -> ResolvedJob:
@@ -63,8 +81,12 @@ def job(case: Case) -> ResolvedJob:
     )
 
 
-def measure(case: Case, rounds: int) -> dict[str, Any]:
-    """Both arms in turn, ours twice for the resolution."""
+def measure(case: Case, rounds: int, installed: str | None = None) -> dict[str, Any]:
+    """Both arms in turn, ours twice for the resolution.
+
+    Args:
+        installed: folder of a peer that is no dependency.
+    """
     resolved = job(case)
     quiet = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
     found: dict[str, list[Any]] = {"ours": [], "peer": [], "ours again": []}
@@ -74,7 +96,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
         for turn in range(rounds):
             for name in found:
                 if name == "peer":
-                    ranks = _peer(rehearsal, case, plan)
+                    ranks = _peer(rehearsal, case, plan, installed)
                 else:
                     ranks = _ours(rehearsal, plan, Path(folder) / f"{name}-{turn}")
                 found[name].append(_figures(ranks))
@@ -109,13 +131,16 @@ def _ours(rehearsal: Rehearsal, plan: Plan, run: Path) -> Sequence[Mapping[str, 
     return _run(rehearsal, "benchmarks.peer_tasks:ours", words)
 
 
-def _peer(rehearsal: Rehearsal, case: Case, plan: Plan) -> Sequence[Mapping[str, Any]]:
+def _peer(
+    rehearsal: Rehearsal, case: Case, plan: Plan, installed: str | None
+) -> Sequence[Mapping[str, Any]]:
     world = next(group for group in plan.groups if group.axis == "world")
     interfaces = {node: names[0] for node, names in world.interfaces.items()}
     words = {
         "job": rehearsal.resolved.job.model_dump(by_alias=True, mode="json"),
         "kind": case.peer,
         "interfaces": interfaces,
+        "installed": installed,
     }
     return _run(rehearsal, "benchmarks.peer_tasks:peer", words)
 
@@ -132,23 +157,52 @@ def _figures(ranks: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def figures(rounds: int) -> dict[str, Any]:
-    """The record's body."""
-    cases = [measure(case, rounds) for case in CASES]
-    fast = [case for case in cases if case["on"] == "fast"]
-    busy = [case["busy_over_peer"]["median"] for case in fast]
+def figures(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The record's body, of all cases that were measured."""
+    fast = [case for case in cases if case["on"] == "fast"] or cases
+    ratios = {
+        kind: [ratio for case in fast for ratio in _ratios(case["runs"], kind)]
+        for kind in ("busy", "wall")
+    }
     return {
         "headline": record.headline(
             "processor seconds per step and rank, fast homogeneous site",
-            "PyTorch's own, in the same session",
-            {**record.spread(busy), "pairs": rounds * len(fast)},
+            "its peer, in the same session",
+            {**record.spread(ratios["busy"]), "pairs": len(ratios["busy"])},
         ),
-        "cases": cases,
+        "wall": record.spread(ratios["wall"]),
+        "cases": list(cases),
         "limits": {"busy": BUSY_LIMIT, "wall": WALL_LIMIT},
         "resolution": {f"{c['on']}, {c['peer']}": c["wall_over_itself"] for c in cases},
         "sizes": f"gpt-5m at sequence 128, 8 micro-batches of 2 in all, {STEPS} steps a run",
     }
 
 
+def _ratios(runs: Mapping[str, Any], kind: str) -> list[float]:
+    return [a[kind] / b[kind] for a, b in zip(runs["ours"], runs["peer"], strict=True)]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
+    parser.add_argument("--only", choices=CASES, action="append", help="may be repeated")
+    parser.add_argument("--deepspeed", type=Path, help="where deepspeed was installed")
+    given = parser.parse_args()
+    installed = str(given.deepspeed.resolve()) if given.deepspeed else None
+    kept = {case["name"]: case for case in (record.read("peers") or {}).get("cases", [])}
+    for name in given.only or CASES:
+        case = CASES[name]
+        if case.needs and installed is None:
+            print(f"{name}: left out, say --{case.needs} FOLDER")
+            continue
+
+        def body(name: str = name, case: Case = case) -> dict[str, Any]:
+            kept[name] = {"name": name, **measure(case, given.rounds, installed)}
+            return figures([kept[one] for one in CASES if one in kept])
+
+        record.write("peers", record.with_drift(body))
+
+
 if __name__ == "__main__":
-    record.main("peers", figures, rounds=3)
+    main()

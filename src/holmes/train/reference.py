@@ -67,21 +67,23 @@ def train_reference(
     )
     losses: list[float] = []
     size = job.batch.global_ // len(microbatch_order)
+
+    def loss_of(step: int, microbatch: int, share: tuple[int, int]) -> Tensor:
+        start = microbatch * size
+        batch = batches.samples(step, start + share[0], start + share[1])
+        with module.autocast(job.train.precision):
+            loss: Tensor = module.loss(_output(blocks, batch), torch.from_numpy(batch.targets))
+        loss = loss / (job.batch.global_ / (share[1] - share[0]))
+        return loss if batch.documents is None else loss * batch.weight
+
     for step in range(steps):
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         sums: dict[str, Tensor] = {}
-        for first, last in shares:
-            scale = job.batch.global_ / (last - first)
+        for share in shares:
             for microbatch in microbatch_order:
-                start = microbatch * size
-                batch = batches.samples(step, start + first, start + last)
-                with module.autocast(job.train.precision):
-                    x = _output(blocks, batch)
-                    loss = module.loss(x, torch.from_numpy(batch.targets)) / scale
-                if batch.documents is not None:
-                    loss = loss * batch.weight
-                (loss if scaling.value == 1.0 else loss * scaling.value).backward()
+                loss = loss_of(step, microbatch, share)
+                torch.autograd.backward(loss if scaling.value == 1.0 else loss * scaling.value)
                 total += loss.item()
             _add_replica(sums, named)
         for name, parameter in named.items():

@@ -26,9 +26,9 @@ from holmes.runtime.pipeline.recompute import recompute_attention
 from holmes.runtime.pipeline.stage import Autocast, LossFunction, StageSpec
 from holmes.runtime.pipeline.virtual import BlockSeconds, VirtualOptimizer, VirtualStage
 from holmes.runtime.sharding.bucket_state import AdamWSettings
-from holmes.runtime.sharding.buckets import Slot, flatten, slots_of
+from holmes.runtime.sharding.buckets import FlatBucket, Slot, flatten, slots_of
 from holmes.runtime.sharding.optimizer import ShardedAdamW
-from holmes.runtime.tensor.share import share_of
+from holmes.runtime.tensor.share import Share, share_of
 
 Optimizer = TypeVar("Optimizer")
 ReadParameter = Callable[[str, tuple[int, ...], Box | None], Tensor]
@@ -95,26 +95,8 @@ def real_engine(
     whole = share_of(plan, groups, model.tensor, model.pace)
     share = with_context(whole, plan, groups, model.context, model.pace)
     built = {stage.stage: share.build(model.build, stage) for stage in mine}
-    slots = [
-        slot
-        for stage in mine
-        for slot in slots_of(
-            built[stage.stage],
-            stage.blocks[0],
-            plan.workload,
-            model.decays,
-            model.tied,
-            share.pieces,
-        )
-    ]
-    planned = [bucket for stage in mine for bucket in stage.buckets]
-    shards = mine[0].layout.shards(plan.sharding)
-    place = mine[0].ranks.index(groups.rank) // mine[0].layout.tp
-    buckets = flatten(slots, planned, shards, place, groups.device)
-    if model.read is not None:
-        fill(slots, model.read)
-    for bucket in buckets:
-        bucket.settle()
+    slots = _slots(plan, built, model, share)
+    buckets = _buckets(plan, groups, slots, model)
     optimizer = ShardedAdamW(
         buckets,
         settings,
@@ -126,27 +108,61 @@ def real_engine(
     if plan.recompute == "selective":
         recompute_attention(block for blocks in built.values() for block in blocks)
     boundary = _boundary(plan, groups, slots[0].parameter.dtype)
-    stages = [
-        share.stage(
-            StageSpec(
-                place_of(plan, stage),
-                built[stage.stage],
-                share.loss(model.loss),
-                plan.batch.global_ / len(boundary),
-                boundary,
-                recompute=plan.recompute == "full",
-                autocast=model.autocast,
-                apart=model.apart,
-                scale=optimizer.scale,
-            )
+    specs = [
+        StageSpec(
+            place_of(plan, stage),
+            built[stage.stage],
+            share.loss(model.loss),
+            plan.batch.global_ / len(boundary),
+            boundary,
+            recompute=plan.recompute == "full",
+            autocast=model.autocast,
+            apart=model.apart,
+            scale=optimizer.scale,
         )
         for stage in mine
     ]
+    stages = [share.stage(spec) for spec in specs]
     interpreter = Interpreter(
         program_of(plan), groups, stages, optimizer, _tensors(plan), model.pace
     )
     interpreter.parts = share.log
     return Engine(interpreter, optimizer, tuple(slots))
+
+
+def _slots(
+    plan: Plan, built: Mapping[int, Sequence[nn.Module]], model: StageModel, share: Share
+) -> list[Slot]:
+    """The parameters of this rank's stages, in model order."""
+    return [
+        slot
+        for stage in plan.stages
+        if stage.stage in built
+        for slot in slots_of(
+            built[stage.stage],
+            stage.blocks[0],
+            plan.workload,
+            model.decays,
+            model.tied,
+            share.pieces,
+        )
+    ]
+
+
+def _buckets(
+    plan: Plan, groups: Groups, slots: Sequence[Slot], model: StageModel
+) -> tuple[FlatBucket, ...]:
+    """The flat buckets of this rank, with their values."""
+    mine = stages_of(plan, groups.rank)
+    planned = [bucket for stage in mine for bucket in stage.buckets]
+    shards = mine[0].layout.shards(plan.sharding)
+    place = mine[0].ranks.index(groups.rank) // mine[0].layout.tp
+    buckets = flatten(slots, planned, shards, place, groups.device)
+    if model.read is not None:
+        fill(slots, model.read)
+    for bucket in buckets:
+        bucket.settle()
+    return buckets
 
 
 def _boundary(plan: Plan, groups: Groups, dtype: torch.dtype) -> Tensor:

@@ -11,6 +11,8 @@ from torch import Tensor
 from holmes.runtime.sharding.buckets import FlatBucket, Placed
 
 STATES = ("exp_avg", "exp_avg_sq")
+PIECE = 1 << 17
+"""Elements that one call updates on a CPU: what an update reads and writes stays in its cache."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class AdamWSettings:
 
 
 class BucketState:
-    """AdamW over the interval [start, stop) of a bucket: at most two flat tensors.
+    """AdamW over the interval [start, stop) of a bucket: flat tensors, at most two of them and one
+    kernel each on a GPU, in pieces on a CPU. The update is elementwise, so pieces change no bit.
 
     Args:
         whole: hold the states of the whole bucket, not of this rank's shard only.
@@ -48,21 +51,25 @@ class BucketState:
             (self.start, border, settings.weight_decay),
             (border, self.stop, 0.0),
         )
-        leaves = {
-            self._leaf(start, stop): (start, stop, decay)
-            for start, stop, decay in parts
-            if start < stop
-        }
-        groups: list[dict[str, Any]] = [
-            {"params": [leaf], "weight_decay": decay} for leaf, (_, _, decay) in leaves.items()
-        ]
+        device = bucket.whole.device
+        size = max(1, bucket.length) if device.type == "cuda" else PIECE
+        leaves: dict[Tensor, tuple[int, int]] = {}
+        groups: list[dict[str, Any]] = []
+        for start, stop, decay in parts:
+            bounds = [(low, min(low + size, stop)) for low in range(start, stop, size)]
+            mine = {self._leaf(low, high): (low, high) for low, high in bounds}
+            leaves |= mine
+            if mine:
+                groups.append({"params": list(mine), "weight_decay": decay})
         self._adamw: torch.optim.AdamW | None = None
         if groups:
+            fused = device.type == "cuda"  # its count of steps is on the device as well
             self._adamw = torch.optim.AdamW(
-                groups, lr=0.0, betas=settings.betas, eps=settings.eps, foreach=False, fused=False
+                groups, lr=0.0, betas=settings.betas, eps=settings.eps, foreach=False, fused=fused
             )
-            for leaf, (start, stop, _) in leaves.items():
-                self._adamw.state[leaf] = {"step": torch.tensor(0.0), **self.moments(start, stop)}
+            for leaf, (start, stop) in leaves.items():
+                count = torch.zeros((), device=device if fused else "cpu")
+                self._adamw.state[leaf] = {"step": count, **self.moments(start, stop)}
 
     def _leaf(self, start: int, stop: int) -> Tensor:
         leaf = self._bucket.parameters_in(start, stop)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 PIECE = 1 << 16
 """Elements whose fp64 copy stays in a second-level cache."""
+GPU_PIECE = 1 << 24
+"""The same on a GPU, where every piece costs the start of some kernels."""
 CLIP_EPSILON = 1e-6
 """As torch.nn.utils.clip_grad_norm_."""
 
@@ -22,7 +24,8 @@ CLIP_EPSILON = 1e-6
 def sum_of_squares(gradient: Tensor) -> Tensor:
     """Sum of squares of all elements, a fp64 scalar tensor; fp64 copies stay small."""
     total = torch.zeros((), dtype=torch.float64, device=gradient.device)
-    for piece in torch.split(gradient.reshape(-1), PIECE):
+    size = GPU_PIECE if gradient.is_cuda else PIECE
+    for piece in torch.split(gradient.reshape(-1), size):
         wide = piece.double()
         total += torch.dot(wide, wide)
     return total

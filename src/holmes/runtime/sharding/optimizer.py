@@ -76,6 +76,8 @@ class StepOptimizer(Protocol):
         """Update this rank's part, given the squared norms of all tensors."""
 
 
+MOST_IN_A_DOT = 1 << 30
+"""Elements: products of vectors count in 32 bits."""
 FAR_ABOVE = 100.0
 """Squared norms of a rank's own gradients rarely exceed those of the last step's sums by more."""
 
@@ -195,7 +197,9 @@ class ShardedAdamW:
         lost = bucket.gradients
         if _leaves_others(bucket):
             lost = lost[slice(*bucket.shard)]
-        square, known = torch.dot(lost, lost), self._own.get(bucket.index)
+        first, *more = torch.split(lost, MOST_IN_A_DOT)
+        square = sum((torch.dot(part, part) for part in more), torch.dot(first, first))
+        known = self._own.get(bucket.index)
         self._own[bucket.index] = square if known is None else known + square
 
     def parameters(self) -> Iterator[Tensor]:
