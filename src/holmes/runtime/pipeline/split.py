@@ -40,7 +40,8 @@ def input_gradient(
         block_input: the leaf it was computed from; token ids have no gradient.
         gradient: of the output; None for a loss.
     """
-    assert output.grad_fn is not None
+    if output.grad_fn is None:
+        return None, []  # a frozen embedding
     if not block_input.requires_grad:
         weights = tuple(_weights_below(output.grad_fn))
         return None, [WeightPart((get_gradient_edge(output),), (gradient,), weights)]

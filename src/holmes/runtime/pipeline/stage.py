@@ -108,7 +108,9 @@ class TorchStage:
         gradient = self._range_gradient(microbatch, blocks, received)
         for index in reversed(range(*blocks)):
             kept = self._kept.pop((microbatch, index))
-            torch.autograd.backward(self._output(index, kept), gradient)
+            output = self._output(index, kept)
+            if output.requires_grad:  # not where an embedding is frozen
+                torch.autograd.backward(output, gradient)
             gradient = kept.input.grad
         return self._range_done(microbatch, blocks, gradient)
 
