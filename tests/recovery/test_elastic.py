@@ -15,9 +15,10 @@ from holmes.hardware.topology import Topology
 from holmes.job.resolve import ResolvedJob, resolve_job
 from holmes.lab.faults import parse_faults
 from holmes.lab.probe import capabilities
+from holmes.launch.environment import RankEnvironment
 from holmes.plan.codec import read_plan
 from holmes.runtime.capabilities import check
-from holmes.train.elastic import plan_without, remaining
+from holmes.train.elastic import plan_of_launch, plan_without, remaining
 from holmes.train.injection import check_faults
 from holmes.train.ledger import balance
 from holmes.train.planning import default_calibration
@@ -78,6 +79,28 @@ def test_a_host_is_a_fault_with_a_return() -> None:
             parse_faults([text], topology, 20)
     with pytest.raises(ConfigError, match="virtual"):
         check_faults(["host:host=ib-1@step=4"], topology, 20, virtual=True)
+
+
+def started(world: int, **more: Any) -> RankEnvironment:
+    """One process a node, of so many nodes, none of which the site knows by name."""
+    given = {"host_name": "desk", "one_host": False, **more}
+    return RankEnvironment(0, world, 0, given.pop("node_name", None), 0, "127.0.0.1", 1, **given)
+
+
+def test_a_launcher_with_fewer_nodes_gets_a_plan_for_them() -> None:
+    """torchrun numbers what is left from 0; all nodes are used once all are back."""
+    resolved = demo("parallel={pipeline: 2, data: 2}")
+    full = plan_without(resolved, frozenset(), default_calibration(resolved), None)
+    assert plan_of_launch(full, resolved, started(4)) is full
+    assert plan_of_launch(full, resolved, started(5)) is full  # refused when ranks are seated
+    smaller = plan_of_launch(full, resolved, started(3))
+    assert sorted(smaller.rank_map) == [0, 1, 2] and smaller.batch == full.batch
+    assert plan_of_launch(smaller, resolved, started(3)) is smaller
+    assert sorted(plan_of_launch(smaller, resolved, started(4)).rank_map) == [0, 1, 2, 3]
+    for named in ({"node_name": "ib-0"}, {"host_name": "roce-1.cluster"}):
+        with pytest.raises(ConfigError, match="a plan of 4") as caught:
+            plan_of_launch(full, resolved, started(3, **named))
+        assert "--plan less.json" in caught.value.text()
 
 
 @pytest.mark.lab

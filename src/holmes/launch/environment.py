@@ -112,10 +112,16 @@ def device_index(topology: Topology, environment: RankEnvironment) -> int:
 
 def stands_for_all(topology: Topology, environment: RankEnvironment) -> bool:
     """Whether this one machine runs the ranks of several nodes, none of which it is."""
-    names = {name for node in topology.nodes for name in (node.name, node.host)}
-    here = {environment.host_name, environment.host_name.partition(".")[0]}
     several = len(topology.nodes) > 1
-    return environment.one_host and environment.node_name is None and several and not names & here
+    return environment.one_host and several and not by_name(topology, environment)
+
+
+def by_name(topology: Topology, environment: RankEnvironment) -> bool:
+    """Whether this node is found by a name, its own or its host's, and not by its number."""
+    if environment.node_name is not None:
+        return True
+    names = {name for node in topology.nodes for name in (node.name, node.host)}
+    return bool(names & {environment.host_name, environment.host_name.partition(".")[0]})
 
 
 def logical_rank(plan: Plan, environment: RankEnvironment) -> int:

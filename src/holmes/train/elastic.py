@@ -11,22 +11,24 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import combinations, islice
+from itertools import accumulate, combinations, islice
 from pathlib import Path
 from typing import Any
 
 from holmes.cost.calibration import Calibration
-from holmes.errors import HolmesError
+from holmes.errors import ConfigError, HolmesError
 from holmes.hardware.site import Cluster, Site
 from holmes.hardware.topology import Node, Topology
+from holmes.job.job import Job
 from holmes.job.resolve import ResolvedJob
 from holmes.lab.carrier import carriers
 from holmes.lab.lab import Host
+from holmes.launch.environment import RankEnvironment, by_name
 from holmes.plan.codec import write_plan
 from holmes.plan.plan import Plan
 from holmes.planner.search import make_plan
 from holmes.runtime.capabilities import CAPABILITIES
-from holmes.train.planning import request_of
+from holmes.train.planning import default_calibration, request_of
 
 Gone = frozenset[str]
 """Names of nodes."""
@@ -125,6 +127,43 @@ def plan_without(
     smaller = replace(resolved, job=job, site=site)
     request = request_of(smaller, capabilities=CAPABILITIES, calibration=calibration, rates=left)
     return carried_back(make_plan(request), resolved.site, nodes)
+
+
+def plan_of_launch(plan: Plan, resolved: ResolvedJob, here: RankEnvironment) -> Plan:
+    """The plan of a run that goes on, for as many nodes as its launcher has started this time.
+
+    A launcher that was left with fewer nodes numbers them from 0, so where nodes go by their
+    number those that are gone are the last ones. Every rank comes to the same answer.
+
+    Args:
+        plan: what the run began with, or went on with.
+
+    Raises:
+        ConfigError: the nodes have names, so a rank cannot know which of the others are there.
+    """
+    nodes = Topology(resolved.site).nodes
+    devices = list(accumulate(node.device.count for node in nodes))
+    if here.world_size == plan.world_size or here.world_size not in devices:
+        return plan
+    if by_name(Topology(resolved.site), here):
+        raise ConfigError(
+            f"{here.world_size} processes were started for a plan of {plan.world_size}",
+            where=f"launch rank {here.launch_rank}",
+            why="the nodes go by their names, so which of them are gone is not known here",
+            next_step="plan for the site without them, `holmes plan JOB site=LESS -o less.json`, "
+            "and go on with `holmes train JOB site=LESS --plan less.json --resume`",
+        )
+    gone = frozenset(node.name for node in nodes[devices.index(here.world_size) + 1 :])
+    if gone:
+        return plan_without(resolved, gone, default_calibration(resolved), None)
+    return make_plan(request_of(resolved, capabilities=CAPABILITIES))
+
+
+def untraced(job: Job) -> Job:
+    """The job without a trace: the one that the run folder has is of another plan, whose
+    instructions differ."""
+    train = job.train.model_copy(update={"trace_steps": 0})
+    return job.model_copy(update={"train": train})
 
 
 def remaining(site: Site, gone: Gone) -> tuple[Site, list[int]]:

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from holmes.runtime.capabilities import CAPABILITIES
 from holmes.runtime.checkpoint.fence import advance
 from holmes.runtime.checkpoint.read import latest_good
 from holmes.train.assignment import Assignment
+from holmes.train.elastic import plan_of_launch, untraced
 from holmes.train.node_watch import farewell, start_node_watch
 from holmes.train.planning import (
     check_fits,
@@ -166,6 +168,10 @@ def _launched(
     concrete = runnable(resolved, on_gpu=on_gpu)
     run = run_path(concrete.job)
     plan = _plan(concrete, run, resume=resume, plan_file=plan_file)
+    if resume and plan_file is None:
+        known, plan = plan, plan_of_launch(plan, concrete, here)
+        if plan is not known:
+            concrete = replace(concrete, job=untraced(concrete.job))
     generation = None
     if first:
         make_run_folder(existing_run(run) if resume else run, keep=resume)

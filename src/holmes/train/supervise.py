@@ -28,7 +28,7 @@ from holmes.runtime.checkpoint.fence import advance
 from holmes.runtime.checkpoint.folders import latest_committed, step_of
 from holmes.train.assignment import Assignment
 from holmes.train.attendant import Attendant, StopOrder
-from holmes.train.elastic import Gone, Spares, unreachable
+from holmes.train.elastic import Gone, Spares, unreachable, untraced
 from holmes.train.injection import Injection
 from holmes.train.recovery import Recovery, Restarts, Timeline, write_recoveries
 from holmes.train.show import Progress
@@ -237,10 +237,7 @@ class Supervisor:
         failure.timeline.end("replan")
         left = f"without {', '.join(sorted(gone))}" if gone else "on all hosts again"
         self._progress.say(f"{left}: {plan.explain[0] if plan.explain else 'planned'}")
-        # The trace that the run folder has is of the first plan; instructions of others differ.
-        train = current.job.train.model_copy(update={"trace_steps": 0})
-        job = current.job.model_copy(update={"train": train})
-        return replace(current, plan=plan, job=job)
+        return replace(current, plan=plan, job=untraced(current.job))
 
     def _look_for_hosts(self) -> None:
         """Once a host is back, let the ranks finish their step and commit, to start on it, too."""
