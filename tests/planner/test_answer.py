@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -191,3 +192,23 @@ def test_one_change_is_not_enough_and_the_layout_nearest_to_fitting_is_named() -
     assert "tp 1 x pp 8 x dp 4" in text and "has 80.0 GB" in text
     assert "parallel.recompute=" in text and "parallel.sharding=" in text
     assert "would fit at +" in text
+
+
+def test_another_schedule_may_be_what_fits() -> None:
+    wishes = {"tensor": 8, "pipeline": 2, "schedule": "gpipe"}
+    request = asked(gpus(1, 1), gpt("gpt-18b"), 768, **wishes)
+    with pytest.raises(ConfigError, match="no plan of gpt-18b fits") as caught:
+        make_plan(replace(request, micro_batch=8))
+    assert "parallel.schedule=1f1b" in caught.value.text()
+
+
+def test_where_nothing_helps_the_devices_that_would_are_counted() -> None:
+    request = asked(gpus(1), gpt("gpt-39b"), 8)
+    with pytest.raises(ConfigError, match="no plan of gpt-39b fits") as caught:
+        make_plan(request)
+    text = caught.value.text()
+    needs, devices = re.findall(r"at least (\d+) GB, or about (\d+) of these", text)[0]
+    assert int(needs) > 80
+    assert "leave more of" not in text, "nothing was fixed"
+    larger = asked(gpus(-(-int(devices) // 8)), gpt("gpt-39b"), 8)
+    assert make_plan(larger).predicted.step_seconds > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -10,6 +11,7 @@ import numpy as np
 
 from holmes.errors import ConfigError
 from holmes.hardware.topology import Topology
+from holmes.plan.layout import ScheduleName
 from holmes.plan.plan import Batch, Rejected
 from holmes.planner.candidates import Choice, Shape
 from holmes.planner.draft import draft, fullest
@@ -18,6 +20,9 @@ from holmes.planner.field import Field
 from holmes.planner.pricing import Pricing
 from holmes.planner.request import PlanRequest
 from holmes.planner.settings import RECOMPUTES, SHARDINGS, Settings
+
+FEWEST_IN_FLIGHT: ScheduleName = "1f1b"
+"""The schedule that holds no more micro-batches than any other."""
 
 
 def nothing_fits(
@@ -28,25 +33,42 @@ def nothing_fits(
     reasons = list(dict.fromkeys(f"{r.layout}: {r.reason}" for r in rejected))
     relief = None
     if nearest is not None:
-        reasons.insert(0, short_text(nearest))
-        relief = _relief(request, settings, nearest)
+        reasons = [short_text(nearest)]
+        relief = _relief(request, settings, nearest) or _larger(request, nearest)
     return ConfigError(
         f"no plan of {request.workload.name} fits site {request.site.name!r}",
         where="parallel, batch.micro",
         why="; ".join(reasons[:3]),
         next_step=relief
-        or "use more or larger devices, a smaller batch.micro, parallel.recompute=full, "
-        "or leave more of `parallel` to the planner",
+        or "use more or larger devices, or leave more of `parallel` to the planner",
     )
+
+
+def _larger(request: PlanRequest, nearest: Estimates) -> str:
+    """What memory would hold a candidate that no choice makes light enough."""
+    stage, needs = _fullest(nearest)
+    devices = len(nearest.ground.cost.topology.devices)
+    more = math.ceil(devices * needs / nearest.room[stage])
+    freer = ", or leave more of `parallel` to the planner" if _fixed(request) else ""
+    return (
+        "no recomputation, sharding, schedule or smaller micro-batch makes it fit: use devices of "
+        f"at least {needs / 1e9:.0f} GB, or about {more} of these instead of {devices}{freer}"
+    )
+
+
+def _fixed(request: PlanRequest) -> bool:
+    """Whether the wishes leave out layouts."""
+    wishes = request.wishes
+    return any((wishes.tensor, wishes.pipeline, wishes.data, wishes.context))
 
 
 def _relief(request: PlanRequest, settings: Settings, nearest: Estimates) -> str | None:
     """The fewest changes of the nearest candidate that fit, and what they cost in time.
 
-    Changes are of recomputation, sharding and micro-batch; of as many changes the fastest.
+    Changes are of recomputation, sharding, micro-batch and schedule; of as many the fastest.
     """
     now = _seconds(request, settings, nearest)
-    for count in (1, 2, 3):
+    for count in (1, 2, 3, 4):
         fits = []
         for what, other in _changed(nearest, count):
             made = draft(request, settings, other)
@@ -65,19 +87,25 @@ def _changed(nearest: Estimates, count: int) -> Iterator[tuple[list[str], Estima
     choice, batch = nearest.choice, nearest.shape.batch
     sharded = SHARDINGS if nearest.ground.replicas > 1 else (choice.sharding,)
     smaller = [batch.micro >> k for k in range(1, batch.micro.bit_length())]
-    for recompute, sharding, micro in product(RECOMPUTES, sharded, (batch.micro, *smaller)):
+    schedules = dict.fromkeys((choice.schedule, FEWEST_IN_FLIGHT))
+    for recompute, sharding, micro, schedule in product(
+        RECOMPUTES, sharded, (batch.micro, *smaller), schedules
+    ):
         words = [
             word
             for word, changed in (
                 (f"parallel.recompute={recompute}", recompute != choice.recompute),
                 (f"parallel.sharding={sharding}", sharding != choice.sharding),
                 (f"batch.micro={micro}", micro != batch.micro),
+                (f"parallel.schedule={schedule}", schedule != choice.schedule),
             )
             if changed
         ]
         if len(words) == count:
             shape = replace(nearest.shape, batch=replace(batch, micro=micro))
             other = replace(choice, recompute=recompute, sharding=sharding)
+            if schedule != choice.schedule:
+                other = replace(other, schedule=schedule, virtual_stages=1)
             yield words, replace(nearest, shape=shape, choice=other)
 
 
@@ -109,12 +137,17 @@ def _seconds(request: PlanRequest, settings: Settings, nearest: Estimates) -> fl
 
 def short_text(estimates: Estimates) -> str:
     """Name the memory that is short for equal counts of blocks."""
-    stage, needs = fullest(estimates, (0,) * (estimates.shape.layout.pp - 1))
+    stage, needs = _fullest(estimates)
     room = estimates.room[stage]
     return (
         f"{estimates.shape}, {estimates.choice} does not fit in memory: needs "
         f"{needs / 1e9:.1f} GB on stage {stage}, has {room / 1e9:.1f} GB per device"
     )
+
+
+def _fullest(estimates: Estimates) -> tuple[int, float]:
+    """(stage, bytes) with as few micro-batches in flight as the schedule has."""
+    return fullest(estimates, (0,) * (estimates.shape.layout.pp - 1))
 
 
 def _nearest(settings: Settings, field: Field) -> Estimates | None:
