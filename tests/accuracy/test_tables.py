@@ -194,3 +194,10 @@ def test_attention_is_fused_on_devices_that_are_younger(tmp_path: Path) -> None:
         made = plan_of(row.case, SITES, DEFAULT)
         assert (made.plan.workload.attention == "fused") == fused
         assert any("attention" in text for text in made.assumed) == fused
+
+
+def test_a_schedule_that_is_not_known_is_said(tmp_path: Path) -> None:
+    for word, said in (("dualpipe", 1), ("1F1B", 0)):
+        (row,) = read_table(table(tmp_path, f"{ROW},{word}", header=f"{HEADER},schedule"))
+        assert row.case is not None
+        assert sum("schedule" in text for text in row.case.assumed) == said

@@ -15,7 +15,10 @@ from holmes.workload.workload import Workload
 PADDED_TO = 128
 """Rows of the token table per tensor rank, as Megatron-LM pads them. Runs that do not name it are
 taken to pad only where tensor ranks divide the table."""
-GATED = ("llama", "mistral", "qwen", "mixtral")
+GATED = (
+    *("llama", "mistral", "qwen", "mixtral", "deepseek", "gemma", "olmo", "internlm"),
+    *("baichuan", "granite", "phi-3"),
+)
 """Families with gated MLPs, rotary positions, no biases, an own head, and fused attention."""
 FP8_BYTES = 1
 FUSING = ("megatron", "nemo", "transformer engine", "mcore")

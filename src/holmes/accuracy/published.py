@@ -40,6 +40,7 @@ NAMED: tuple[tuple[str, tuple[int, int], Published], ...] = (
     ("llama3", (16384, 126), Published(53248, 8, LLAMA3)),
     ("llama3", (2048, 16), Published(8192, 8, LLAMA3)),
     ("llama3", (3072, 28), Published(8192, 8, LLAMA3)),
+    ("llama", (2048, 22), Published(5632, 4, LLAMA2)),
     ("65b", (8192, 80), Published(22016, 64, LLAMA2)),
     ("llama", (4096, 32), Published(11008, 32, LLAMA2)),
     ("llama", (5120, 40), Published(13824, 40, LLAMA2)),

@@ -252,6 +252,9 @@ def _assumed(cells: _Cells, made: Implementation) -> tuple[str, ...]:
         found.append("micro_batch not stated, taken as 1")
     if made.precision and not cells.text("precision"):
         found.append(f"precision not stated, taken as {made.precision}, its code's default")
+    schedule = cells.text("schedule")
+    if schedule and key(schedule) not in SCHEDULE:
+        found.append(f"schedule {schedule!r} is not known, taken as the usual one")
     return tuple(found)
 
 

@@ -315,7 +315,7 @@ GLOO = {
 
 CAPPED = "h100-96g-hbm2e-500w"
 CAPPED_WATTS = 500
-CAPPED_SHARE = 0.523
+CAPPED_SHARE = 0.522
 """Of its peak that the H100 of 500 W sustains in runs (fitted)."""
 BESIDE_CORES_WATTS = 150
 """What the cores of such a device do not get (assumed)."""
