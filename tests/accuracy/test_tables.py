@@ -96,6 +96,8 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
         read_table(binary)
     with pytest.raises(DataError, match="no column"):
         read_table(table(tmp_path, header="a,b"))
+    with pytest.raises(DataError, match="no rows"):
+        read_table(table(tmp_path))
     with pytest.raises(DataError, match="no folder of site files"):
         validate(table(tmp_path, ROW), tmp_path / "absent")
 

@@ -107,6 +107,7 @@ def test_a_refused_run_leaves_the_one_before_alone(tmp_path: Path) -> None:
     ):
         got, _, err = inside.run("train", *given, "--overwrite", *more)
         assert got == code, err
+        assert err.startswith("holmes: "), "nothing before the message"
         assert kept.exists() and (run / "metrics.jsonl").exists()
     assert inside.run("rehearse", *given, "batch.global=7")[0] == 78
     assert kept.exists()

@@ -115,7 +115,8 @@ def read_table(path: Path) -> tuple[Row, ...]:
     """All rows of a table in file order.
 
     Raises:
-        DataError: the file is missing, is no CSV table of runs, or a cell is no number.
+        DataError: the file is missing, is no CSV table of runs, has no rows, or a cell is no
+            number.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -132,6 +133,12 @@ def read_table(path: Path) -> tuple[Row, ...]:
             where=f"{path}:1",
             why="needed are " + ", ".join(NEEDED),
             next_step="see benchmarks/tables/README.md for the columns",
+        )
+    if not lines:
+        raise DataError(
+            "the table has no rows",
+            where=str(path),
+            next_step="add a line for each measured run below the header",
         )
     return tuple(_row(_Cells(path, number, line)) for number, line in enumerate(lines, start=2))
 

@@ -112,11 +112,15 @@ def _work(a: Plan, b: Plan) -> Iterable[str]:
     extra_a, extra_b = (_extra(plan) for plan in (a, b))
     if extra_a != extra_b:
         yield (
-            f"{extra_a} extra warm-up forwards keep the pipeline busy across slow cuts, "
+            f"{_forwards(extra_a)} the pipeline busy across slow cuts, "
             f"instead of {extra_b}"
         )
     if a.recompute != b.recompute:
         yield f"recomputation is {a.recompute} instead of {b.recompute}"
+
+
+def _forwards(extra: int) -> str:
+    return "1 extra warm-up forward keeps" if extra == 1 else f"{extra} extra warm-up forwards keep"
 
 
 def _extra(plan: Plan) -> int:

@@ -38,7 +38,8 @@ class Bars:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:  # else it would print an empty line
+            self._bars.stop()
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False)

@@ -154,7 +154,7 @@ function schedule(root) {
 
   function drawPanel(panel, run) {
     const width = Math.max(300, root.clientWidth);
-    const gutter = width < 600 ? 92 : 196;
+    const gutter = width < 600 ? 122 : 196;
     const { places, height } = rowsOf(run);
     const x = (at) => gutter + ((at - view.from) / (view.to - view.from)) * (width - gutter - 4);
     const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img",
@@ -171,8 +171,7 @@ function schedule(root) {
         node.append(svg("text", { x: 0, y: middle, class: "rank-name" },
           name.length > 26 ? `${name.slice(0, 25)}…` : name));
       } else {
-        node.append(svg("text", { x: gutter - 10, y: middle, class: "lane-name end" },
-          width < 600 ? lane.label.slice(0, 16) : lane.label));
+        node.append(svg("text", { x: gutter - 10, y: middle, class: "lane-name end" }, lane.label));
       }
     }
     const sources = { predicted: run.predicted, measured: measuredRows(run) };
