@@ -135,6 +135,8 @@ def test_parts_of_a_step_add_up() -> None:
     assert parts["compute"] > 0.5 * best.seconds
     (line,) = time_lines(best.draft, best.seconds)
     assert line.startswith("where the ") and "compute" in line
+    shares = [int(share) for share in re.findall(r"\((\d+)%\)", line)]
+    assert sum(shares) == pytest.approx(100, abs=len(shares) / 2)
     changes = "\n".join(change_lines(best.draft, search.pricing))
     assert "what binds" in changes and "times faster, same layout" in changes
 

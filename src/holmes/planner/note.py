@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,8 @@ from holmes.schedule.generate import FORMS
 
 TOLD = 0.005
 """Parts and gains below this fraction of the step are not told."""
+LEAST_REST = 0.001
+"""What such parts make together is told from this fraction on, so that all adds up."""
 FASTER = 2.0
 """Factor by which a network is made faster to see what it binds."""
 DEVICE_FASTER = 1.25
@@ -36,12 +39,13 @@ class Change:
 def time_lines(draft_: Draft, seconds: float) -> Iterator[str]:
     """Where the seconds go, largest first."""
     parts = breakdown(draft_, seconds).parts()
-    told = sorted(parts.items(), key=lambda item: -item[1])
-    text = ", ".join(
-        f"{name} {seconds_text(value)} ({value / seconds:.0%})"
-        for name, value in told
-        if value >= TOLD * seconds
+    told = sorted(
+        ((n, v) for n, v in parts.items() if abs(v) >= TOLD * seconds), key=lambda item: -item[1]
     )
+    rest = math.fsum(parts.values()) - math.fsum(value for _, value in told)
+    if rest >= LEAST_REST * seconds:
+        told.append((f"all else, each under {TOLD:.1%},", rest))
+    text = ", ".join(f"{n} {seconds_text(value)} ({value / seconds:.0%})" for n, value in told)
     yield f"where the {seconds_text(seconds)} go: {text}"
 
 
