@@ -31,6 +31,7 @@ class Combination:
     tied: bool
     family: str
     overlap: bool
+    chunks: int = 1
 
     @property
     def name(self) -> str:
@@ -43,6 +44,7 @@ class Combination:
                 "tied" if self.tied else "untied",
                 self.family,
                 "overlap" if self.overlap else "plain",
+                *(["chunks"] if self.chunks > 1 else []),
             )
         )
 
@@ -62,6 +64,8 @@ class Combination:
             return f"{self.schedule} on one pipeline rank"
         if self.dp == "2+1" and self.cp != "none":
             return "context ranks in stages whose layouts differ"
+        if self.chunks > 1 and self.schedule == "zero-bubble":
+            return "tensor_chunks: 2 with zero-bubble"
         return None
 
     @property
@@ -87,6 +91,7 @@ class Combination:
             tied=self.tied,
             family=self.family,
             overlap=self.overlap,
+            chunks=self.chunks,
             heads=4,
             key_heads=2,
             precision="fp64",
@@ -110,19 +115,25 @@ FACTORS: dict[str, tuple[Any, ...]] = {
     "tied": (False, True),
     "family": ("gpt", "llama"),
     "overlap": (False, True),
+    "chunks": (1, 2),
 }
 WIDE = (
     Combination("zero-bubble", 2, 2, "2", "none", "parameters", "full", True, "gpt", True),
-    Combination("interleaved", 2, 2, "1", "ring", "gradients", "none", True, "llama", True),
+    Combination("interleaved", 2, 2, "1", "ring", "gradients", "none", True, "llama", True, 2),
     Combination("1f1b", 1, 2, "2", "ulysses", "three-level", "selective", True, "llama", True),
 )
 """Three axes at once, on eight ranks."""
 
 
 def all_combinations() -> list[Combination]:
-    """Every combination that can be written down: two widths of stages need two stages."""
+    """Every combination that can be written down: two widths of stages need two stages, and
+    chunks tensor ranks."""
     found = [Combination(*values) for values in product(*FACTORS.values())]
-    return [one for one in found if one.pp == 2 or one.dp != "2+1"]
+    return [
+        one
+        for one in found
+        if (one.pp == 2 or one.dp != "2+1") and (one.tp == 2 or one.chunks == 1)
+    ]
 
 
 @cache

@@ -1,9 +1,10 @@
 """Every pair of axes together: training on real ranks against one plain process, in fp64.
 
 Factors: schedule, tensor, pipeline and data ranks (unequal stages too), algorithm of context
-ranks, sharding, recompute, tied embeddings, family and overlap. The set holds every pair of
-values that the runtime does not refuse, and three combinations of three axes on eight ranks;
-all parameters and the running means of all gradients are compared, whatever their place.
+ranks, sharding, recompute, tied embeddings, family, overlap and chunks of tensor collectives.
+The set holds every pair of values that the runtime does not refuse, and three combinations of
+three axes on eight ranks; all parameters and the running means of all gradients are compared,
+whatever their place.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from tests.runtime.plans import plan_of
 from tests.runtime.reference import train_with_moments
 from tests.runtime.trained import BOUNDS, kind, trained, worst
 
-IMPOSSIBLE = {(("pp", 1), ("dp", "2+1"))}
-"""One stage cannot have two widths."""
+IMPOSSIBLE = {(("pp", 1), ("dp", "2+1")), (("tp", 1), ("chunks", 2))}
+"""One stage cannot have two widths, and one rank has no collective to cut."""
 
 
 @pytest.mark.parallel
@@ -61,6 +62,7 @@ def test_every_pair_is_trained_or_refused() -> None:
     trained_pairs: set[Pair] = set().union(*(one.pairs for one in covering()))
     refused = {(("schedule", name), ("pp", 1)) for name in ("interleaved", "looped-bfs")}
     refused |= {(("dp", "2+1"), ("cp", name)) for name in ("ring", "rsa", "ulysses")}
+    refused |= {(("schedule", "zero-bubble"), ("chunks", 2))}
     assert all_pairs() - trained_pairs == refused | IMPOSSIBLE
     assert not trained_pairs & refused
 
@@ -89,4 +91,4 @@ def test_what_is_not_trained_is_refused_with_one_clear_error() -> None:
             seen.add(one.refusal)
         else:
             assert one.refusal is None, f"{one.name} is not refused"
-    assert len(seen) == 3
+    assert len(seen) == 4
