@@ -84,8 +84,13 @@ def test_the_reasons_are_printed_only_when_asked_for(capsys: pytest.CaptureFixtu
 
 def test_a_verification_shows_the_worst_parameters_first() -> None:
     rows = [{"name": f"blocks.{i}.weight", "max_relative_difference": i * 1e-8} for i in range(30)]
-    result = {"max_relative_difference": 2.9e-7, "bit_equal": False, "parameters": rows}
+    result = {
+        "max_relative_difference": 2.9e-7,
+        "max_gradient_difference": 4e-8,
+        "bit_equal": False,
+        "parameters": rows,
+    }
     text = show(verification_table(result))
     assert text.index("blocks.29.weight") < text.index("blocks.28.weight")
     assert "blocks.3.weight" not in text and "and 20 more" in text
-    assert "2.90e-07, not bit-equal" in text
+    assert "2.90e-07, not bit-equal" in text and "of gradients 4.00e-08" in text

@@ -73,6 +73,7 @@ def ok(command: str, *given: str) -> dict[str, Any]:
 def test_verify_against_the_plain_run(tmp_path: Path, layout: str) -> None:
     found = ok("verify", *words(tmp_path, f"parallel={layout}"), "--steps", "5", "--json")
     assert found["max_relative_difference"] <= 1e-6
+    assert found["max_gradient_difference"] <= 1e-6
     assert found["bit_equal"] or "data: 2" in layout
     assert found["losses"] == pytest.approx(found["reference_losses"], rel=1e-6)
     assert found["losses"][-1] < found["losses"][0]

@@ -140,6 +140,8 @@ def verification_table(result: Mapping[str, Any]) -> Table:
         table.add_row(f"and {len(worst) - MOST_PARAMETERS} more, none larger", "")
     equal = "bit-equal" if result["bit_equal"] else "not bit-equal"
     largest = f"largest difference {result['max_relative_difference']:.2e}, {equal}"
+    if not result["bit_equal"]:
+        largest += f"\nof gradients {result['max_gradient_difference']:.2e}"
     table.caption = Text(largest, style="bold")
     table.caption_justify = "left"
     return table

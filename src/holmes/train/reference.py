@@ -28,9 +28,11 @@ from holmes.train.settings import adamw_settings, dtype_of
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """Parameters by global name after the last step, and the loss of each step."""
+    """Parameters and running means of their gradients by global name after the last step, and
+    the loss of each step."""
 
     parameters: dict[str, Tensor]
+    means: dict[str, Tensor]
     losses: tuple[float, ...]
 
 
@@ -96,7 +98,8 @@ def train_reference(
         scaling.after(finite=math.isfinite(norm))
         losses.append(total)
         on_step(step + 1)
-    return ReferenceResult({k: v.detach() for k, v in named.items()}, tuple(losses))
+    means = {k: optimizer.state[v]["exp_avg"] for k, v in named.items() if v in optimizer.state}
+    return ReferenceResult({k: v.detach() for k, v in named.items()}, means, tuple(losses))
 
 
 def _output(blocks: Sequence[torch.nn.Module], batch: Batch) -> Tensor:

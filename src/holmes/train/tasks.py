@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from holmes.errors import UnavailableError
 from holmes.job.job import Job
@@ -250,10 +251,15 @@ def compare_with_reference(
         on_step=lambda step: context.report({"phase": "plain single-process run", "step": step}),
     )
     stored = read_checkpoint(Path(checkpoint)).tensors
-    prefix = "parameters/"
-    parameters = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
     zero = sharding_module(family).zero_gradient_parameters(config)
+
+    def compared(expected: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+        found = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+        return compare_parameters(expected, found, zero)
+
+    means = compared(reference.means, "exp_avg/")
     return {
-        **compare_parameters(reference.parameters, parameters, zero),
+        **compared(reference.parameters, "parameters/"),
+        "max_gradient_difference": means["max_relative_difference"],
         "reference_losses": list(reference.losses),
     }

@@ -27,7 +27,9 @@ def verify(resolved: ResolvedJob, steps: int, progress: Progress) -> dict[str, A
 
     Returns:
         ``{max_relative_difference, bit_equal, parameters, zero_gradient_parameters,
-        losses, reference_losses, layout}``.
+        max_gradient_difference, losses, reference_losses, layout}``. Differences are of the
+        largest value of a tensor; that of gradients is between their running means, since
+        AdamW makes a whole step out of the rounding of a gradient near zero.
 
     Raises:
         ConfigError: virtual devices.
