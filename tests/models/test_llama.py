@@ -17,7 +17,13 @@ from holmes.models.llama.config import PRESETS, LlamaConfig, config_from
 from holmes.models.llama.describe import parameter_count, workload
 from holmes.models.llama.model import Attention, Llama, build_blocks, loss, named_parameters
 from holmes.models.mixtral import describe as mixtral
-from holmes.models.registry import FAMILIES, describe, family_of, model_module, sharding_module
+from holmes.models.registry import (
+    FAMILIES,
+    describe,
+    family_of,
+    sharding_module,
+    weights_module,
+)
 from holmes.planner.search import make_plan
 from holmes.runtime.capabilities import CAPABILITIES, refusals
 from holmes.train.planning import request_of, runnable
@@ -65,10 +71,11 @@ def test_tokens_go_to_their_experts_and_back_in_both_directions() -> None:
     assert {c.bytes_ for c in exchanged} == {2 * 2 * config.sequence * config.hidden}
 
 
-@pytest.mark.parametrize("module", [model_module, sharding_module])
-def test_mixtral_is_described_not_trained(module: Any) -> None:
-    with pytest.raises(ConfigError, match="planned, not trained"):
+@pytest.mark.parametrize("module", [weights_module, sharding_module])
+def test_mixtral_is_planned_not_trained(module: Any) -> None:
+    with pytest.raises(ConfigError, match="planned, not trained") as caught:
         module("mixtral")
+    assert str(caught.value.next_step).endswith(": gpt, llama")
 
 
 class SlowGroupedAttention(torch.nn.Module):
@@ -166,13 +173,15 @@ def test_a_misspelt_preset_finds_the_family_of_the_nearest() -> None:
 
 
 def test_a_run_with_experts_is_refused_and_a_plan_says_so() -> None:
-    job = resolve_job(None, (), {"site": "paper", "model": "mixtral-8x7b", "global_batch": 64})
+    quick = ("parallel.schedule=1f1b", "parallel.sharding=optimizer", "parallel.expert=4")
+    job = resolve_job(None, quick, {"site": "paper", "model": "mixtral-8x7b", "global_batch": 64})
     with pytest.raises(ConfigError, match="planned, not trained"):
         runnable(job, on_gpu=True)
     with pytest.raises(ConfigError, match="planned, not trained"):
         request_of(job, capabilities=CAPABILITIES)
     plan = make_plan(request_of(job, capabilities=None))
-    assert "mixtures of 8 experts" in refusals(plan, CAPABILITIES)
+    found = refusals(plan, CAPABILITIES)
+    assert {"mixtures of 8 experts", "expert parallelism (degree 4)"} <= {*found}
 
 
 def test_describing_every_family_imports_no_torch() -> None:

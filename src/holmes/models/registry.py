@@ -127,9 +127,11 @@ def _trained(family: str, module: str) -> Any:
         raise ConfigError(
             f"models of the family {family} can be planned, not trained",
             where="model.family",
-            why="it is described, and has no torch model here",
+            why="nothing here says how its model is divided and saved",
             next_step="use a family that trains: "
-            + ", ".join(f for f, p in FAMILIES.items() if importlib.util.find_spec(f"{p}.model")),
+            + ", ".join(
+                f for f, p in FAMILIES.items() if importlib.util.find_spec(f"{p}.sharding")
+            ),
         )
     return importlib.import_module(name)
 

@@ -1,1 +1,1 @@
-"""Mixtral: a Llama whose MLP is a mixture of experts. Described for planning, not trained."""
+"""Mixtral: a Llama whose MLP is a mixture of experts. Described and plain; planned, not trained."""
