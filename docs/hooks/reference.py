@@ -153,12 +153,13 @@ def _fields(model: type) -> list[tuple[str, Any, Any]]:
 
 def _section(model: type, title: str) -> list[str]:
     docs = _attribute_docs(model)
-    rows = ["| key | type | default | what |", "|---|---|---|---|"]
+    last = (" what |", "---|") if docs else ("", "")
+    rows = [f"| key | type | default |{last[0]}", f"|---|---|---|{last[1]}"]
     for name, kind, default in _fields(model):
         needed = default is PydanticUndefined
-        said = _cell(docs.get(name, docs.get(name + "_", "")))
+        said = f" {_cell(docs.get(name, docs.get(name + '_', '')))} |" if docs else ""
         shown = "needed" if needed else f"`{_short(default)}`"
-        rows.append(f"| `{name}` | {_cell(_type(kind))} | {_cell(shown)} | {said} |")
+        rows.append(f"| `{name}` | {_cell(_type(kind))} | {_cell(shown)} |{said}")
     return [f"## {title}\n", _prose(inspect.getdoc(model) or "") + "\n", *rows, ""]
 
 

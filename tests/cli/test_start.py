@@ -152,3 +152,11 @@ def test_ctrl_c_ends_a_search() -> None:
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert err == "holmes: interrupted\n"
+
+
+def test_origins_are_not_cut_in_a_pipe() -> None:
+    said = run("plan", "examples/demo.yaml", "train.steps=7", "--print-config").stdout
+    rows = {row[0]: row[1:] for line in said.splitlines() if (row := line.split())}
+    assert rows["train.steps"] == ["7", "override"]
+    assert rows["site.clusters.roce.nics.ethernet.gbit_s"][0] == "25.0"
+    assert "…" not in said

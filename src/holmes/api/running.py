@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+WIDE = 4096
+"""Columns of a table that a file or a pipe takes: no line is cut or folded."""
+
+
 def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -> None:
     """Print every value of a job with its origin."""
     rows = resolved.rows()
@@ -23,9 +27,13 @@ def show_config(resolved: ResolvedJob, console: Console, *, json_output: bool) -
         return
     from rich.table import Table
 
-    table = Table("key", "value", "origin", box=None)
+    table = Table(box=None)
+    for name in ("key", "value", "origin"):
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
+    if not console.is_terminal:
+        console.width = WIDE
     console.print(table)
 
 

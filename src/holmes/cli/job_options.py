@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from holmes.cli.options import JsonOption, console
+from holmes.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from holmes.job.resolve import ResolvedJob
@@ -85,7 +85,9 @@ class JobOptions:
         from holmes import api
 
         if self.print_config:
-            api.show_config(job, console(), json_output=self.json_output)
+            from rich.console import Console
+
+            api.show_config(job, Console(), json_output=self.json_output)
         return self.print_config
 
 
