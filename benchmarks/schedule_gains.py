@@ -21,11 +21,11 @@ ARMS = ("1f1b", "interleaved", "zero-bubble", "looped-bfs")
 
 def job(schedule: str, microbatches: int) -> ResolvedJob:
     """The job of the schedules benchmark with other micro-batches."""
-    base = schedules.job(schedules.SCHEDULES[schedule])
+    base = schedules.job(schedules.Point(schedules.SCHEDULES[schedule]))
     return resolve_job(
         None,
         [
-            f"site={schedules.SITE}",
+            f"site={schedules.SITE % schedules.RANKS}",
             f"model={base.job.model}",
             f"batch={{global: {microbatches}, micro: 1}}",
             f"parallel={{pipeline: {schedules.RANKS}, data: 1, partition: even, "

@@ -1,14 +1,17 @@
 """What each schedule leaves idle, measured on virtual devices against its closed form.
 
-Four ranks sleep 50 ms or more in every slot; the network carries small activations. The
+Ranks sleep 50 ms or more in every slot; the network carries small activations. The
 bubble is read off the recorded spans: the share of a step in which a rank computes nothing,
-the mean over the ranks.
+the mean over the ranks. Beside every schedule on four ranks there is a grid of ranks,
+micro-batches and virtual stages.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from holmes.train.show import Progress
 RANKS, MICROBATCHES, STEPS = 4, 8, 3
 FORWARD_MS, BACKWARD_MS = 50, 100
 SITE = (
-    "{name: four-hosts, clusters: [{name: c0, nodes: 4, device: {kind: cpu-core}, "
+    "{name: hosts, clusters: [{name: c0, nodes: %d, device: {kind: cpu-core}, "
     "nics: [{kind: ethernet, gbit_s: 2}]}], rehearsal: {scale: 1}}"
 )
 SCHEDULES = {
@@ -39,15 +42,36 @@ SCHEDULES = {
 }
 
 
-def job(parallel: str) -> ResolvedJob:
-    """Eight blocks on four ranks, one or two stages each."""
+@dataclass(frozen=True)
+class Point:
+    """One schedule; every rank is a host."""
+
+    parallel: str
+    ranks: int = RANKS
+    microbatches: int = MICROBATCHES
+
+
+def points() -> dict[str, Point]:
+    """Every schedule, then the grid."""
+    grid = {
+        f"{name}, {ranks} ranks, {count} micro-batches": Point(SCHEDULES[name], ranks, count)
+        for name in ("1f1b", "interleaved")
+        for ranks in (2, RANKS)
+        for count in (4, MICROBATCHES)
+        if (ranks, count) != (RANKS, MICROBATCHES)
+    }
+    return {**{name: Point(parallel) for name, parallel in SCHEDULES.items()}, **grid}
+
+
+def job(point: Point) -> ResolvedJob:
+    """Eight blocks on the ranks, one or two stages each."""
     return resolve_job(
         None,
         [
-            f"site={SITE}",
+            f"site={SITE % point.ranks}",
             "model={preset: gpt-5m, layers: 8, sequence: 64, vocabulary: 512, tied: false}",
-            f"batch={{global: {MICROBATCHES}, micro: 1}}",
-            f"parallel={{pipeline: {RANKS}, data: 1, partition: even, {parallel}}}",
+            f"batch={{global: {point.microbatches}, micro: 1}}",
+            f"parallel={{pipeline: {point.ranks}, data: 1, partition: even, {point.parallel}}}",
             f"rehearsal={{devices: virtual, forward_ms: {FORWARD_MS}, backward_ms: {BACKWARD_MS}}}",
             f"train={{trace_steps: {STEPS}, evaluate_batches: 0}}",
         ],
@@ -64,12 +88,13 @@ def durations_of(plan: Plan, cost: CostModel) -> Durations:
     return Durations(time.forward, time.backward, weight)
 
 
-def measure(folder: Path) -> dict[str, Any]:
-    """Every schedule once: predicted and measured bubble, and the peaks of activations."""
+def measure(folder: Path, points: Mapping[str, Point]) -> dict[str, Any]:
+    """Schedules of as many ranks, each once: bubble, predicted and measured, and activation
+    peaks."""
     quiet = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
-    jobs = {name: job(parallel) for name, parallel in SCHEDULES.items()}
+    jobs = {name: job(point) for name, point in points.items()}
     found: dict[str, Any] = {}
-    with Rehearsal(jobs["1f1b"], folder / "logs", quiet) as rehearsal:
+    with Rehearsal(next(iter(jobs.values())), folder / "logs", quiet) as rehearsal:
         rehearsal.calibrate(1)
         for name, each in jobs.items():
             plan = rehearsal.plan(each)
@@ -97,7 +122,7 @@ def measure(folder: Path) -> dict[str, Any]:
                 "step_seconds": [trace.step(step).makespan * 1e-9 for step in steps],
             }
             print(
-                f"{name:12s} closed form {closed:6.2%}, measured "
+                f"{name:40s} closed form {closed:6.2%}, measured "
                 f"{found[name]['measured']['median']:6.2%}",
                 flush=True,
             )
@@ -109,13 +134,16 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
 
     def body() -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            schedules = measure(Path(folder))
+        schedules: dict[str, Any] = {}
+        for ranks in (RANKS, 2):
+            mine = {name: point for name, point in points().items() if point.ranks == ranks}
+            with tempfile.TemporaryDirectory() as folder:
+                schedules |= measure(Path(folder), mine)
         return {
             "schedules": schedules,
             "largest_points_off": max(abs(one["points_off"]) for one in schedules.values()),
-            "sizes": f"{RANKS} ranks, {MICROBATCHES} micro-batches, "
-            f"{FORWARD_MS} and {BACKWARD_MS} ms a block, two blocks a rank",
+            "sizes": f"{RANKS} ranks and {MICROBATCHES} micro-batches where not said "
+            f"otherwise, {FORWARD_MS} and {BACKWARD_MS} ms a block, eight blocks",
         }
 
     record.write("schedules", record.with_drift(body))
