@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from holmes.errors import DataError
+from holmes.diagnose.verdict import Verdict, VerdictClass
+from holmes.errors import DataError, WriteError
 from holmes.events.jsonl import append_objects, keep_objects
 from holmes.train.ledger import Ledger, balance
 from holmes.train.recovery import Restarts, Timeline
+from holmes.train.show import Progress
+from holmes.train.supervise import Failure, Supervisor
 
 
 def test_restarts_are_counted_while_nothing_is_gained() -> None:
@@ -34,6 +37,21 @@ def test_each_part_of_a_recovery_ends_with_the_last_rank() -> None:
     parts = ["detect", "stop", "spawn", "join", "build", "load", "first_step"]
     assert list(timeline.seconds) == parts
     assert all(seconds >= 0 for seconds in timeline.seconds.values())
+
+
+@pytest.mark.parametrize("cls", ["dead", "frozen", "cut-link", "deadlock", "software", "none"])
+def test_a_save_that_failed_for_want_of_a_rank_is_no_full_disk(
+    tmp_path: Path, cls: VerdictClass
+) -> None:
+    nothing = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
+    supervisor = Supervisor(None, nothing, "x", 1.0)  # type: ignore[arg-type]
+    supervisor._restarts, supervisor._virtual = Restarts(1), False
+    failure = Failure(WriteError("cannot write the checkpoint"), Verdict(cls), 3, Timeline(0))
+    if cls in ("software", "none"):
+        with pytest.raises(WriteError, match="cannot write"):
+            supervisor._refuse_to_go_on(failure, tmp_path)
+    else:
+        supervisor._refuse_to_go_on(failure, tmp_path)
 
 
 def write(run: Path, generation: int, steps: range, rank: int = 0, size: int = 4) -> None:
