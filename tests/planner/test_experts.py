@@ -214,6 +214,33 @@ def test_a_plan_prices_like_the_search_that_made_it(wishes: dict[str, Any]) -> N
     )
 
 
+@pytest.mark.parametrize("sharding", ["optimizer", "gradients"])
+def test_engines_agree_where_experts_bind(sharding: Any) -> None:
+    """Nodes of one device on slow cards, where tokens and sums of experts take most of the step:
+    score, closed form, events and the simulation of the plan alone."""
+    where = site(4, devices=1, kind="a100-80g-sxm", gbit_s=(10, 10, 10))
+    wishes = Wishes(1, 1, 4, expert=2, schedule="1f1b", sharding=sharding, recompute="none")
+    request = PlanRequest("test", where, MODEL, 32, 1, wishes, DEFAULT)
+    search = Search(request, exhaustive=True)
+    (row,) = rows = [row for row in _rows(search) if not row.choice.sequence]
+    made = drafted(search, row)
+    assert isinstance(made, Draft) and len(rows) == 1
+    quick, events = search.pricing.quick_seconds(made), search.pricing.seconds(made)
+    cost = CostModel(Topology(where), MODEL, DEFAULT)
+    alone = simulate(made.plan, cost, program_of(made.plan, check=False)).makespan * 1e-9
+    bound = 0.05 if sharding == "gradients" else 0.03
+    assert quick == pytest.approx(events, rel=bound)
+    assert alone == pytest.approx(events, rel=0.03)
+    assert row.seconds == pytest.approx(events, rel=0.1)
+    tokens = 8 * 4 * 4 * ONE_WAY / 2 / (10e9 / 8)
+    assert events > tokens
+
+
+def _rows(search: Search) -> list[Any]:
+    search.survey()
+    return [search.field.row(place) for place in search.field.flat()[2]]
+
+
 def test_tokens_on_their_way_take_longer_between_nodes() -> None:
     """The same ranks with groups that leave the node: data of 4 on 2-device nodes."""
     inside, outside = (
