@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import torch
@@ -45,20 +43,10 @@ def ours(context: RankContext, assignment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def peer(
-    context: RankContext,
-    job: Mapping[str, Any],
-    kind: str,
-    interfaces: Mapping[str, str],
-    installed: str | None = None,
+    context: RankContext, job: Mapping[str, Any], kind: str, interfaces: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The same model, batches and optimiser by a peer.
-
-    Args:
-        installed: folder with packages that are no dependency, looked at last.
-    """
+    """The same model, batches and optimiser by a peer."""
     torch.set_num_threads(1)
-    if installed is not None:
-        sys.path.append(installed)
     os.environ["GLOO_SOCKET_IFNAME"] = interfaces[context.node_name or ""]
     store = dist.TCPStore(
         context.master_address,
@@ -194,49 +182,8 @@ def _pipelining(job: Job) -> Callable[[int], float]:
     return step
 
 
-def _zero(job: Job, stage: int) -> Callable[[int], float]:
-    """DeepSpeed. Its reduction through shared memory, which it compiles, is left out: it serves
-    ranks of one host, and these are on two."""
-    os.environ |= {"RANK": str(dist.get_rank()), "WORLD_SIZE": str(dist.get_world_size())}
-    os.environ |= {"LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
-    import deepspeed  # type: ignore[import-not-found]
-    import deepspeed.comm.torch as backend  # type: ignore[import-not-found]
-
-    backend.build_shm_op = lambda: None
-    blocks, module, config = _model(job)
-    model = nn.Sequential(*blocks)
-    micro, rank, world = job.batch.micro or 1, dist.get_rank(), dist.get_world_size()
-    settings = {
-        "train_batch_size": job.batch.global_,
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_clipping": job.optimizer.clip or 0.0,
-        "zero_optimization": {"stage": stage},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 1 << 30,
-    }
-    optimizer = _adamw(model.parameters(), job)
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=settings, dist_init_required=False
-    )
-
-    def step(number: int) -> float:
-        tokens, targets = _samples(job, config, number, rank, world)
-        count = len(tokens) // micro
-        total = 0.0
-        for index in range(count):
-            part = slice(index * micro, (index + 1) * micro)
-            loss = module.loss(engine(tokens[part]), targets[part])
-            engine.backward(loss)  # divides by the number of micro-batches
-            engine.step()
-            total += loss.item() / count
-        return total
-
-    return step
-
-
 PEERS: dict[str, Callable[[Job], Callable[[int], float]]] = {
     "ddp": _ddp,
     "fsdp2": _fsdp2,
     "torch pipelining": _pipelining,
-    **{f"deepspeed zero-{stage}": partial(_zero, stage=stage) for stage in (1, 2, 3)},
 }

@@ -5,9 +5,8 @@ processor seconds per step and rank, and wall time. On the demo's two clusters w
 PyTorch's own have one process group, so it goes over Ethernet.
 
 Run it as `PYTHONPATH=. python benchmarks/peers.py`: ranks import `benchmarks.peer_tasks`.
-In parts: `--only CASE`; the record keeps the other cases. DeepSpeed is no dependency of this
-project: `--deepspeed FOLDER` is where it was installed (`pip install --target FOLDER --no-deps
-deepspeed hjson py-cpuinfo einops msgpack`), and adds its ZeRO stages.
+In parts: `--only CASE`; the record keeps the other cases. DeepSpeed compiles kernels when it
+starts and is left out.
 """
 
 from __future__ import annotations
@@ -37,16 +36,12 @@ FAST = (
 
 @dataclass(frozen=True)
 class Case:
-    """A layout of ours and the one of the peer's that it stands against.
-
-    ``needs`` is a package that is no dependency of this project.
-    """
+    """A layout of ours and the one of the peer's that it stands against."""
 
     peer: str
     site: str
     ours: str
     on: str
-    needs: str = ""
 
 
 TWO = "pipeline: 2, data: 2, sharding: optimizer"
@@ -56,16 +51,6 @@ CASES = {
     "pipelining": Case("torch pipelining", FAST, "pipeline: 2, data: 1, schedule: 1f1b", "fast"),
     "ddp-two": Case("ddp", "demo", TWO, "two clusters"),
     "fsdp2-two": Case("fsdp2", "demo", TWO, "two clusters"),
-    **{
-        f"zero{stage}": Case(
-            f"deepspeed zero-{stage}",
-            FAST,
-            f"pipeline: 1, data: 2, sharding: {level}",
-            "fast",
-            needs="deepspeed",
-        )
-        for stage, level in ((1, "optimizer"), (2, "gradients"), (3, "parameters"))
-    },
 }
 
 
@@ -81,12 +66,8 @@ def job(case: Case) -> ResolvedJob:
     )
 
 
-def measure(case: Case, rounds: int, installed: str | None = None) -> dict[str, Any]:
-    """Both arms in turn, ours twice for the resolution.
-
-    Args:
-        installed: folder of a peer that is no dependency.
-    """
+def measure(case: Case, rounds: int) -> dict[str, Any]:
+    """Both arms in turn, ours twice for the resolution."""
     resolved = job(case)
     quiet = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
     found: dict[str, list[Any]] = {"ours": [], "peer": [], "ours again": []}
@@ -96,7 +77,7 @@ def measure(case: Case, rounds: int, installed: str | None = None) -> dict[str, 
         for turn in range(rounds):
             for name in found:
                 if name == "peer":
-                    ranks = _peer(rehearsal, case, plan, installed)
+                    ranks = _peer(rehearsal, case, plan)
                 else:
                     ranks = _ours(rehearsal, plan, Path(folder) / f"{name}-{turn}")
                 found[name].append(_figures(ranks))
@@ -131,16 +112,13 @@ def _ours(rehearsal: Rehearsal, plan: Plan, run: Path) -> Sequence[Mapping[str, 
     return _run(rehearsal, "benchmarks.peer_tasks:ours", words)
 
 
-def _peer(
-    rehearsal: Rehearsal, case: Case, plan: Plan, installed: str | None
-) -> Sequence[Mapping[str, Any]]:
+def _peer(rehearsal: Rehearsal, case: Case, plan: Plan) -> Sequence[Mapping[str, Any]]:
     world = next(group for group in plan.groups if group.axis == "world")
     interfaces = {node: names[0] for node, names in world.interfaces.items()}
     words = {
         "job": rehearsal.resolved.job.model_dump(by_alias=True, mode="json"),
         "kind": case.peer,
         "interfaces": interfaces,
-        "installed": installed,
     }
     return _run(rehearsal, "benchmarks.peer_tasks:peer", words)
 
@@ -187,18 +165,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
     parser.add_argument("--only", choices=CASES, action="append", help="may be repeated")
-    parser.add_argument("--deepspeed", type=Path, help="where deepspeed was installed")
     given = parser.parse_args()
-    installed = str(given.deepspeed.resolve()) if given.deepspeed else None
     kept = {case["name"]: case for case in (record.read("peers") or {}).get("cases", [])}
     for name in given.only or CASES:
         case = CASES[name]
-        if case.needs and installed is None:
-            print(f"{name}: left out, say --{case.needs} FOLDER")
-            continue
 
         def body(name: str = name, case: Case = case) -> dict[str, Any]:
-            kept[name] = {"name": name, **measure(case, given.rounds, installed)}
+            kept[name] = {"name": name, **measure(case, given.rounds)}
             return figures([kept[one] for one in CASES if one in kept])
 
         record.write("peers", record.with_drift(body))
