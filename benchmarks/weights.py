@@ -2,10 +2,10 @@
 
 Two tensor ranks in each of two stages read a Llama that is written in files of half a
 gigabyte. The figure is a rank's peak until its parameters are read, above what torch took before
-and above its share: parameters and their gradients, for which there is room before reading
-begins. The baseline has all tensors in the memory of every rank, which takes its part of them.
-Two more figures, for each rank: the same with torch and all else counted, shared pages in parts;
-and how far the peak of the whole start lies above what training keeps (both moments, too).
+and above its share, which is its parameters alone. The baseline has all tensors in the memory of
+every rank, which takes its part of them. Two more figures, for each rank: the same with torch and
+all else counted, shared pages in parts; and how far the peak of the whole start lies above what
+training keeps (gradients and both moments, too).
 
 Run it as `PYTHONPATH=. python benchmarks/weights.py`, since it shares the tests' ranks.
 """
@@ -80,8 +80,8 @@ def excess(rank: dict[str, int]) -> dict[str, int]:
     """Bytes above a rank's share: while reading, with everything counted, of the whole start."""
     share = rank["parameters"]
     return {
-        "reading": rank["read"] - rank["before"] - 2 * share,
-        "reading_with_all": rank["own"] - 2 * share,
+        "reading": rank["read"] - rank["before"] - share,
+        "reading_with_all": rank["own"] - share,
         "start": rank["peak"] - rank["before"] - COPIES * share,
     }
 
@@ -103,7 +103,7 @@ def figures() -> dict[str, Any]:
     }
     return {
         "headline": record.headline(
-            "bytes of a rank's peak while reading, above its parameters and their gradients",
+            "bytes of a rank's peak while reading, above its parameters",
             "all tensors in the memory of every rank",
             {
                 **record.spread([float(rank["reading"]) for rank in above["slices"]]),

@@ -27,7 +27,7 @@ from holmes.hardware.topology import Topology
 from holmes.plan.codec import read_plan, write_plan
 from holmes.schedule.instruction import Op
 from holmes.simulate.events import simulate
-from tests.accuracy.test_tables import HEADER, SITES
+from tests.accuracy.test_tables import HEADER, ROW, SITES
 from tests.simulate.plans import Case, make
 
 SLOWER = 3.0
@@ -171,8 +171,15 @@ def test_a_table_of_a_slower_machine_is_learnt(tmp_path: Path) -> None:
     assert made.name == "own" and "4 runs" in made.source
 
 
-def test_a_table_without_times_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [([], "no rows"), ([ROW.replace(",full,0.5,", ",full,,")], "no row has both")],
+    ids=["rows", "times"],
+)
+def test_a_table_without_something_to_fit_is_refused(
+    tmp_path: Path, rows: list[str], said: str
+) -> None:
     path = tmp_path / "own.csv"
-    path.write_text(HEADER + "\n")
-    with pytest.raises(DataError, match="no row has both"):
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
+    with pytest.raises(DataError, match=said):
         calibrate_table(path, SITES)

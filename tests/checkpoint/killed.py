@@ -35,6 +35,7 @@ DEADLY_SAVE = 4
 
 def train(run: Path, on_phase: Callable[[str], None] = no_phase) -> dict[str, torch.Tensor]:
     """Train from the newest good checkpoint, or from the start; the final parameters."""
+    torch.set_num_threads(1)  # sums of another process are bit-equal only with as many threads
     groups = Groups(0, 1, torch.device("cpu"))
     engine = build(SPEC, groups)
     seed_random(0, 0)

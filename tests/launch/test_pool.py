@@ -111,7 +111,7 @@ def test_environment_reaches_the_rank(fragile: Pool) -> None:
     assert {answer["variable"] for answer in answers} == {"v"}
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 @pytest.mark.parametrize(("how", "number"), [("kill", 9), ("exit", None)])
 def test_a_dead_rank_is_named_and_the_pool_goes_on(
     fragile: Pool, how: str, number: int | None
@@ -132,7 +132,7 @@ def test_a_dead_rank_is_named_and_the_pool_goes_on(
     assert not set(pids) & set(fragile.pids)
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_a_frozen_rank_is_named_at_the_deadline(fragile: Pool) -> None:
     fragile.start()
     pids = fragile.pids
@@ -147,7 +147,7 @@ def test_a_frozen_rank_is_named_at_the_deadline(fragile: Pool) -> None:
     assert "wait_for_peers" in (fragile.log_dir / "rank-0.log").read_text()  # its stack
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_silence_is_noticed_before_the_deadline(fragile: Pool) -> None:
     with pytest.raises(RankSilentError) as caught:
         fragile.run(
@@ -157,7 +157,7 @@ def test_silence_is_noticed_before_the_deadline(fragile: Pool) -> None:
     assert 'last report {"step": 1}' in caught.value.text()
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_a_rank_frozen_before_the_task_is_named(fragile: Pool) -> None:
     fragile.start()
     os.kill(fragile.pids[1], signal.SIGSTOP)
@@ -166,7 +166,7 @@ def test_a_rank_frozen_before_the_task_is_named(fragile: Pool) -> None:
     assert len(fragile.run(CASES + "who", {}, deadline_seconds=60)) == 3
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_a_rank_killed_between_tasks_is_replaced(fragile: Pool) -> None:
     fragile.start()
     pids = fragile.pids
@@ -177,7 +177,7 @@ def test_a_rank_killed_between_tasks_is_replaced(fragile: Pool) -> None:
     assert answers[1]["pid"] != pids[1]
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_an_exception_names_rank_and_reason_while_others_hang(fragile: Pool) -> None:
     with pytest.raises(RankFailedError) as caught:
         fragile.run(CASES + "wait_for_peers", {"killer": 0, "how": "raise"}, deadline_seconds=60)
@@ -187,7 +187,7 @@ def test_an_exception_names_rank_and_reason_while_others_hang(fragile: Pool) -> 
     assert len(fragile.run(CASES + "meet", {}, deadline_seconds=60)) == 3
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_an_expected_error_keeps_its_class_and_texts(fragile: Pool) -> None:
     with pytest.raises(ConfigError) as caught:
         fragile.run(CASES + "raise_holmes", {"rank": 1}, deadline_seconds=60)
@@ -196,13 +196,13 @@ def test_an_expected_error_keeps_its_class_and_texts(fragile: Pool) -> None:
     assert (error.why, error.next_step, error.exit_code) == ("it is so", "mend it", 78)
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_the_cause_is_told_not_the_lost_connection(fragile: Pool) -> None:
     with pytest.raises(RankFailedError, match="the true cause"):
         fragile.run(CASES + "lose_peer_then_fail", {}, deadline_seconds=60, ranks=2)
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
@@ -218,7 +218,7 @@ def test_calls_that_cannot_work_are_errors(fragile: Pool, call: str, reason: str
         fragile.run(call, {}, deadline_seconds=60)
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_an_interrupt_in_the_caller_ends_the_task(fragile: Pool) -> None:
     fragile.start()
     pids = fragile.pids
@@ -234,7 +234,7 @@ def test_an_interrupt_in_the_caller_ends_the_task(fragile: Pool) -> None:
     assert len(fragile.run(CASES + "who", {}, deadline_seconds=60)) == 3
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_a_dead_zygote_takes_its_ranks_along_and_is_replaced(fragile: Pool) -> None:
     fragile.start()
     pids = fragile.pids
@@ -244,7 +244,7 @@ def test_a_dead_zygote_takes_its_ranks_along_and_is_replaced(fragile: Pool) -> N
     assert len(fragile.run(CASES + "who", {}, deadline_seconds=60)) == 3
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_a_zygote_that_dies_during_a_task_is_the_cause(fragile: Pool) -> None:
     def kill_zygote(rank: int, value: object) -> None:
         os.kill(psutil.Process(fragile.pids[0]).ppid(), signal.SIGKILL)
@@ -256,7 +256,7 @@ def test_a_zygote_that_dies_during_a_task_is_the_cause(fragile: Pool) -> None:
     assert len(fragile.run(CASES + "who", {}, deadline_seconds=60)) == 3
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_a_host_that_is_gone_is_one_clear_error(tmp_path: Path) -> None:
     with (
         pytest.raises(UnavailableError, match="cannot enter its host") as caught,
@@ -266,7 +266,7 @@ def test_a_host_that_is_gone_is_one_clear_error(tmp_path: Path) -> None:
     assert "/proc/1/ns/nothing" in caught.value.text()
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_close_leaves_nothing_behind(tmp_path: Path) -> None:
     with Pool(2, log_dir=tmp_path) as pool:
         pids = (*pool.pids, psutil.Process(pool.pids[0]).ppid())
@@ -284,7 +284,7 @@ with Pool(2, log_dir=Path(sys.argv[1])) as pool:
 """
 
 
-@pytest.mark.faults
+@pytest.mark.parallel
 def test_ranks_end_with_their_caller(tmp_path: Path) -> None:
     """However it ends: three callers side by side."""
     callers = {

@@ -115,7 +115,6 @@ def test_a_late_rank_is_waited_for(ranks: Pool) -> None:
 
 
 @pytest.mark.parallel
-@pytest.mark.faults
 @pytest.mark.parametrize("algorithm", ["ring", "ulysses"])
 def test_a_rank_that_raises_is_named(ranks: Pool, algorithm: str) -> None:
     said: list[str] = []

@@ -38,7 +38,6 @@ def test_a_late_rank_is_waited_for(ranks: Pool, spec: Spec) -> None:
         assert result["norms"] == pytest.approx(norms, rel=1e-12)
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("spec", SPECS, ids=name_of)
 def test_an_exception_in_a_stage_is_the_error(ranks: Pool, spec: Spec) -> None:
     said: list[str] = []

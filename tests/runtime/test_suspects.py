@@ -25,6 +25,7 @@ def optimizer(members: int) -> tuple[ShardedAdamW, FlatBucket]:
     shards = Shards(members=members, states=members)
     place = PLACE if members > 1 else 0
     (bucket,) = flatten([slot], [Bucket(0, (0, 1), ELEMENTS)], shards, place)
+    bucket.settle()
     made = ShardedAdamW((bucket,), AdamWSettings(clip=None))
 
     def summed(flat: FlatBucket, comm: object) -> None:

@@ -71,9 +71,9 @@ def memory(context: RankContext, spec: dict[str, Any], whole: bool) -> dict[str,
     """Bytes of this rank's memory while it reads its parameters and makes its engine.
 
     ``before`` is resident when torch is there and the groups are open, ``peak`` at most from
-    then on, ``after`` at the end; ``empty`` when the parameters and their gradients have their
-    place, ``read`` at most until the parameters are read into it; ``own`` is the largest while
-    reading when pages that ranks share count in parts. ``parameters`` are this rank's.
+    then on, ``after`` at the end; ``empty`` when the parameters have their place, ``read`` at most
+    until they are read into it; ``own`` is the largest while reading when pages that ranks share
+    count in parts. ``parameters`` are this rank's.
 
     Args:
         whole: load all files before the parts are taken, as the obvious way would.

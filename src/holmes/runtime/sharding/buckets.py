@@ -86,7 +86,7 @@ class Placed:
 
 
 class FlatBucket:
-    """Parameters and gradients of a bucket.
+    """Parameters and gradients of a bucket; gradients are there once it is settled.
 
     Args:
         placed: its tensors in order; they are moved into the bucket.
@@ -124,7 +124,7 @@ class FlatBucket:
         self.sums_interval = shards.gradients_of(place, length)
         like = placed[0].slot.parameter if placed else torch.empty(0)
         self.whole = torch.zeros(length, dtype=like.dtype, device=device or like.device)
-        self.gradients = torch.zeros_like(self.whole)
+        self.gradients = torch.empty_like(self.whole)
         self._bytes = self.whole.untyped_storage().nbytes()
         for item in placed:
             parameter = item.slot.parameter
@@ -137,16 +137,20 @@ class FlatBucket:
                 parameter.data = view
             parameter.grad = self.gradients[item.start : item.stop].view(parameter.shape)
         self.kept, self.sums = self.whole, self.gradients
-        if shards.gradients > 1:
-            self.sums = torch.zeros_like(self.gradients[slice(*self.sums_interval)])
-            self.close_gradients()
+        # Without memory until the weights are read, which takes memory of its own.
+        self.gradients.untyped_storage().resize_(0)
 
     @torch.no_grad()
     def settle(self) -> None:
-        """From here on keep no more of the weights than this rank's part; all have values."""
+        """All weights have values: keep this rank's part of them, and make room for gradients."""
         if self.shards.weights > 1:
             self.kept = self.whole[slice(*self.kept_interval)].clone()
             self.close_weights()
+        if self.shards.gradients > 1:
+            low, high = self.sums_interval
+            self.sums = torch.zeros(high - low, dtype=self.whole.dtype, device=self.whole.device)
+        else:
+            self.open_gradients()
 
     @property
     def tied(self) -> tuple[Placed, ...]:
@@ -262,7 +266,7 @@ def flatten(
     place: int,
     device: torch.device | str | None = None,
 ) -> tuple[FlatBucket, ...]:
-    """Move parameters into flat buckets; their ``.grad`` becomes a zeroed view as well.
+    """Move parameters into flat buckets; their ``.grad`` becomes a view as well, zero once settled.
 
     A weight that is shared inside the stage belongs to the bucket of its first block.
 
