@@ -35,6 +35,7 @@ from holmes.cli import (
 )
 from holmes.cli.options import described, emit
 from holmes.errors import HolmesError, UsageError
+from holmes.launch.redact import redact
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -172,7 +173,7 @@ def _end_usage(error: Any, as_json: bool) -> int:
 
 
 def _end(error: HolmesError, as_json: bool) -> int:
-    print(f"holmes: {error.text()}", file=sys.stderr)
+    print(f"holmes: {redact(error.text())}", file=sys.stderr)
     if as_json:
         _print_json(error)
     return error.exit_code
@@ -180,14 +181,11 @@ def _end(error: HolmesError, as_json: bool) -> int:
 
 def _print_json(error: HolmesError) -> None:
     """``{error: {exit_code, what, where, why, next}}`` on stdout."""
-    emit(
-        {
-            "error": {
-                "exit_code": error.exit_code,
-                "what": error.what,
-                "where": error.where,
-                "why": error.why,
-                "next": error.next_step,
-            }
-        }
-    )
+    texts = {
+        "what": error.what,
+        "where": error.where,
+        "why": error.why,
+        "next": error.next_step,
+    }
+    shown = {name: redact(text) if text else text for name, text in texts.items()}
+    emit({"error": {"exit_code": error.exit_code, **shown}})

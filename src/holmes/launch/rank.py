@@ -16,6 +16,7 @@ from holmes.errors import ConfigError, HolmesError
 from holmes.lab.namespace import die_with_parent
 from holmes.launch.context import RankContext
 from holmes.launch.process import enter_namespaces, free_port
+from holmes.launch.redact import Redacted
 from holmes.launch.wire import Channel, Message, error_message
 
 Call = Callable[..., Mapping[str, Any]]
@@ -58,7 +59,7 @@ def _take_seat(setup: Message, parent: int) -> None:
 
 
 def redirect_output(path: str) -> None:
-    """Append standard output and error to a log file."""
+    """Append standard output and error to a log file, without the secrets of the environment."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -68,6 +69,8 @@ def redirect_output(path: str) -> None:
     os.close(descriptor)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if not isinstance(sys.stdout, Redacted):
+        sys.stdout, sys.stderr = Redacted(sys.stdout), Redacted(sys.stderr)
 
 
 def _answer(channel: Channel, make: Callable[[], Message]) -> None:

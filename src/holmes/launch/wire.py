@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from holmes.errors import HolmesError
+from holmes.launch.redact import redact
 
 Message = dict[str, Any]
 
@@ -95,9 +96,9 @@ def _decode(line: bytes) -> Message:
 
 
 def error_message(error: BaseException) -> Message:
-    """An exception as JSON values: class, exit code and the four texts, or one line."""
+    """An exception as JSON values: class, exit code and the four texts, or one line; no secrets."""
     if isinstance(error, HolmesError):
-        texts = {
+        texts: Message = {
             "what": error.what,
             "where": error.where,
             "why": error.why,
@@ -107,7 +108,8 @@ def error_message(error: BaseException) -> Message:
     else:
         line = str(error).strip().splitlines()
         texts = {"what": line[0][:500] if line else "", "exit_code": None}
-    return {"class": type(error).__name__, "peer_lost": _peer_lost(error), **texts}
+    shown = {key: redact(text) if isinstance(text, str) else text for key, text in texts.items()}
+    return {"class": type(error).__name__, "peer_lost": _peer_lost(error), **shown}
 
 
 def _peer_lost(error: BaseException) -> bool:

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from holmes.errors import TerminatedError, WriteError
 from holmes.hardware.topology import Topology
 from holmes.job.resolve import ResolvedJob
 from holmes.launch.environment import from_environ, launcher_of, stands_for_all
+from holmes.launch.redact import Redacted
 from holmes.launch.starter import run_here
 from holmes.launch.variables import OWN_DEADLINES
 from holmes.plan.codec import read_plan
@@ -227,7 +228,7 @@ def own_log(folder: Path, rank: int) -> Iterator[None]:
         log = path.open("a", buffering=1)
     except OSError as error:
         raise WriteError(f"cannot write the log: {error.strerror}", where=str(path)) from None
-    with log, redirect_stdout(log):
+    with log, redirect_stdout(cast(IO[str], Redacted(log))):
         faulthandler.register(signal.SIGUSR1, file=log, all_threads=True)
         try:
             yield
