@@ -133,7 +133,8 @@ def test_ctrl_c_ends_a_search() -> None:
     """Here only the deadline counts; the signal comes in the search, however quick that is."""
     words = ["plan", "--site", "paper", "--model", "gpt-1.3b", "--global-batch", "64"]
     waits = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored under nohup
         "from holmes.planner.survey.score import Survey\n"
         "Survey.scores = lambda *_: (print(flush=True), time.sleep(60))\n"
         f"sys.argv = {['holmes', *words]!r}\n"
