@@ -248,7 +248,7 @@ RENDERERS: dict[str, Callable[[Data], Rendered]] = {
 
 
 def _doubt(data: Data) -> str:
-    if data["verdict"] == "measured":
+    if data.get("verdict", "measured") == "measured":  # counts of bytes do not ask for steadiness
         return ""
     if "resolution" in data:
         return f", inconclusive because an arm differed from itself ({itself(data)})"
@@ -260,6 +260,10 @@ def _provenance(data: Data) -> tuple[str, ...]:
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, kernel "
         f"{machine['kernel']}, Python {machine['python']}; commit {data['commit']}.",
-        f"Speed of the machine after against before, seconds of a probe: {drift(data)}. "
-        f"Record: `benchmarks/records/{data['name']}.json`.",
+        (
+            f"Speed of the machine after against before, seconds of a probe: {drift(data)}. "
+            if "drift" in data
+            else ""
+        )
+        + f"Record: `benchmarks/records/{data['name']}.json`.",
     )
