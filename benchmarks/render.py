@@ -228,6 +228,29 @@ def schedule_gains(data: Data) -> Rendered:
     )
 
 
+def weights(data: Data) -> Rendered:
+    """Memory of ranks that read their parts of a model, and of ranks that load all of it."""
+    kinds = {
+        "reading": "peak while reading",
+        "reading_with_all": "the same with torch and all else counted, shared pages in parts",
+        "start": "peak of the whole start, above what training keeps",
+    }
+    rows = [
+        (told, *(f"{data['worst'][arm][kind] / 1e6:.0f} MB" for arm in ("slices", "whole")))
+        for kind, told in kinds.items()
+    ]
+    shares = [rank["parameters"] / 1e6 for rank in data["ranks"]["slices"]]
+    return Rendered(
+        "Measured, the worst of the ranks",
+        ("above a rank's share", "each its slices", "all tensors first"),
+        tuple(rows),
+        f"A model of {data['model_bytes'] / 1e9:.1f} GB on {len(shares)} ranks: each holds "
+        f"{max(shares):.0f} MB of parameters, and reading takes at most "
+        f"{data['worst']['slices']['reading'] / 1e6:.0f} MB more.",
+        (f"Layout: tp {data['layout']['tp']} x pp {data['layout']['pp']}; fp32.",),
+    )
+
+
 RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "demo": demo,
     "placement_virtual": placement_virtual,
@@ -244,6 +267,7 @@ RENDERERS: dict[str, Callable[[Data], Rendered]] = {
     "peers": peers,
     "context": context,
     "paths": paths,
+    "weights": weights,
 }
 
 
