@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-BENCHMARKS := demo placement_virtual losing partition overlap prediction rehearsals schedule_gains peers context meshes scatter_gather tensor_chunks three_level paths
+BENCHMARKS := demo placement_virtual losing partition overlap prediction rehearsals schedule_gains peers context meshes scatter_gather tensor_chunks three_level paths weights
 
 export OMP_NUM_THREADS = 1
 export NO_MKDOCS_2_WARNING = 1
@@ -55,7 +55,6 @@ benchmarks: setup
 	$(BIN)/python benchmarks/gpu/groups.py
 	$(BIN)/python benchmarks/gpu/train.py
 	PYTHONPATH=. $(BIN)/python benchmarks/checkpoint.py
-	PYTHONPATH=. $(BIN)/python benchmarks/weights.py
 	PYTHONPATH=. $(BIN)/python benchmarks/hostile.py
 	$(BIN)/python benchmarks/reliability.py
 	$(BIN)/python benchmarks/recovery.py

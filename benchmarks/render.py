@@ -247,7 +247,7 @@ def weights(data: Data) -> Rendered:
         f"A model of {data['model_bytes'] / 1e9:.1f} GB on {len(shares)} ranks: each holds "
         f"{max(shares):.0f} MB of parameters, and reading takes at most "
         f"{data['worst']['slices']['reading'] / 1e6:.0f} MB more.",
-        (f"Layout: tp {data['layout']['tp']} x pp {data['layout']['pp']}; fp32.",),
+        (f"Sizes: {data['sizes']}.",),
     )
 
 
@@ -272,7 +272,7 @@ RENDERERS: dict[str, Callable[[Data], Rendered]] = {
 
 
 def _doubt(data: Data) -> str:
-    if data.get("verdict", "measured") == "measured":  # counts of bytes do not ask for steadiness
+    if data["verdict"] == "measured":
         return ""
     if "resolution" in data:
         return f", inconclusive because an arm differed from itself ({itself(data)})"
@@ -284,10 +284,6 @@ def _provenance(data: Data) -> tuple[str, ...]:
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, kernel "
         f"{machine['kernel']}, Python {machine['python']}; commit {data['commit']}.",
-        (
-            f"Speed of the machine after against before, seconds of a probe: {drift(data)}. "
-            if "drift" in data
-            else ""
-        )
-        + f"Record: `benchmarks/records/{data['name']}.json`.",
+        f"Speed of the machine after against before, seconds of a probe: {drift(data)}. "
+        f"Record: `benchmarks/records/{data['name']}.json`.",
     )

@@ -111,7 +111,7 @@ def figures() -> dict[str, Any]:
             },
         ),
         "model_bytes": bytes_,
-        "layout": {"tp": 2, "pp": 2},
+        "sizes": f"Llama {CONFIG.layers} x {CONFIG.hidden}, fp32, tp 2 x pp 2",
         "bound_bytes": BOUND,
         "within": max(worst["slices"].values()) <= BOUND,
         "worst": worst,
@@ -120,4 +120,4 @@ def figures() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    record.write(Path(__file__).stem, figures())
+    record.write(Path(__file__).stem, record.with_drift(figures))
