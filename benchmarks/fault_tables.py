@@ -118,7 +118,7 @@ def recovery() -> str:
         if frozen is None
         else f" Stopped (SIGSTOP) at each phase instead: {shares.text(frozen['whole'])} went on "
         f"so, {shares.text(frozen['victim_named'])} named, noticed after "
-        f"{_seconds(frozen['detect'])}."
+        f"{_seconds(frozen['detect']) if frozen['detect'] else 'no time that was seen'}."
     )
     against = (
         ""

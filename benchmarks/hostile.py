@@ -90,16 +90,23 @@ def configuration(draw: random.Random, folder: Path, *, raw: bool) -> dict[str, 
     before = time.monotonic()
     job, site = (str(folder / f"{name}.yaml") for name in ("job", "site"))
     code, out, err = command("plan", job, "--site", site, "--json")
-    answer = json.loads(out)
-    error = answer.get("error", {})
+    error = _error(out)
     return {
         "change": str(change)[:200],
         "code": code,
         "traceback": "Traceback" in err,
-        "right_code": code in CODES and error.get("exit_code", 0) == code,
-        "hint": code == 0 or bool(error.get("why") or error.get("next")),
+        "right_code": code in CODES and (error or {}).get("exit_code", 0) == code,
+        "hint": code == 0 or bool(error and (error.get("why") or error.get("next"))),
         "seconds": time.monotonic() - before,
     }
+
+
+def _error(out: str) -> dict[str, Any] | None:
+    """The error that a command printed as JSON; None: it printed none."""
+    try:
+        return json.loads(out).get("error")  # type: ignore[no-any-return]
+    except (ValueError, AttributeError):
+        return None
 
 
 def _write(name: str, content: bytes) -> Callable[[Path], Path]:
@@ -175,12 +182,12 @@ def broken(kind: str) -> dict[str, Any]:
             )
         except subprocess.TimeoutExpired:
             return {"kind": kind, "hung": True, "right_code": False}
-        error = json.loads(done.stdout)["error"] if done.returncode else {}
+        error = _error(done.stdout) or {}
         return {
             "kind": kind,
             "hung": False,
             "code": done.returncode,
-            "said": error.get("what"),
+            "said": error.get("what", done.stderr[-500:]),
             "traceback": "Traceback" in done.stderr,
             "right_code": done.returncode == REFUSED,
             "hint": bool(error.get("where") and (error.get("why") or error.get("next"))),
@@ -262,8 +269,7 @@ def figures(count: int) -> dict[str, Any]:
         "slowest_seconds": max(one["seconds"] for one in found),
         "data": shares.share(fine),
         "hangs": sum(one["hung"] for one in data),
-        "zombies_that_commit": shares.share(one["committed"] for one in zombies),
-        "zombies_stopped": sum(one["stopped"] for one in zombies),
+        "zombies_that_commit": shares.share(one["committed"] for one in zombies if one["stopped"]),
         "wrong": [one for one, right in zip(found, good, strict=True) if not right],
         "each_data": data,
         "each_zombie": zombies,

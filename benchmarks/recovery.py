@@ -228,7 +228,7 @@ def frozen_share(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {
         "whole": shares.share(whole(t) for t in trials),
         "victim_named": shares.share(named(t) for t in trials),
-        "detect": {**record.spread(noticed), "worst": max(noticed)},
+        "detect": {**record.spread(noticed), "worst": max(noticed)} if noticed else None,
     }
 
 

@@ -9,7 +9,7 @@ from holmes.accuracy.case_model import fuses, is_gated, workload_of
 from holmes.accuracy.implementations import implementation_of
 from holmes.accuracy.table import Case, UnusableRowError
 from holmes.accuracy.words import SINGLE, key
-from holmes.cost.calibration import HOPPER, Calibration
+from holmes.cost.calibration import SINCE_HOPPER, Calibration
 from holmes.cost.execution import Execution
 from holmes.cost.model import CostModel
 from holmes.errors import HolmesError
@@ -79,7 +79,7 @@ def _with_attention(case: Case, site: Site) -> Case:
     if case.flash_attention or is_gated(case) or other:
         return case
     kinds = [resolve(group.device) for cluster in site.clusters for group in cluster.groups()]
-    if not all(kind.peaks.get("fp8") or kind.name in HOPPER for kind in kinds):
+    if not all(kind.peaks.get("fp8") or kind.name in SINCE_HOPPER for kind in kinds):
         return case
     said = "attention not stated, taken as fused, as software for such devices has it"
     return replace(case, flash_attention=True, assumed=(*case.assumed, said))
@@ -181,6 +181,8 @@ def _plan(case: Case, site: Site, workload: Workload, calibration: Calibration) 
         tokens = True
         assumed.append("tensor ranks hold activations split by tokens, as with sharded parameters")
     made = implementation_of(case.software)
+    if fuses(case):
+        assumed.append("on Hopper, attention kernels taken as the newest, as its software has them")
     execution = Execution(
         sequence_parallel=tokens,
         context=case.cp,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from holmes.accuracy.table import DEFAULT_VOCABULARY, Case, UnusableRowError
@@ -47,8 +48,10 @@ NAMED: tuple[tuple[str, tuple[int, int], Published], ...] = (
     ("llama", (6656, 60), Published(17920, 52, LLAMA2)),
     ("llama", (8192, 80), Published(28672, 8, LLAMA2)),
 )
-MIXTURES = ("mixtral", "moe", "deepseekv2", "deepseekv3", "8x7b", "8x22b", "switch", "glam", "dbrx")
-"""In names of models whose layers are mixtures of experts."""
+MIXTURES = re.compile(
+    r"mixtral|moe|deepseek(v[23]|r1)|8x7b|8x22b|switch|glam|dbrx|grok|llama4|gptoss|\db?a\d+b"
+)
+"""In names of models whose layers are mixtures of experts; ``30b-a3b``: 3 of 30 billion active."""
 
 
 def published_of(case: Case) -> Published | None:
@@ -63,7 +66,7 @@ def published_of(case: Case) -> Published | None:
         stated = (shape.vocabulary, DEFAULT_VOCABULARY)
         if word in name and sizes == (case.hidden, case.layers) and case.vocabulary in stated:
             return shape
-    if any(word in name for word in MIXTURES):
+    if MIXTURES.search(name):
         raise UnusableRowError(
             f"{case.model} of {case.layers} layers x {case.hidden} is a mixture of experts whose "
             "shape is not known here"

@@ -62,7 +62,7 @@ EIGHT_BITS = ("fp8", "float8", "mxfp8", "ampfp8")
 """Words with which precisions begin whose products are in eight bits."""
 HALVES = frozenset(
     {"mixed", "bf16", "fp16", "bfloat16", "float16", "half", "ampbf16", "ampfp16", "bf16mixed"}
-    | {"fp16mixed", "16", "16mixed"}
+    | {"fp16mixed", "16", "16mixed", "amp", "torchbfloat16", "torchfloat16", "fp16fp32", "bf16fp32"}
 )
 
 

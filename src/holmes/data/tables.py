@@ -64,7 +64,10 @@ def _columns(path: Path, field: str) -> Iterator[Any]:
 
 
 def _rows_at_a_time(metadata: Any, field: str) -> int:
-    """Of long texts fewer: as many as the sizes that the file states leave room for."""
+    """Of long texts fewer: as many as the sizes that the file states leave room for.
+
+    The file counts a text that repeats in a column once; such a batch can be larger.
+    """
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     sizes = [
         column.total_uncompressed_size
