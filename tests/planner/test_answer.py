@@ -12,15 +12,19 @@ import pytest
 
 from holmes.errors import ConfigError, WriteError
 from holmes.hardware.site import Site
+from holmes.plan.layout import Wishes
 from holmes.plan.program import program_of
+from holmes.planner import shortage
 from holmes.planner.answer import Wanted, answer
 from holmes.planner.breakdown import breakdown
 from holmes.planner.draft import dealt
+from holmes.planner.estimates import Estimates
 from holmes.planner.groups import with_bytes
 from holmes.planner.megatron import arguments, export, hosts
 from holmes.planner.note import change_lines, time_lines
 from holmes.planner.request import PlanRequest
 from holmes.planner.search import Search, make_plan
+from holmes.planner.settings import settings_of
 from holmes.planner.subsites import scaled
 from holmes.planner.sweep import sizes, sweep
 from holmes.planner.today import compared, todays
@@ -204,13 +208,46 @@ def test_another_schedule_may_be_what_fits() -> None:
     assert "parallel.schedule=1f1b" in caught.value.text()
 
 
-def test_where_nothing_helps_the_devices_that_would_are_counted() -> None:
+def first_of(request: PlanRequest) -> Estimates:
+    """Any candidate of a request."""
+    search = Search(request)
+    search.survey()
+    row = search.field.row(search.field.flat()[2][0])
+    return Estimates(search.settings, row.shape, row.ground, row.choice)
+
+
+@pytest.mark.parametrize("wish", [None, 2])
+def test_advice_for_one_stage_per_rank_withdraws_a_wish_for_several(wish: int | None) -> None:
+    request = small(tensor=2, pipeline=4, schedule="interleaved", virtual_stages=wish)
+    changed = shortage._changed(request, first_of(request), 1)
+    (words,) = [words for words, _ in changed if "parallel.schedule=1f1b" in words]
+    assert words[1:] == ([] if wish is None else ["parallel.virtual_stages=1"])
+    advised = {word.removeprefix("parallel.").split("=")[0] for word in words}
+    wishes = replace(request.wishes, schedule="1f1b")
+    if "virtual_stages" in advised:
+        wishes = replace(wishes, virtual_stages=1)
+    assert settings_of(wishes, None).virtual_stages != (2,)
+
+
+def test_where_nothing_helps_the_size_of_device_that_would_is_named() -> None:
     request = asked(gpus(1), gpt("gpt-39b"), 8)
     with pytest.raises(ConfigError, match="no plan of gpt-39b fits") as caught:
         make_plan(request)
     text = caught.value.text()
-    needs, devices = re.findall(r"at least (\d+) GB, or about (\d+) of these", text)[0]
-    assert int(needs) > 80
+    assert "or more of these than 8" in text
     assert "leave more of" not in text, "nothing was fixed"
-    larger = asked(gpus(-(-int(devices) // 8)), gpt("gpt-39b"), 8)
-    assert make_plan(larger).predicted.step_seconds > 0
+    needs = float(re.findall(r"needs ([\d.]+) GB", text)[0])
+    (size,) = map(int, re.findall(r"devices of at least (\d+) GB", text))
+    assert 80 < needs <= size < needs + 1.1
+
+
+def test_the_size_that_would_fit_is_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """80.4 GB on devices of 80 are not helped by devices of 80; a fixed expert degree counts
+    among what may be left to the planner."""
+    monkeypatch.setattr(shortage, "_fullest", lambda _: (0, 80.4e9))
+    request = small(tensor=2, pipeline=4)
+    estimates = first_of(request)
+    free, fixed = (replace(request, wishes=Wishes(expert=ep)) for ep in (None, 2))
+    assert "devices of at least 81 GB" in shortage._larger(free, estimates)
+    assert "leave more of" not in shortage._larger(free, estimates)
+    assert "leave more of" in shortage._larger(fixed, estimates)

@@ -23,12 +23,15 @@ from holmes.planner.candidates import Choice, Shape
 from holmes.planner.draft import Draft, draft
 from holmes.planner.estimates import Estimates
 from holmes.planner.ground import Ground
-from holmes.planner.megatron import arguments
+from holmes.planner.groups import expert_bytes
+from holmes.planner.megatron import arguments, notes
 from holmes.planner.placement import rank_maps
 from holmes.planner.pricing import Pricing
 from holmes.planner.request import PlanRequest
 from holmes.planner.search import Search, make_plan
+from holmes.planner.settings import settings_of
 from holmes.planner.traffic import with_closed_bytes
+from holmes.runtime.capabilities import CAPABILITIES
 from holmes.schedule.instruction import Op
 from holmes.simulate.events import simulate
 from holmes.workload.segments import Segment
@@ -202,7 +205,15 @@ def test_the_search_finds_what_brute_force_finds() -> None:
     assert found.predicted.step_seconds == pytest.approx(best, rel=0.01)
 
 
-@pytest.mark.parametrize("wishes", [{}, {"context": 2, "pipeline": 1}, {"recompute": "full"}])
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {},
+        {"context": 2, "pipeline": 1},
+        {"context": 2, "data": 1, "pipeline": 4},
+        {"recompute": "full"},
+    ],
+)
 def test_a_plan_prices_like_the_search_that_made_it(wishes: dict[str, Any]) -> None:
     """The event engine on the plan as it is, its all-to-alls included; and memory."""
     plan = planned(2, **wishes)
@@ -264,7 +275,8 @@ def test_models_without_experts_have_no_expert_layouts() -> None:
     ("wishes", "message"),
     [
         ({"expert": 3, "data": 3}, "8 experts do not divide over 3"),
-        ({"expert": 4, "data": 2}, "2 data ranks do not divide into groups of 4"),
+        ({"expert": 4, "data": 2}, "2 replicas do not divide into groups of 4"),
+        ({"expert": 8, "data": 2, "context": 2}, "4 replicas do not divide into groups of 8"),
         ({"expert": 2, "data": 4, "sharding": "hybrid"}, "sharding hybrid"),
         ({"expert": 0}, "parallel.expert is 0"),
     ],
@@ -286,6 +298,50 @@ def test_a_plan_shows_its_expert_ranks() -> None:
     plan = planned()
     assert layout_text(plan).endswith("x dp 4 x ep 2")
     assert plan.degrees["ep"] == 2
-    assert any("experts over 2 of 4 data ranks: 4 of 8 each" in line for line in plan.explain)
+    assert any("experts over 2 of 4 replicas: 4 of 8 each" in line for line in plan.explain)
     sizes = {"layers": 4, "hidden": 256, "heads": 8, "sequence": 512, "ffn": 512, "top_k": 2}
     assert "--expert-model-parallel-size 2" in arguments(plan, sizes)
+
+
+def test_context_ranks_are_replicas_that_share_experts() -> None:
+    """One data rank of two context ranks: an expert group of both, asked for and searched."""
+    plan = planned(2, pipeline=4, data=1, context=2)
+    assert [g.ranks for g in plan.groups if g.axis == "expert"] == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    assert any("experts over 2 of 2 replicas: 4 of 8 each" in line for line in plan.explain)
+    assert MODEL.expert_obstacle(plan.stages[0].layout.replicas, 2) is None
+    search = Search(asked(2, tensor=1, pipeline=4, data=1, context=2, schedule="1f1b"))
+    search.survey()
+    assert {scores.ground.layout.ep for scores in search.field.scores} == {1, 2}
+
+
+def test_padding_of_context_ranks_goes_to_no_expert() -> None:
+    """Bytes of a group are those that its exchange is priced by."""
+    plan = planned(2, pipeline=2, data=2, context=2)
+    uneven = replace(plan, workload=replace(plan.workload, sequence=511))
+    assert uneven.padding > 1 == plan.padding
+    (group, *_) = (g for g in plan.groups if g.axis == "expert")
+    blocks = plan.workload.blocks[slice(*plan.stages[0].blocks)]
+    each = [exchange_seconds(b, plan.batch.micro, 2, lambda n: n, plan.recompute) for b in blocks]
+    handed = 2 * sum(forward + backward for forward, backward in each) / 2
+    for one in (plan, uneven):
+        assert expert_bytes(group, one) == handed * plan.schedule.microbatches
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_megatron_trains_experts_over_tensor_ranks_with_sequence_parallelism(tp: int) -> None:
+    """Its layer raises without; a plan that goes without is told apart in the notes."""
+    plan = replace(planned(tensor=tp, pipeline=1, data=8 // tp), sequence_parallel=False)
+    sizes = {"layers": 4, "hidden": 256, "heads": 8, "sequence": 512, "ffn": 512, "top_k": 2}
+    assert ("--sequence-parallel" in arguments(plan, sizes)) == (tp > 1)
+    assert any("--sequence-parallel" in line for line in notes(plan)) == (tp > 1)
+    divided = replace(plan, sequence_parallel=True)
+    assert arguments(divided, sizes).count("--sequence-parallel") == 1
+    assert not any("--sequence-parallel" in line for line in notes(divided))
+
+
+def test_a_runtime_without_expert_ranks_refuses_a_wish_for_them() -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings_of(Wishes(expert=2), CAPABILITIES)
+    assert caught.value.what == "parallel.expert: 2 cannot be run by this version"
+    assert settings_of(Wishes(expert=1), CAPABILITIES).axes == CAPABILITIES.axes
+    assert "expert" in settings_of(Wishes(expert=2), None).axes

@@ -111,7 +111,7 @@ def _work(a: Plan, b: Plan) -> Iterable[str]:
         yield f"the schedule is {a.schedule.name} instead of {b.schedule.name}"
     extra_a, extra_b = (_extra(plan) for plan in (a, b))
     if extra_a != extra_b:
-        yield (f"{_forwards(extra_a)} the pipeline busy across slow cuts, instead of {extra_b}")
+        yield f"{_forwards(extra_a)} the pipeline busy across slow cuts, instead of {extra_b}"
     if a.recompute != b.recompute:
         yield f"recomputation is {a.recompute} instead of {b.recompute}"
 

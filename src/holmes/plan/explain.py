@@ -204,7 +204,7 @@ def _schedule(plan: Plan, notes: Notes) -> Iterable[str]:
         )
     if plan.expert > 1:
         yield (
-            f"  experts over {plan.expert} of {plan.stages[0].replicas} data ranks: "
+            f"  experts over {plan.expert} of {plan.stages[0].layout.replicas} replicas: "
             f"{plan.workload.experts // plan.expert} of {plan.workload.experts} each, tokens go to "
             "them and back (all-to-all), as many to every expert as to every other"
         )

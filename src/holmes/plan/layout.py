@@ -24,8 +24,9 @@ class Layout:
     """Degrees of the axes. Logical rank = ((pipeline * dp + data) * cp + context) * tp +
     tensor: tensor fastest, then context, data, pipeline.
 
-    ``ep`` divides ``dp`` and takes no devices of its own: of every ``ep`` neighbouring replicas
-    each holds its part of the experts, and the rest of the model whole.
+    ``ep`` divides the replicas, ``dp * cp``, and takes no devices of its own: of every ``ep``
+    neighbouring replicas each holds its part of the experts, and the rest of the model whole.
+    Context ranks are neighbours first, as in Megatron-Core.
 
     ``shard`` are sizes of nested groups of replicas: of one that shares weights and
     gradients (hybrid), of those that share weights and gradients (three-level).

@@ -138,15 +138,16 @@ def _layouts(request: PlanRequest, settings: Settings, topology: Topology) -> li
 
 
 def _with_experts(request: PlanRequest, settings: Settings, layout: Layout) -> list[Layout]:
-    """A layout with every degree in which its data ranks can share the experts of a layer."""
+    """A layout with every degree in which its replicas can share the experts of a layer."""
     wish, workload = request.wishes.expert, request.workload
     if wish is not None:
         return [replace(layout, ep=wish)]
     if not workload.experts or "expert" not in settings.axes or request.wishes.sharding in NESTED:
         return [layout]
-    degrees = range(1, min(layout.dp, workload.experts) + 1)
+    replicas = layout.replicas
+    degrees = range(1, min(replicas, workload.experts) + 1)
     return [
-        replace(layout, ep=ep) for ep in degrees if workload.expert_obstacle(layout.dp, ep) is None
+        replace(layout, ep=ep) for ep in degrees if workload.expert_obstacle(replicas, ep) is None
     ]
 
 
@@ -206,19 +207,19 @@ def _check_layout(
 
 
 def _check_experts(request: PlanRequest, layout: Layout) -> None:
-    """Refuse expert ranks that these data ranks or this model cannot be.
+    """Refuse expert ranks that these replicas or this model cannot be.
 
     Raises:
         ConfigError: what does not divide, or groups inside the replicas beside them.
     """
-    obstacle = request.workload.expert_obstacle(layout.dp, layout.ep)
+    obstacle = request.workload.expert_obstacle(layout.replicas, layout.ep)
     if obstacle is not None:
         raise ConfigError(
             obstacle,
-            where="parallel.expert, parallel.data",
+            where="parallel.expert, parallel.data, parallel.context",
             why="each expert rank holds whole experts, as many as every other of its group, and "
-            "the groups are made of data ranks",
-            next_step="use a degree that divides experts and data ranks, or leave it out",
+            "the groups are made of replicas (data x context ranks)",
+            next_step="use a degree that divides experts and replicas, or leave it out",
         )
     if layout.ep > 1 and request.wishes.sharding in NESTED:
         raise ConfigError(

@@ -212,7 +212,8 @@ def expert_bytes(group: Group, plan: Plan) -> int:
     """Tokens of one expert group over a step: to their experts and back, forward and
     backward, of which (n-1)/n leave each of the n ranks where all experts take as many.
 
-    Per layer and micro-batch a rank sends 4 x top_k x tokens x hidden x width x (n-1)/n.
+    Per layer and micro-batch a rank sends 4 x top_k x tokens x hidden x width x (n-1)/n, of its
+    context rank's share of a sample; what pads this goes to no expert.
     """
     sent = 0.0
     for stage in plan.stages:
@@ -221,8 +222,7 @@ def expert_bytes(group: Group, plan: Plan) -> int:
         for block in plan.workload.blocks[slice(*stage.blocks)]:
             for part, times in block.expert_program(plan.recompute):
                 sent += times * part.sent_bytes(plan.expert, plan.tensor, plan.context)
-    sent *= plan.padding * len(group.ranks)
-    return round(sent * plan.batch.micro * plan.schedule.microbatches)
+    return round(sent * len(group.ranks) * plan.batch.micro * plan.schedule.microbatches)
 
 
 INSIDE_BLOCKS = {"tensor": tensor_bytes, "context": context_bytes, "expert": expert_bytes}

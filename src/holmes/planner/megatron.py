@@ -77,7 +77,7 @@ def arguments(plan: Plan, sizes: dict[str, int]) -> list[str]:
             f"--expert-model-parallel-size {layout.ep}",
             "--moe-token-dispatcher-type alltoall",
         ]
-    if plan.sequence_parallel:
+    if plan.sequence_parallel or _experts_need_sequence(plan):
         found.append("--sequence-parallel")
     if schedule.virtual_stages > 1:
         count = sizes["layers"] // (layout.pp * schedule.virtual_stages)
@@ -158,9 +158,20 @@ def notes(plan: Plan) -> list[str]:
         found.append(f"- the schedule {plan.schedule.name}")
     if plan.sharding not in SHARDING:
         found.append(f"- sharding {plan.sharding}")
+    if _experts_need_sequence(plan):
+        found.append(
+            "- tensor ranks that hold all tokens: Megatron-LM trains experts over them only with "
+            "--sequence-parallel, written here; it takes less memory than planned"
+        )
     if any(plan.schedule.extra_warmup_per_cut):
         found.append("- extra warm-up forwards across slow cuts")
     return found if len(found) > 1 else ["The arguments say all of the plan."]
+
+
+def _experts_need_sequence(plan: Plan) -> bool:
+    """Whether the plan goes without the sequence parallelism that Megatron-LM demands."""
+    tensor = plan.layout is not None and plan.layout.tp > 1
+    return bool(plan.workload.experts) and tensor and not plan.sequence_parallel
 
 
 def _layers(plan: Plan) -> Sequence[int]:

@@ -112,6 +112,7 @@ def settings_of(wishes: Wishes, capabilities: Capabilities | None) -> Settings:
         ("pipeline", wishes.pipeline),
         ("data", wishes.data),
         ("context", wishes.context),
+        ("expert", wishes.expert),
     ):
         if degree is not None and degree > 1 and axis not in allowed.axes:
             raise _beyond(f"parallel.{axis}", degree, (1,))

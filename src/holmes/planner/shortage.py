@@ -46,20 +46,19 @@ def nothing_fits(
 
 def _larger(request: PlanRequest, nearest: Estimates) -> str:
     """What memory would hold a candidate that no choice makes light enough."""
-    stage, needs = _fullest(nearest)
+    _, needs = _fullest(nearest)
     devices = len(nearest.ground.cost.topology.devices)
-    more = math.ceil(devices * needs / nearest.room[stage])
     freer = ", or leave more of `parallel` to the planner" if _fixed(request) else ""
     return (
         "no recomputation, sharding, schedule or smaller micro-batch makes it fit: use devices of "
-        f"at least {needs / 1e9:.0f} GB, or about {more} of these instead of {devices}{freer}"
+        f"at least {math.ceil(needs / 1e9)} GB, or more of these than {devices}{freer}"
     )
 
 
 def _fixed(request: PlanRequest) -> bool:
     """Whether the wishes leave out layouts."""
     wishes = request.wishes
-    return any((wishes.tensor, wishes.pipeline, wishes.data, wishes.context))
+    return any((wishes.tensor, wishes.pipeline, wishes.data, wishes.context, wishes.expert))
 
 
 def _relief(request: PlanRequest, settings: Settings, nearest: Estimates) -> str | None:
@@ -70,7 +69,7 @@ def _relief(request: PlanRequest, settings: Settings, nearest: Estimates) -> str
     now = _seconds(request, settings, nearest)
     for count in (1, 2, 3, 4):
         fits = []
-        for what, other in _changed(nearest, count):
+        for what, other in _changed(request, nearest, count):
             made = draft(request, settings, other)
             if not isinstance(made, str):
                 seconds = Pricing(other.ground.cost).quick_seconds(made)
@@ -82,7 +81,9 @@ def _relief(request: PlanRequest, settings: Settings, nearest: Estimates) -> str
     return None
 
 
-def _changed(nearest: Estimates, count: int) -> Iterator[tuple[list[str], Estimates]]:
+def _changed(
+    request: PlanRequest, nearest: Estimates, count: int
+) -> Iterator[tuple[list[str], Estimates]]:
     """The candidate with this many of its choices changed, and the words for them."""
     choice, batch = nearest.choice, nearest.shape.batch
     sharded = SHARDINGS if nearest.ground.replicas > 1 else (choice.sharding,)
@@ -106,6 +107,9 @@ def _changed(nearest: Estimates, count: int) -> Iterator[tuple[list[str], Estima
             other = replace(choice, recompute=recompute, sharding=sharding)
             if schedule != choice.schedule:
                 other = replace(other, schedule=schedule, virtual_stages=1)
+                if request.wishes.virtual_stages not in (None, 1):
+                    # The new schedule has one stage per rank and refuses a wish for several.
+                    words.append("parallel.virtual_stages=1")
             yield words, replace(nearest, shape=shape, choice=other)
 
 

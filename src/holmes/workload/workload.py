@@ -206,16 +206,17 @@ class Workload:
         heads, keys = self.heads // tp, max(1, (self.key_heads or self.heads) // tp)
         return exchange_obstacle(heads, keys, cp)
 
-    def expert_obstacle(self, dp: int, ep: int) -> str | None:
-        """Why ``ep`` of ``dp`` replicas cannot share the experts of a layer, or None."""
+    def expert_obstacle(self, replicas: int, ep: int) -> str | None:
+        """Why groups of ``ep`` of these replicas, over data and context ranks, cannot share the
+        experts of a layer, or None."""
         if ep == 1:
             return None
         if not self.experts:
             return f"{self.name} has no experts to divide over {ep} ranks"
         if self.experts % ep:
             return f"{self.experts} experts do not divide over {ep} expert ranks"
-        if dp % ep:
-            return f"{dp} data ranks do not divide into groups of {ep} expert ranks"
+        if replicas % ep:
+            return f"{replicas} replicas do not divide into groups of {ep} expert ranks"
         return None
 
     def shared_parameters(self, block: Block, tp: int) -> int:
