@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import pytest
 import torch
 from torch._C._distributed_c10d import HashStore
 
-from holmes.errors import DataError, WriteError
-from holmes.runtime.checkpoint.agreement import Members
+from holmes.errors import DataError, RankDiedError, WriteError
+from holmes.runtime.checkpoint.agreement import Conversation, Members
 from holmes.runtime.checkpoint.check import latest_good, pointer_damage
 from holmes.runtime.checkpoint.folders import (
     Keep,
@@ -29,8 +30,8 @@ from holmes.runtime.checkpoint.folders import (
 from holmes.runtime.checkpoint.random_state import random_shard, restore_random, set_random
 from holmes.runtime.checkpoint.read import Reader, read_checkpoint
 from holmes.runtime.checkpoint.saver import Saver, SaverOptions
-from holmes.runtime.checkpoint.shard import Shard
-from holmes.runtime.checkpoint.write import Committed
+from holmes.runtime.checkpoint.shard import Shard, on_host
+from holmes.runtime.checkpoint.write import Committed, Save, write_checkpoint
 from tests.checkpoint.ranks import (
     equal,
     model_tensors,
@@ -177,6 +178,30 @@ def test_one_failing_rank_fails_all_and_leaves_the_old_one(
     assert "free some space" in str(raised[victim])
     assert sorted(p.name for p in folder.parent.iterdir()) == ["latest", "step-1"]
     assert latest_good(tmp_path, print) == checkpoint_folder(tmp_path, 1)
+
+
+@pytest.mark.parametrize("silent", [0, 2])
+def test_a_rank_that_is_not_heard_of_is_no_full_disk(tmp_path: Path, silent: int) -> None:
+    """Also for the ranks that only hear of it from the first one."""
+    write_good(tmp_path, 1)
+    store, held = HashStore(), on_host(shards_of(model_tensors(), 0, 1))
+
+    def run(rank: int) -> BaseException | None:
+        patience = 0.3 if rank == 0 else 5.0 if silent else 0.3
+        talk = Conversation(Members(rank, 3, store, patience), "test")
+        try:
+            write_checkpoint(Save(tmp_path, 2, held, {}, Keep(100)), talk)
+        except Exception as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        raised = list(pool.map(run, {0, 1, 2} - {silent}))
+    for error in raised:
+        assert isinstance(error, RankDiedError) and error.exit_code == 75
+        assert f"no word from rank {silent}" in str(error)
+    assert [p.name for p in committed(tmp_path)] == ["step-1"]
+    assert leftovers(tmp_path) == []
 
 
 LIMITED = """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,26 @@ from holmes.job.resolve import ResolvedJob, resolve_job
 from holmes.lab.faults import parse_faults
 from holmes.lab.probe import capabilities
 from holmes.launch.environment import RankEnvironment
-from holmes.plan.codec import read_plan
+from holmes.plan.codec import read_plan, write_plan
+from holmes.plan.plan import Plan
 from holmes.runtime.capabilities import check
+from holmes.train import local
+from holmes.train.assignment import Assignment
 from holmes.train.elastic import plan_of_launch, plan_without, remaining
+from holmes.train.identity import identity_of
 from holmes.train.injection import check_faults
 from holmes.train.ledger import balance
 from holmes.train.planning import default_calibration
 from holmes.train.rehearsal import Rehearsal
+from holmes.train.run_folder import chosen_plan, first_plan
+from holmes.train.show import Progress
 from tests.recovery.cases import job
 
 STEPS = 40
 MORE = f"train={{steps: {STEPS}, evaluate_batches: 0, trace_steps: 2, checkpoint_every: 10}}"
 LOSS_TOLERANCE = 1e-5
 """Gradients of the same samples are added in another order, in fp32, step after step."""
+QUIET = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
 DEMO = ["site=demo", "model={preset: gpt-1m}", "batch={global: 12, micro: 1}"]
 
 
@@ -95,12 +103,90 @@ def test_a_launcher_with_fewer_nodes_gets_a_plan_for_them() -> None:
     assert plan_of_launch(full, resolved, started(5)) is full  # refused when ranks are seated
     smaller = plan_of_launch(full, resolved, started(3))
     assert sorted(smaller.rank_map) == [0, 1, 2] and smaller.batch == full.batch
-    assert plan_of_launch(smaller, resolved, started(3)) is smaller
-    assert sorted(plan_of_launch(smaller, resolved, started(4)).rank_map) == [0, 1, 2, 3]
     for named in ({"node_name": "ib-0"}, {"host_name": "roce-1.cluster"}):
         with pytest.raises(ConfigError, match="a plan of 4") as caught:
             plan_of_launch(full, resolved, started(3, **named))
         assert "--plan less.json" in caught.value.text()
+
+
+TYPED = ["parallel.pipeline=2", "parallel.data=2", "train.trace_steps=2"]
+Generation = tuple[int, Path | None]
+"""How many nodes are there, and what the command gives as ``--plan``."""
+
+
+@pytest.fixture
+def generations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Assignment]]:
+    """Start one run under torchrun again and again; what ranks 1 and 0 would have run.
+
+    Rank 1 reads the folder before rank 0 writes to it and once more after that.
+    """
+    desk = demo(*TYPED, f"output={tmp_path}", "name=r")
+    seen: list[Assignment] = []
+
+    def run_here(task: str, arguments: dict[str, Any], **rest: Any) -> dict[str, Any]:
+        seen.append(Assignment.from_json(arguments["assignment"]))
+        return {"stopped": False, "rank": 1}
+
+    def launch(*worlds: Generation) -> list[Assignment]:
+        for attempt, (world, plan) in enumerate(worlds):
+            ranks = []
+            for rank in (1, 0, 1) if attempt else (0,):
+                here = replace(started(world, attempt=attempt), launch_rank=rank, local_rank=1)
+                monkeypatch.setattr(local, "from_environ", lambda environ, here=here: here)
+                local._launched(desk, resume=attempt > 0, plan_file=plan, progress=QUIET)
+                ranks.append(seen.pop())
+            assert {json.dumps(told(one)) for one in ranks} == {json.dumps(told(ranks[0]))}
+            seen.append(ranks[0])
+        return seen
+
+    monkeypatch.setattr(local, "run_here", run_here)
+    return launch
+
+
+def by_hand(path: Path) -> Plan:
+    """A plan that the planner does not make for the run, as a file."""
+    resolved = demo(*TYPED, "parallel.schedule=gpipe")
+    plan = local._plan(resolved, path.parent, resume=False, plan_file=None)
+    write_plan(plan, path)
+    return plan
+
+
+def told(given: Assignment) -> dict[str, str]:
+    return {key: value for key, value in identity_of(given).items() if key in ("job", "plan")}
+
+
+def test_nodes_go_twice_and_come_back(
+    generations: Callable[..., list[Assignment]], tmp_path: Path
+) -> None:
+    """With degrees that only the whole site can have, typed on the command line."""
+    found = generations((4, None), (3, None), (2, None), (2, None), (3, None), (4, None))
+    assert [one.plan.world_size for one in found] == [4, 3, 2, 2, 3, 4]
+    assert [one.job.train.trace_steps for one in found] == [2, 0, 0, 0, 0, 2]
+    assert found[-1].plan == found[0].plan == first_plan(tmp_path / "r")
+    assert found[3].plan.rank_map == found[2].plan.rank_map == (0, 1)
+    assert read_plan(tmp_path / "r" / "plan.json") == found[-1].plan
+
+
+def test_nodes_come_back_to_the_plan_that_was_given(
+    generations: Callable[..., list[Assignment]], tmp_path: Path
+) -> None:
+    given = by_hand(tmp_path / "given.json")
+    found = generations((4, tmp_path / "given.json"), (2, tmp_path / "given.json"), (4, None))
+    assert [one.plan.world_size for one in found] == [4, 2, 4]
+    assert found[0].plan == found[2].plan == given
+
+
+def test_a_plan_given_later_is_gone_on_with_untraced(
+    generations: Callable[..., list[Assignment]], tmp_path: Path
+) -> None:
+    run, path = tmp_path / "r", tmp_path / "given.json"
+    given = by_hand(path)
+    found = generations((4, None), (4, path), (2, None), (4, None), (4, run / "plans/first.json"))
+    first = found[0].plan
+    assert first.schedule.digest != given.schedule.digest and found[2].plan.world_size == 2
+    assert [found[1].plan, *[one.plan for one in found[3:]]] == [given, given, first]
+    assert [one.job.train.trace_steps for one in found] == [2, 0, 0, 0, 2]
+    assert chosen_plan(run).name == "given.json" and first_plan(run) == first
 
 
 @pytest.mark.lab
@@ -127,6 +213,6 @@ def test_four_hosts_then_three_then_four(on_hosts: tuple[Rehearsal, Path], tmp_p
         assert abs(a.loss - b.loss) <= LOSS_TOLERANCE * a.loss
     assert elastic[-1].loss < elastic[0].loss - 0.05  # type: ignore[operator]
     assert read_plan(run / "plan.json") == plan
-    ahead = sorted(path.stem for path in (run / "plans").glob("*.json"))
+    ahead = sorted(path.stem for path in (run / "plans").glob("without-*.json"))
     assert [f"without-a-{i}" for i in range(4)] == [name for name in ahead if "and" not in name]
     assert len(ahead) == 10

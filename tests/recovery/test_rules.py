@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holmes.diagnose.verdict import Verdict, VerdictClass
-from holmes.errors import DataError, WriteError
+from holmes.errors import DataError, HolmesError, RankDiedError, WriteError
 from holmes.events.jsonl import append_objects, keep_objects
 from holmes.train.ledger import Ledger, balance
 from holmes.train.recovery import Restarts, Timeline
@@ -40,18 +40,23 @@ def test_each_part_of_a_recovery_ends_with_the_last_rank() -> None:
 
 
 @pytest.mark.parametrize("cls", ["dead", "frozen", "cut-link", "deadlock", "software", "none"])
-def test_a_save_that_failed_for_want_of_a_rank_is_no_full_disk(
+def test_a_full_disk_ends_the_run_and_a_rank_that_a_save_did_not_hear_of_does_not(
     tmp_path: Path, cls: VerdictClass
 ) -> None:
+    """Whatever the diagnosis takes it for."""
     nothing = Progress(lambda line: None, lambda name, steps: lambda rank, report: None)
     supervisor = Supervisor(None, nothing, "x", 1.0)  # type: ignore[arg-type]
-    supervisor._restarts, supervisor._virtual = Restarts(1), False
-    failure = Failure(WriteError("cannot write the checkpoint"), Verdict(cls), 3, Timeline(0))
-    if cls in ("software", "none"):
-        with pytest.raises(WriteError, match="cannot write"):
-            supervisor._refuse_to_go_on(failure, tmp_path)
-    else:
-        supervisor._refuse_to_go_on(failure, tmp_path)
+    with pytest.raises(RankDiedError):  # before the run begins, none is allowed
+        supervisor._refuse_to_go_on(failed(RankDiedError("no word from rank 1"), cls), tmp_path)
+    supervisor._restarts = Restarts(1)
+    with pytest.raises(WriteError, match="cannot write") as ended:
+        supervisor._refuse_to_go_on(failed(WriteError("cannot write"), cls), tmp_path)
+    assert ended.value.exit_code == 74
+    supervisor._refuse_to_go_on(failed(RankDiedError("no word from rank 1"), cls), tmp_path)
+
+
+def failed(error: HolmesError, cls: VerdictClass) -> Failure:
+    return Failure(error, Verdict(cls), 3, Timeline(0))
 
 
 def write(run: Path, generation: int, steps: range, rank: int = 0, size: int = 4) -> None:

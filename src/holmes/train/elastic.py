@@ -29,10 +29,10 @@ from holmes.plan.plan import Plan
 from holmes.planner.search import make_plan
 from holmes.runtime.capabilities import CAPABILITIES
 from holmes.train.planning import default_calibration, request_of
+from holmes.train.run_folder import PLANS
 
 Gone = frozenset[str]
 """Names of nodes."""
-FOLDER = "plans"
 MOST_PLANS = 24
 """Plans made ahead: without each host, then without each two of them."""
 DEGREES = (
@@ -94,7 +94,7 @@ class Spares:
         return found
 
     def _prepare(self, run: Path) -> None:
-        folder = run / FOLDER
+        folder = run / PLANS
         for gone in self._likely():
             with suppress(HolmesError, OSError):
                 plan = self.without(gone)
@@ -132,11 +132,14 @@ def plan_without(
 def plan_of_launch(plan: Plan, resolved: ResolvedJob, here: RankEnvironment) -> Plan:
     """The plan of a run that goes on, for as many nodes as its launcher has started this time.
 
+    It follows from the chosen plan and the number of processes alone, not from what the run
+    had in between: all nodes get the chosen plan again.
+
     A launcher that was left with fewer nodes numbers them from 0, so where nodes go by their
     number those that are gone are the last ones. Every rank comes to the same answer.
 
     Args:
-        plan: what the run began with, or went on with.
+        plan: what the run began with, or was given since.
 
     Raises:
         ConfigError: the nodes have names, so a rank cannot know which of the others are there.
@@ -154,9 +157,14 @@ def plan_of_launch(plan: Plan, resolved: ResolvedJob, here: RankEnvironment) -> 
             "and go on with `holmes train JOB site=LESS --plan less.json --resume`",
         )
     gone = frozenset(node.name for node in nodes[devices.index(here.world_size) + 1 :])
-    if gone:
-        return plan_without(resolved, gone, default_calibration(resolved), None)
-    return make_plan(request_of(resolved, capabilities=CAPABILITIES))
+    return plan_without(resolved, gone, default_calibration(resolved), None) if gone else plan
+
+
+def traced_as(first: Plan, plan: Plan, job: Job) -> Job:
+    """The job of a run that goes on: traced only where its instructions are those of the plan
+    that the run, and with it the trace in its folder, began with."""
+    same = (plan.schedule.digest, plan.rank_map) == (first.schedule.digest, first.rank_map)
+    return job if same else untraced(job)
 
 
 def untraced(job: Job) -> Job:

@@ -26,7 +26,7 @@ from holmes.runtime.capabilities import CAPABILITIES
 from holmes.runtime.checkpoint.fence import advance
 from holmes.runtime.checkpoint.read import latest_good
 from holmes.train.assignment import Assignment
-from holmes.train.elastic import plan_of_launch, untraced
+from holmes.train.elastic import plan_of_launch, traced_as
 from holmes.train.node_watch import farewell, start_node_watch
 from holmes.train.planning import (
     check_fits,
@@ -38,8 +38,11 @@ from holmes.train.planning import (
 )
 from holmes.train.rehearsal import Rehearsal
 from holmes.train.run_folder import (
+    chosen_plan,
     existing_run,
+    first_plan,
     held,
+    keep_plans,
     make_run_folder,
     refuse_to_lose,
     run_path,
@@ -79,11 +82,13 @@ def train(
     # A launcher that restarts its ranks runs the same command again: the run goes on.
     again = launched and from_environ(os.environ).attempt > 0 and (run / "plan.json").exists()
     resume = resume or again
-    if not resume and not overwrite:
+    if resume:
+        existing_run(run)
+    elif not overwrite:
         refuse_to_lose(run)
     if launched:
         return _one_rank(resolved, resume=resume, plan_file=plan_file, progress=progress)
-    make_run_folder(existing_run(run) if resume else run, keep=True)
+    make_run_folder(run, keep=True)
     with held(run):
         return _all_ranks(resolved, run, resume=resume, plan_file=plan_file, progress=progress)
 
@@ -94,11 +99,14 @@ def _all_ranks(
     """Every rank of the job on this machine; returns the rehearse object."""
     concrete = runnable(resolved, on_gpu=False)
     plan = _plan(concrete, run, resume=resume, plan_file=plan_file)
+    first = first_plan(run) if resume else plan
+    concrete = replace(concrete, job=traced_as(first, plan, concrete.job))
     checkpoint = _resume_folder(run, progress.say) if resume else None
     if GPU.exists() and not on_cpu(resolved):
         progress.say("ranks run on the CPU; start them with torchrun or srun to use the GPUs")
     with Rehearsal(resolved, run / "logs", progress, rehearse=False) as rehearsal:
         make_run_folder(run, keep=resume)
+        keep_plans(run, first, plan)
         write_inputs(run, concrete, plan)
         assignment = Assignment(
             job=concrete.job,
@@ -118,13 +126,13 @@ def _all_ranks(
 
 
 def _plan(resolved: ResolvedJob, run: Path, *, resume: bool, plan_file: Path | None) -> Plan:
-    """The plan given, the one the run began with, or a new one.
+    """The plan given, the one the run began with or was given since, or a new one.
 
     Raises:
         ConfigError: a plan of another job, or none that fits.
         DataError: the plan file cannot be read.
     """
-    path = plan_file or (run / "plan.json" if resume else None)
+    path = plan_file or (chosen_plan(run) if resume else None)
     if path is None:
         return make_plan(request_of(resolved, capabilities=CAPABILITIES))
     plan = read_plan(path)
@@ -164,23 +172,24 @@ def _launched(
     import torch
 
     here = from_environ(os.environ)
-    first = here.launch_rank == 0
+    leads = here.launch_rank == 0
     on_gpu = torch.cuda.is_available()
     concrete = runnable(resolved, on_gpu=on_gpu)
     run = run_path(concrete.job)
-    plan = _plan(concrete, run, resume=resume, plan_file=plan_file)
-    if resume and plan_file is None:
-        known, plan = plan, plan_of_launch(plan, concrete, here)
-        if plan is not known:
-            concrete = replace(concrete, job=untraced(concrete.job))
+    plan = chosen = _plan(concrete, run, resume=resume, plan_file=plan_file)
+    first = first_plan(run) if resume else chosen
+    if resume and (plan_file is None or here.attempt > 0):
+        plan = plan_of_launch(chosen, concrete, here)
+    concrete = replace(concrete, job=traced_as(first, plan, concrete.job))
     generation = None
-    if first:
-        make_run_folder(existing_run(run) if resume else run, keep=resume)
+    if leads:
+        make_run_folder(run, keep=resume)
         generation = advance(run)
         keep_evidence(run, generation - 1)
+        keep_plans(run, first, chosen)
         write_inputs(run, concrete, plan)
         write_prediction(run, plan)
-    checkpoint = _resume_folder(run, progress.say if first else _ignore) if resume else None
+    checkpoint = _resume_folder(run, progress.say if leads else _ignore) if resume else None
     assignment = Assignment(
         job=concrete.job,
         plan=plan,
@@ -194,7 +203,7 @@ def _launched(
     )
     if here.local_rank == 0:
         start_node_watch(plan, run, here)
-    on_steps = progress.on_steps(run.name, assignment.steps) if first else None
+    on_steps = progress.on_steps(run.name, assignment.steps) if leads else None
     with own_log(run / "logs", here.launch_rank):
         result = run_here(
             "holmes.train.tasks:train",

@@ -34,7 +34,7 @@ from holmes.train.planning import (
     runnable,
     virtual_calibration,
 )
-from holmes.train.run_folder import held, make_run_folder, run_path, write_inputs
+from holmes.train.run_folder import held, keep_plans, make_run_folder, run_path, write_inputs
 from holmes.train.show import Progress, Say
 from holmes.train.summary import summarise, write_json
 from holmes.train.supervise import Supervisor
@@ -170,6 +170,7 @@ class Rehearsal:
         """
         concrete = runnable(resolved, on_gpu=False)
         make_run_folder(run, keep=False)
+        keep_plans(run, plan, plan)
         write_inputs(run, concrete, plan)
         append_trace(run / "predicted.jsonl", self.predict(plan))
         self.session.pool.move_logs(run / "logs")

@@ -16,7 +16,7 @@ from holmes.events.trace import append_trace
 from holmes.hardware.topology import Topology
 from holmes.job.job import Job
 from holmes.job.resolve import ResolvedJob
-from holmes.plan.codec import write_plan
+from holmes.plan.codec import read_plan, write_plan
 from holmes.plan.plan import Plan
 from holmes.runtime.checkpoint.folders import latest_committed
 from holmes.simulate.events import simulate
@@ -38,6 +38,10 @@ stays and counts on, so that ranks of the old run stay fenced off."""
 
 
 LOCK = ".lock"
+PLANS = "plans"
+FIRST, GIVEN = "first.json", "given.json"
+"""In the folder of plans: what the run began with, and what ``--plan`` gave it later, if it did.
+``plan.json`` is what its ranks have now, which may be a plan for fewer nodes."""
 
 
 def run_path(job: Job, name: str | None = None) -> Path:
@@ -64,7 +68,7 @@ def make_run_folder(path: Path, *, keep: bool) -> None:
                 (path / name).unlink(missing_ok=True)
             for mark in path.glob(".injected-*"):
                 mark.unlink()
-            for folder in ("checkpoints", "monitor", "ledger", "failures", "memory", "plans"):
+            for folder in ("checkpoints", "monitor", "ledger", "failures", "memory", PLANS):
                 shutil.rmtree(path / folder, ignore_errors=True)
             for log in (path / "logs").glob("*.log"):
                 os.truncate(log, 0)  # ranks that are up already go on writing to it
@@ -121,6 +125,49 @@ def write_inputs(path: Path, resolved: ResolvedJob, plan: Plan) -> None:
     except OSError as error:
         raise WriteError(f"cannot write the job: {error.strerror}", where=str(path)) from None
     write_plan(plan, path / "plan.json")
+
+
+def keep_plans(path: Path, first: Plan, chosen: Plan) -> None:
+    """Keep what a run goes back to, however many nodes it is left with for a while.
+
+    Plans derived for such nodes are never kept here, so every rank of a restart reads the same,
+    whether rank 0 has written already or not.
+
+    Args:
+        first: what the run began with; it is written once.
+        chosen: that, or what ``--plan`` gave it since.
+
+    Raises:
+        WriteError: when a file cannot be written.
+    """
+    folder = path / PLANS
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"cannot write the plan: {error.strerror}", where=str(folder)) from None
+    if not (folder / FIRST).exists():
+        write_plan(first, folder / FIRST)
+    if chosen != first or (folder / GIVEN).exists():
+        write_plan(chosen, folder / GIVEN)
+
+
+def first_plan(path: Path) -> Plan:
+    """The plan that a run began with, which its trace is of.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    return read_plan(_first(path / PLANS / FIRST, path / "plan.json"))
+
+
+def chosen_plan(path: Path) -> Path:
+    """The file of the plan that a run goes on with once all its nodes are there."""
+    folder = path / PLANS
+    return _first(folder / GIVEN, folder / FIRST, path / "plan.json")
+
+
+def _first(*paths: Path) -> Path:
+    return next((path for path in paths if path.exists()), paths[-1])
 
 
 def write_prediction(path: Path, plan: Plan) -> None:

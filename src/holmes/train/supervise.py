@@ -19,7 +19,7 @@ from holmes.diagnose.diagnose import RESULT, diagnose, write_diagnosis
 from holmes.diagnose.records import EVIDENCE
 from holmes.diagnose.verdict import Verdict
 from holmes.diagnose.watcher import Watcher
-from holmes.errors import HolmesError, RankDiedError, TerminatedError, UnavailableError, WriteError
+from holmes.errors import HolmesError, RankDiedError, TerminatedError, UnavailableError
 from holmes.launch.failures import RankFailedError
 from holmes.launch.session import OnProgress, Session
 from holmes.plan.codec import write_plan
@@ -39,8 +39,6 @@ STATELESS = (
     "rehearsal.devices=real the run goes on from its last checkpoint"
 )
 PROBE_SECONDS = 0.75
-UNHEARD = frozenset({"dead", "frozen", "cut-link", "deadlock"})
-"""Where a save fails with one of these, it was not the disk: a rank was not heard of."""
 Results = list[dict[str, Any]]
 
 
@@ -77,6 +75,8 @@ class Supervisor:
         self._stop = StopOrder()
         self._recoveries: list[Recovery] = []
         self._reached = 0
+        self._virtual = False
+        self._restarts = Restarts(0)
         self._spares = spares
         self._gone: Gone = frozenset()
         self._probed = 0.0
@@ -164,7 +164,6 @@ class Supervisor:
         if not (
             isinstance(error, RankDiedError | RankFailedError)
             or (self._recoveries and isinstance(error, UnavailableError))
-            or (isinstance(error, WriteError) and failure.verdict.cls in UNHEARD)
         ):
             raise with_checkpoint(error, run) from None
         if self._restarts.allow(failure.reached):

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch._C._distributed_c10d import HashStore, Store
 
-from holmes.errors import WriteError
+from holmes.errors import RankDiedError
 
 SLOWEST_BYTES_PER_SECOND = 20e6
 """A disk slower than this counts as stuck."""
@@ -56,14 +56,14 @@ class Conversation:
         """What a rank said.
 
         Raises:
-            WriteError: it said nothing in time.
+            RankDiedError: it said nothing in time.
         """
         key = self._key(topic, rank)
         try:
             self._store.wait([key], timedelta(seconds=self._patience))
             value: dict[str, Any] = json.loads(self._store.get(key))
         except RuntimeError as error:
-            raise WriteError(
+            raise RankDiedError(
                 f"the checkpoint was not written: no word from rank {rank} ({topic})",
                 where=f"rank {self.rank}",
                 why=str(error).strip().splitlines()[0],
@@ -75,7 +75,7 @@ class Conversation:
         """What all ranks said, in rank order.
 
         Raises:
-            WriteError: one of them said nothing in time.
+            RankDiedError: one of them said nothing in time.
         """
         return [self.hear(topic, rank) for rank in range(self.world)]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holmes.errors import WriteError
+from holmes.errors import RankDiedError
 from holmes.runtime.checkpoint.agreement import Conversation, Members
 from holmes.runtime.checkpoint.folders import Keep
 from holmes.runtime.checkpoint.shard import Shard, Snapshot, on_host
@@ -80,7 +80,8 @@ class Saver:
         is when the checkpoint counts.
 
         Raises:
-            WriteError: on every rank, when this save or the one before was not written.
+            WriteError, RankDiedError: on every rank, when this save or the one before was
+                not written, or a rank was not heard of.
         """
         self.finish()
         start = time.monotonic()
@@ -100,7 +101,7 @@ class Saver:
         """Learn between steps how a save went; does nothing when none is under way.
 
         Raises:
-            WriteError: on every rank, when it failed on one of them.
+            WriteError, RankDiedError: on every rank, when it failed on one of them.
         """
         if self._running is not None:
             self._settle(float(self._running.busy))
@@ -109,7 +110,7 @@ class Saver:
         """Wait for the save that is under way.
 
         Raises:
-            WriteError: on every rank, when it failed on one of them.
+            WriteError, RankDiedError: on every rank, when it failed on one of them.
         """
         if self._running is not None:
             self._running.join()
@@ -127,9 +128,9 @@ class Saver:
             raise (
                 running.problem
                 or problem
-                or WriteError(
-                    "another rank failed to save",
-                    next_step="its log says why; the checkpoint may be committed nevertheless",
+                or RankDiedError(  # what a rank failed to write is told to all of them
+                    "another rank did not hear how a save ended",
+                    next_step="its log says more; the checkpoint may be committed nevertheless",
                 )
             )
         if not anybody_busy:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holmes.errors import HolmesError, WriteError
+from holmes.errors import HolmesError, RankDiedError, WriteError
 from holmes.runtime.checkpoint.agreement import Conversation
 from holmes.runtime.checkpoint.check import marker_of
 from holmes.runtime.checkpoint.fence import overtaken
@@ -116,6 +116,7 @@ def write_checkpoint(save: Save, talk: Conversation, on_phase: OnPhase = no_phas
     Raises:
         WriteError: disk full, no permission, or another rank failed. Nothing of the
             new checkpoint is left; older ones are as they were.
+        RankDiedError: a rank was not heard of, by this one or by the first.
     """
     talk.tell("need", {"bytes": save.bytes_})
     if talk.rank == 0:
@@ -177,13 +178,14 @@ def _attempt(action: Callable[[], dict[str, Any]], where: Path) -> dict[str, Any
 def _problem(error: HolmesError, rank: int | None) -> dict[str, Any]:
     by = "" if rank is None else f"rank {rank}: "
     said = {"what": error.what, "where": error.where, "why": error.why, "next": error.next_step}
-    return {"problem": {**said, "by": by}}
+    return {"problem": {**said, "by": by, "unheard": isinstance(error, RankDiedError)}}
 
 
 def _raise_told(said: dict[str, Any], save: Save) -> None:
     problem = said.get("problem")
     if problem is not None:
-        raise WriteError(
+        told = RankDiedError if problem["unheard"] else WriteError
+        raise told(
             f"{problem['by']}{problem['what']}",
             where=problem["where"] or str(save.folder),
             why=problem["why"],
