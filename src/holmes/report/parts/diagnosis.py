@@ -39,11 +39,19 @@ def _verdict(found: Mapping[str, Any]) -> Html:
     said = verdict if isinstance(verdict, Mapping) else {}
     evidence = found.get("evidence")
     lines = evidence if isinstance(evidence, list) else []
+    what, advice = found.get("what"), found.get("advice")
     return tag(
         "div",
-        tag("p", tag("strong", _place(said)), f" {found.get('what', found.get('advice', ''))}"),
+        tag("p", tag("strong", _place(said)), f" {what}" if what else None),
         tag("ul", *(tag("li", str(line)) for line in lines)) if lines else None,
+        tag("p", "Next: ", *_with_code(str(advice))) if advice else None,
     )
+
+
+def _with_code(text: str) -> list[Html | str]:
+    """Words between backticks as code."""
+    parts = text.split("`")
+    return [tag("code", part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _place(verdict: Mapping[str, Any]) -> str:
